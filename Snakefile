@@ -1,0 +1,42 @@
+# The whole study as one graph: from raw text to the table.
+#
+#   snakemake --profile local            the embedded study, on this machine
+#   snakemake --profile slurm            the paper's study, on a cluster
+#   snakemake --profile local --directory MYSTUDY     one's own, in a folder with a config.yaml
+#
+# Every artifact is a folder named by what decides it: changing a setting makes new names, so only what it reaches
+# runs, and what was there stays.
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/shards.smk"
+include: "workflow/rules/mining.smk"
+include: "workflow/rules/teaching.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    fetch_source,
+    fetch_collection,
+    fetch_base,
+    write_report,
+
+
+rule all:
+    default_target: True
+    input:
+        study.report.folder / "spec.json",
+    message:
+        "The study {study.name} is complete: {study.report.folder}/report.html"

@@ -1,0 +1,96 @@
+"""`colbert-zero verify` finds what was done to an artifact; `status` says what there is."""
+
+import json
+import shutil
+
+import pytest
+
+from colbert_zero.artifact import Spec, run_step
+from colbert_zero.cli import main
+
+PARENT = Spec("shards", "letters", {"text": "abc"})
+CHILD = Spec("batches", "plan", {}, {"rows": [PARENT.name]})
+
+
+def write(job):
+    (job.folder / "file.txt").write_text(job.spec.label)
+    return {}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec in (PARENT, CHILD):
+        assert run_step(write, "", ["--spec", spec.text]) == 0
+    return tmp_path
+
+
+def verify(capsys):
+    capsys.readouterr()
+    status = main(["verify"])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_an_intact_study_has_no_findings(study, capsys):
+    assert verify(capsys) == (0, ["2 artifacts, 0 findings"])
+
+
+def flip_a_bit(folder):
+    path = folder / "file.txt"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+
+def edit_spec(folder):
+    path = folder / "spec.json"
+    path.write_text(path.read_text().replace("abc", "abd"))
+
+
+def edit_manifest_input(folder):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["inputs"] = dict.fromkeys(manifest["inputs"], "0" * 64)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("spec", "damage", "words"),
+    [
+        (CHILD, flip_a_bit, "was changed"),
+        (CHILD, lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (CHILD, lambda folder: (folder / "spec.json").unlink(), "spec.json is missing"),
+        (CHILD, lambda folder: (folder / "extra.txt").write_text("x"), "is not in the manifest"),
+        (CHILD, edit_manifest_input, "is not the one it was made from"),
+        (PARENT, edit_spec, "was edited"),
+        (PARENT, shutil.rmtree, "its input is not there"),
+    ],
+)
+def test_each_damage_is_found(study, capsys, spec, damage, words):
+    damage(spec.folder)
+    status, lines = verify(capsys)
+    assert status == 1
+    assert any(words in line for line in lines[:-1])
+    assert not lines[-1].endswith(" 0 findings")
+
+
+def test_a_rebuilt_input_with_other_bytes_is_found(study, capsys):
+    shutil.rmtree(PARENT.folder)
+
+    def write_other(job):
+        (job.folder / "file.txt").write_text("other")
+        return {}
+
+    run_step(write_other, "", ["--spec", PARENT.text])
+    status, lines = verify(capsys)
+    assert status == 1
+    assert len(lines) == 2
+    assert "is not the one it was made from" in lines[0]
+
+
+def test_a_folder_without_a_config_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("colbert-zero: ")
+    assert err.count("\n") == 1

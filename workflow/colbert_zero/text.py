@@ -1,0 +1,15 @@
+"""The one place where records become the text a model sees, and where two texts are called the same."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def document_text(title: str | None, body: str | None) -> str:
+    """Title and body joined with one space, stripped; either may be empty or None (as BEIR does)."""
+    return f"{title or ''} {body or ''}".strip()
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, white space collapsed: equal results mean the same text for deduplication."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,0 +1,98 @@
+# A model's index, its run and its measures, for each collection.
+
+
+rule build_index:
+    input:
+        made_from,
+    output:
+        "results/indexes/{label}-{key}/spec.json",
+    log:
+        "logs/indexes/{label}-{key}.log",
+    benchmark:
+        "benchmarks/indexes/{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("build_index", "threads")
+    resources:
+        mem_mb=asked("build_index", "mem_mb"),
+        runtime=asked("build_index", "runtime"),
+        gpu=asked("build_index", "gpu"),
+    params:
+        spec=spec_of,
+        rows=rows_of,
+    message:
+        "Encode {wildcards.label} for {params.rows}"
+    shell:
+        "python -m colbert_zero.indexing --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule search_index:
+    input:
+        made_from,
+    output:
+        "results/runs/colbert.{label}-{key}/spec.json",
+    log:
+        "logs/runs/colbert.{label}-{key}.log",
+    benchmark:
+        "benchmarks/runs/colbert.{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("search_index", "threads")
+    resources:
+        mem_mb=asked("search_index", "mem_mb"),
+        runtime=asked("search_index", "runtime"),
+        gpu=asked("search_index", "gpu"),
+    params:
+        spec=spec_of,
+        rows=rows_of,
+    message:
+        "Search {wildcards.label} for {params.rows}"
+    shell:
+        "python -m colbert_zero.searching --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule search_bm25:
+    input:
+        made_from,
+    output:
+        "results/runs/bm25.{label}-{key}/spec.json",
+    log:
+        "logs/runs/bm25.{label}-{key}.log",
+    benchmark:
+        "benchmarks/runs/bm25.{label}-{key}.tsv"
+    container:
+        image("lucene")
+    threads: asked("search_bm25", "threads")
+    resources:
+        mem_mb=asked("search_bm25", "mem_mb"),
+        runtime=asked("search_bm25", "runtime"),
+    params:
+        spec=spec_of,
+    message:
+        "Search {wildcards.label} with BM25"
+    shell:
+        "python -m colbert_zero.searching_bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule measure_run:
+    input:
+        made_from,
+    output:
+        "results/measures/{label}-{key}/spec.json",
+    log:
+        "logs/measures/{label}-{key}.log",
+    benchmark:
+        "benchmarks/measures/{label}-{key}.tsv"
+    container:
+        image("lucene")
+    threads: asked("measure_run", "threads")
+    resources:
+        mem_mb=asked("measure_run", "mem_mb"),
+        runtime=asked("measure_run", "runtime"),
+    params:
+        spec=spec_of,
+        rows=rows_of,
+    message:
+        "Measure {params.rows} on {wildcards.label}"
+    shell:
+        "python -m colbert_zero.measuring --spec {params.spec:q} --threads {threads} 2> {log:q}"

@@ -1,0 +1,71 @@
+# Candidates per training query, and the negatives that the positive-aware filter leaves.
+
+
+rule mine_bm25:
+    input:
+        made_from,
+    output:
+        "results/candidates/bm25.{label}-{key}/spec.json",
+    log:
+        "logs/candidates/bm25.{label}-{key}.log",
+    benchmark:
+        "benchmarks/candidates/bm25.{label}-{key}.tsv"
+    container:
+        image("lucene")
+    threads: asked("mine_bm25", "threads")
+    resources:
+        mem_mb=asked("mine_bm25", "mem_mb"),
+        runtime=asked("mine_bm25", "runtime"),
+    params:
+        spec=spec_of,
+    message:
+        "Search {wildcards.label} for candidates with BM25"
+    shell:
+        "python -m colbert_zero.mining_bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule mine_dense:
+    input:
+        made_from,
+    output:
+        "results/candidates/dense.{label}-{key}/spec.json",
+    log:
+        "logs/candidates/dense.{label}-{key}.log",
+    benchmark:
+        "benchmarks/candidates/dense.{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("mine_dense", "threads")
+    resources:
+        mem_mb=asked("mine_dense", "mem_mb"),
+        runtime=asked("mine_dense", "runtime"),
+        gpu=asked("mine_dense", "gpu"),
+    params:
+        spec=spec_of,
+    message:
+        "Search {wildcards.label} for candidates with a dense encoder"
+    shell:
+        "python -m colbert_zero.mining_dense --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule filter_negatives:
+    input:
+        made_from,
+    output:
+        "results/negatives/{label}-{key}/spec.json",
+    log:
+        "logs/negatives/{label}-{key}.log",
+    benchmark:
+        "benchmarks/negatives/{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("filter_negatives", "threads")
+    resources:
+        mem_mb=asked("filter_negatives", "mem_mb"),
+        runtime=asked("filter_negatives", "runtime"),
+    params:
+        spec=spec_of,
+    message:
+        "Choose the negatives of {wildcards.label}"
+    shell:
+        "python -m colbert_zero.negatives --spec {params.spec:q} --threads {threads} 2> {log:q}"

@@ -1,0 +1,20 @@
+# The table, as text, as numbers and as a page.
+
+
+rule write_report:
+    input:
+        made_from,
+    output:
+        "results/reports/{label}-{key}/spec.json",
+    log:
+        "logs/reports/{label}-{key}.log",
+    benchmark:
+        "benchmarks/reports/{label}-{key}.tsv"
+    conda:
+        "../../envs/host.yaml"
+    params:
+        spec=spec_of,
+    message:
+        "Write the report of {wildcards.label}"
+    shell:
+        "python -m colbert_zero.report --spec {params.spec:q} 2> {log:q}"

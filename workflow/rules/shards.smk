@@ -1,0 +1,48 @@
+# Rows in a fixed random order, and which of them make step 1, 2, 3 ...
+
+
+rule build_shards:
+    input:
+        made_from,
+    output:
+        "results/shards/{label}-{key}/spec.json",
+    log:
+        "logs/shards/{label}-{key}.log",
+    benchmark:
+        "benchmarks/shards/{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("build_shards", "threads")
+    resources:
+        mem_mb=asked("build_shards", "mem_mb"),
+        runtime=asked("build_shards", "runtime"),
+    params:
+        spec=spec_of,
+    message:
+        "Shuffle {wildcards.label} into shards"
+    shell:
+        "python -m colbert_zero.shards --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule plan_batches:
+    input:
+        made_from,
+    output:
+        "results/batches/{label}-{key}/spec.json",
+    log:
+        "logs/batches/{label}-{key}.log",
+    benchmark:
+        "benchmarks/batches/{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("plan_batches", "threads")
+    resources:
+        mem_mb=asked("plan_batches", "mem_mb"),
+        runtime=asked("plan_batches", "runtime"),
+    params:
+        spec=spec_of,
+        rows=rows_of,
+    message:
+        "Plan the batches of the {wildcards.label} stage of {params.rows}"
+    shell:
+        "python -m colbert_zero.batches --spec {params.spec:q} --threads {threads} 2> {log:q}"

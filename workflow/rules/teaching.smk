@@ -1,0 +1,48 @@
+# A teacher's scores for each query's documents.
+
+
+rule teach_bm25:
+    input:
+        made_from,
+    output:
+        "results/scores/bm25.{label}-{key}/spec.json",
+    log:
+        "logs/scores/bm25.{label}-{key}.log",
+    benchmark:
+        "benchmarks/scores/bm25.{label}-{key}.tsv"
+    container:
+        image("lucene")
+    threads: asked("teach_bm25", "threads")
+    resources:
+        mem_mb=asked("teach_bm25", "mem_mb"),
+        runtime=asked("teach_bm25", "runtime"),
+    params:
+        spec=spec_of,
+    message:
+        "Score {wildcards.label} with BM25"
+    shell:
+        "python -m colbert_zero.teaching_bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+
+
+rule teach_neural:
+    input:
+        made_from,
+    output:
+        "results/scores/neural.{label}-{key}/spec.json",
+    log:
+        "logs/scores/neural.{label}-{key}.log",
+    benchmark:
+        "benchmarks/scores/neural.{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: asked("teach_neural", "threads")
+    resources:
+        mem_mb=asked("teach_neural", "mem_mb"),
+        runtime=asked("teach_neural", "runtime"),
+        gpu=asked("teach_neural", "gpu"),
+    params:
+        spec=spec_of,
+    message:
+        "Score {wildcards.label} with a re-ranker"
+    shell:
+        "python -m colbert_zero.teaching_neural --spec {params.spec:q} --threads {threads} 2> {log:q}"
