@@ -173,3 +173,14 @@ def test_manifest_names_code_and_packages(study):
     assert len(manifest["code"]["digest"]) == 64
     assert manifest["packages"]["pyarrow"]
     assert manifest["outputs"]["letters.txt"]["bytes"] == 3
+
+
+def test_two_processes_do_not_make_one_artifact(study, capsys):
+    def meanwhile(job):
+        assert publish(make=write_letters) == 1
+        return write_letters(job)
+
+    assert publish(make=meanwhile) == 0
+    err = capsys.readouterr().err
+    assert f"making {SPEC.name} is under way in process" in err
+    assert publish(make=write_letters) == 0

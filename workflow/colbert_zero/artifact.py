@@ -27,6 +27,7 @@ from typing import Any
 
 from colbert_zero.console import UserError, guarded, log
 from colbert_zero.digests import canonical, digest, file_digest
+from colbert_zero.locks import hold
 from colbert_zero.provenance import Attempts, code_identity, package_versions
 
 KEY_DIGITS = 12
@@ -262,7 +263,12 @@ def run_step(
     if add_options:
         add_options(parser)
     options = parser.parse_args(argv)
-    return guarded(lambda: _publish(make, options.spec, options))
+
+    def publish() -> int:
+        with hold(options.spec.state.with_name(f"{options.spec.state.name}.lock"), f"making {options.spec.name}"):
+            return _publish(make, options.spec, options)
+
+    return guarded(publish)
 
 
 def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
@@ -298,7 +304,7 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
             "attempts": attempts.end("published"),
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-        _sync(folder)
+        _settle(folder)
         os.replace(folder, target)
     except BaseException as error:
         attempts.end(f"{type(error).__name__}: {error}"[:500])
@@ -323,10 +329,13 @@ def _input_names(spec: Spec) -> Iterator[str]:
         yield from names
 
 
-def _sync(folder: Path) -> None:
-    """Bring every file of `folder` to disk before the rename makes them count."""
+def _settle(folder: Path) -> None:
+    """Bring every file of `folder` to disk before the rename makes them count, readable as the user's files are."""
+    umask = os.umask(0)
+    os.umask(umask)
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(0o666 & ~umask)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 

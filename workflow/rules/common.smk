@@ -5,10 +5,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from colbert_zero.console import UserError
+from colbert_zero.locks import hold
 from colbert_zero.study import Study
 
 try:
     study = Study(config, Path("."))
+    if workflow.is_main_process and not workflow.dryrun:
+        # In place of Snakemake's own lock, which outlives a killed Snakemake.
+        study_lock = hold(
+            Path(".snakemake/colbert_zero.lock"), f"a run of study {study.name}"
+        )
 except UserError as error:
     sys.exit(f"colbert-zero: {error}")
 
