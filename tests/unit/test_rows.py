@@ -266,7 +266,7 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
 
 def test_a_cut_gzip_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json_lines(LINES * 50))[:-20])
-    with pytest.raises(UserError, match=r"a\.jsonl\.gz : damaged after line"):
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz: damaged after line"):
         read(source_of(tmp_path))
 
 

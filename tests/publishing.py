@@ -1,0 +1,38 @@
+"""Artifacts made on the spot, published as the steps publish theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from colbert_zero.artifact import Artifact, Job, Spec, run_step
+from colbert_zero.beir import Document, check, write_collection
+
+
+def publish(
+    spec: Spec, write: Callable[[Path], object] | None = None, facts: Mapping[str, Any] | None = None
+) -> Artifact:
+    """Publish the files that `write` puts into the folder it is given, in the current folder's study."""
+
+    def make(job: Job) -> Mapping[str, Any]:
+        if write:
+            write(job.folder)
+        return facts or {}
+
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    return Artifact.open(spec.name)
+
+
+def publish_collection(
+    label: str, documents: Mapping[str, str], queries: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]]
+) -> Artifact:
+    """Publish a collection of documents without titles."""
+    spec = Spec("collections", f"folder.{label}", {"split": "test", "texts": [documents, queries, qrels]})
+    counted: dict[str, int] = {}
+
+    def write(folder: Path) -> None:
+        write_collection(folder, (Document(name, "", text) for name, text in documents.items()), queries, qrels)
+        counted.update(check(folder))
+
+    return publish(spec, write, counted)

@@ -1,0 +1,458 @@
+"""Training: exact gradients, one resumable loop for three stages, and failures in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pylate import models
+from transformers import get_linear_schedule_with_warmup
+
+from colbert_zero import batches, training
+from colbert_zero.artifact import Artifact, Job, Spec, run_step
+from colbert_zero.checkpoints import NOTES, TENSORS, Checkpoint, Checkpoints
+from colbert_zero.colbert import Encoding, load_colbert, tokenize
+from colbert_zero.console import UserError
+from colbert_zero.gradcache import Engine, Limits, chunks, contrastive_loss
+from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter
+
+STAGES = ("unsupervised", "supervised", "distillation")
+WORDS = ["a", "model", "scores", "every", "query", "document", "it", "sums", "best", "the", "quick", "fox", ",", "!"]
+ROWS, BATCH = 24, 4
+
+
+def text(generator: np.random.Generator, most: int) -> str:
+    return " ".join(generator.choice(WORDS, generator.integers(1, most)))
+
+
+def table(stage: str, rows: int = ROWS, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of the kind that a stage needs, with one list entry more than it uses."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for row in range(rows):
+        one: dict[str, Any] = {"row": row, "query": text(generator, 8), "document": text(generator, 25)}
+        one["negatives"] = [text(generator, 25) for _ in range(3)]
+        one["documents"] = [text(generator, 25) for _ in range(4)]
+        one["raw"] = one["scores"] = list(generator.permutation(4) / 3)
+        found.append({name: one[name] for name in schema(stage).names})
+    return found
+
+
+def schema(stage: str) -> pa.Schema:
+    return {"unsupervised": PAIRS, "supervised": TRIPLES, "distillation": SCORED}[stage]
+
+
+def publish(spec: Spec, write: Callable[[Job], Any]) -> str:
+    assert run_step(write, None, ["--spec", spec.text]) == 0
+    return spec.name
+
+
+@pytest.fixture(autouse=True)
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty study to work in, and nothing left of what training sets for its process."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def publish_rows(kind: str, label: str, content: list[dict[str, Any]], fields: pa.Schema) -> str:
+    def write(job: Job) -> Any:
+        with RowWriter(job.folder, fields, rows_per_shard=10) as writer:
+            writer.write(content)
+        return writer.facts
+
+    return publish(Spec(kind, label, {}), write)
+
+
+def model_spec(base: Path, stage: str, content: Any = None, fields: pa.Schema = None, **changes: Any) -> Spec:
+    """Publish what a stage needs and return its spec."""
+
+    def copy(job: Job) -> Any:
+        shutil.copytree(base, job.folder, dirs_exist_ok=True)
+        return {}
+
+    start = publish(Spec("bases", "folder.tiny", {}), copy)
+    kind = {"unsupervised": "shards", "supervised": "negatives", "distillation": "scores"}[stage]
+    rows = [
+        publish_rows(kind, "first", table(stage) if content is None else content, fields or schema(stage)),
+        publish_rows(kind, "second", table(stage, 9, seed=1), schema(stage)),
+    ]
+    plan = Spec("batches", stage, {"seed": 1, "batch_size": BATCH, "epochs": 1}, {"rows": rows})
+    publish(plan, batches.make)
+    settings = {
+        "stage": stage,
+        "query_prompt": "search_query: ",
+        "document_prompt": "search_document: ",
+        "query_length": 14,
+        "document_length": 20,
+        "query_expansion": False,
+        "dimensions": 16,
+        "learning_rate": 1e-3,
+        "warmup_ratio": 0.2,
+        "weight_decay": 0.01,
+        "gradient_clip": 1.0,
+        "precision": "fp32",
+        "seed": 7,
+    }
+    settings |= {
+        "unsupervised": {"temperature": 0.2},
+        "supervised": {"temperature": 0.2, "negatives": 2},
+        "distillation": {"documents": 3},
+    }[stage]
+    return Spec("models", stage, settings | changes, {"start": [start], "rows": rows, "batches": [plan.name]})
+
+
+def job(spec: Spec, folder: Path, *flags: str) -> Job:
+    parser = ArgumentParser()
+    parser.add_argument("--threads", type=int, default=1)
+    training.add_options(parser)
+    folder.mkdir(exist_ok=True)
+    return Job(spec, folder, parser.parse_args(["--device", "cpu", *flags]))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def never(_step: int) -> bool:
+    return False
+
+
+# Gradients
+
+
+def gradients(base: Path, limits: Limits) -> tuple[float, dict[str, torch.Tensor]]:
+    model = load_colbert(base, Encoding("q: ", "d: ", 14, 20), seed=1)
+    model.train()
+    texts = table("unsupervised", 16)
+    queries = tokenize(model, [row["query"] for row in texts], True, "q: ")
+    documents = tokenize(model, [row["document"] for row in texts], False, "d: ")
+    value = Engine(model, limits, seed=3).backward(5, queries, documents, contrastive_loss(1, 0.2, 20))
+    return value, {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+
+
+@pytest.mark.parametrize("base", ["modernbert", "bert"])
+@pytest.mark.parametrize("pairs", [1, 2**24])
+def test_the_cached_gradient_is_the_plain_one(
+    base: str, pairs: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # BERT drops out: both passes of a chunk must drop the same.
+    monkeypatch.setattr("colbert_zero.gradcache.PAIRS", pairs)
+    folder = request.getfixturevalue(base)
+    plain, cached = gradients(folder, Limits(64, 10**6)), gradients(folder, Limits(64, 0))
+    assert cached[0] == pytest.approx(plain[0], abs=1e-6)
+    assert plain[1].keys() == cached[1].keys()
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(cached[1][name], gradient, atol=1e-6, rtol=1e-6)
+
+
+def test_the_size_of_chunks_does_not_decide_the_gradient(modernbert: Path) -> None:
+    expected = gradients(modernbert, Limits(10**6, 10**6))
+    for size in (1, 30, 200):
+        found = gradients(modernbert, Limits(size, 0))
+        assert found[0] == pytest.approx(expected[0], abs=1e-5)
+        for name, gradient in expected[1].items():
+            torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_is_drawn_anew_for_each_step_and_chunk(bert: Path) -> None:
+    model = load_colbert(bert, Encoding("", "", 14, 20))
+    model.train()
+    tokens = tokenize(model, ["the quick brown fox"] * 4, False, "")
+    losses = [
+        Engine(model, Limits(chunk, 10**6), seed=3).backward(step, tokens, tokens, contrastive_loss(1, 1.0, 20))
+        for step, chunk in ((0, 1000), (0, 1000), (1, 1000), (0, 1))
+    ]
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
+
+
+def test_chunks_hold_every_text_once_in_groups_of_similar_length(modernbert: Path) -> None:
+    model = load_colbert(modernbert, Encoding("", "", 14, 20))
+    tokens = tokenize(model, [row["document"] for row in table("unsupervised", 50)], False, "")
+    groups = list(chunks(tokens, 60))
+    assert sorted(np.concatenate(groups)) == list(range(50))
+    assert max(tokens.lengths[group].max() * len(group) for group in groups) <= 60
+    assert np.all(np.diff(np.concatenate([tokens.lengths[group] for group in groups])) <= 0)
+
+
+# The loop
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_learns_and_its_model_is_pylates(modernbert: Path, stage: str) -> None:
+    spec = model_spec(modernbert, stage, learning_rate=3e-3)
+    assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 0
+    artifact = Artifact.open(spec.name)
+    model = models.ColBERT(str(artifact.model_folder()), device="cpu")
+    assert model.prompts == {"query": "search_query: ", "document": "search_document: "}
+    assert (model.query_length, model.document_length, model.do_query_expansion) == (14, 20, False)
+    lines = [json.loads(line) for line in artifact.file("losses.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert sorted({line["source"] for line in lines}) == ["first", "second"]
+    assert lines[0]["learning_rate"] == 0 and lines[-1]["learning_rate"] > 0
+    facts = artifact.facts
+    assert (facts["steps"], facts["samples"], facts["final_loss"]) == (8, 8 * BATCH, lines[-1]["loss"])
+    per_query = {"unsupervised": 1, "supervised": 3, "distillation": 3}[stage]
+    assert 4 * 8 * BATCH * per_query <= facts["document_tokens"] <= 20 * 8 * BATCH * per_query
+    assert 4 * 8 * BATCH <= facts["query_tokens"] <= 14 * 8 * BATCH
+    assert facts["parameters"] == sum(part.numel() for part in model.parameters())
+    assert facts["samples_per_second"] > 0
+    start = load_colbert(modernbert, Encoding("", "", 14, 20), dimensions=16, seed=7)
+    assert any(not torch.equal(*pair) for pair in zip(model.parameters(), start.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_falls_on_rows_seen_again_and_again(modernbert: Path, stage: str) -> None:
+    content = table(stage, BATCH) * 12
+    spec = model_spec(modernbert, stage, content, learning_rate=3e-3, warmup_ratio=0.0)
+    training.train(made := job(spec, Path("out")), never)
+    lines = [json.loads(line) for line in (made.folder / "losses.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["source"] == "first"]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(("stage", "base"), [*((stage, "modernbert") for stage in STAGES), ("unsupervised", "bert")])
+def test_a_stopped_and_resumed_run_ends_with_the_same_bytes(
+    stage: str, base: str, request: pytest.FixtureRequest
+) -> None:
+    spec = model_spec(request.getfixturevalue(base), stage)
+    facts = training.train(job(spec, Path("whole")), never)
+    shutil.rmtree(spec.state)
+    first, second = sorted(np.random.default_rng(STAGES.index(stage)).choice(np.arange(1, 8), 2, replace=False))
+    for stop in (first, second):
+        with pytest.raises(UserError, match=f"stopped at step {stop} of 8; the same command goes on"):
+            training.train(job(spec, Path("halves")), lambda step, stop=stop: step == stop)
+        assert not any(Path("halves").iterdir())
+    resumed = training.train(job(spec, Path("halves")), never)
+    assert contents(Path("halves")) == contents(Path("whole"))
+    timed = {"seconds", "samples_per_second"}
+    assert {name: resumed[name] for name in resumed.keys() - timed} == {
+        name: facts[name] for name in facts.keys() - timed
+    }
+
+
+def test_a_run_killed_between_checkpoints_ends_with_the_same_bytes(modernbert: Path) -> None:
+    spec = model_spec(modernbert, "unsupervised")
+    training.train(job(spec, Path("whole")), never)
+    shutil.rmtree(spec.state)
+
+    def kill(step: int) -> bool:
+        if step == 5:
+            raise SystemExit
+        return False
+
+    with pytest.raises(SystemExit):
+        training.train(job(spec, Path("killed"), "--checkpoint-seconds", "0"), kill)
+    # The last two are kept; a damaged one is passed over.
+    folders = sorted((spec.state / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == ["step-000000003", "step-000000004"]
+    with (folders[-1] / TENSORS).open("r+b") as file:
+        file.truncate(100)
+    training.train(job(spec, Path("killed")), never)
+    assert contents(Path("killed")) == contents(Path("whole"))
+
+
+def test_a_signal_stops_after_the_step_with_one_line(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = model_spec(modernbert, "unsupervised")
+    advance = training.Trainer.advance
+    handler = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+
+        def interrupted(trainer: training.Trainer, number: int = number) -> float:
+            os.kill(os.getpid(), number)
+            return advance(trainer)
+
+        monkeypatch.setattr(training.Trainer, "advance", interrupted)
+        assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 1
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert "colbert-zero: stopped at step 3 of 8; the same command goes on from there\n" in capsys.readouterr().err
+    assert not spec.folder.exists()
+    monkeypatch.setattr(training.Trainer, "advance", advance)
+    assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 0
+    assert len(Artifact.open(spec.name).manifest["attempts"]) == 4
+    assert not spec.state.exists()
+
+
+def test_what_a_stage_is_told_in_flags_does_not_decide_the_losses(modernbert: Path) -> None:
+    spec = model_spec(modernbert, "supervised")
+    losses = []
+    for flags in ((), ("--tokens-per-chunk", "50", "--tokens-in-memory", "0")):
+        training.train(made := job(spec, Path("out"), *flags), never)
+        shutil.rmtree(spec.state)
+        losses.append([json.loads(line)["loss"] for line in (made.folder / "losses.jsonl").read_text().splitlines()])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_bf16_is_close_to_fp32_and_saved_in_fp32(modernbert: Path) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        spec = model_spec(modernbert, "unsupervised", precision=precision)
+        training.train(made := job(spec, Path("out")), never)
+        losses.append(json.loads((made.folder / "losses.jsonl").read_text().splitlines()[-1])["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert next(load_colbert(Path("out"), training.Stage(**spec.settings).encoding).parameters()).dtype == torch.float32
+
+
+def test_a_second_stage_may_encode_otherwise_than_the_first(modernbert: Path) -> None:
+    first = model_spec(modernbert, "unsupervised")
+    assert run_step(training.make, None, ["--spec", first.text], training.add_options) == 0
+    spec = model_spec(modernbert, "supervised", query_prompt="", document_length=12)
+    spec = Spec(spec.kind, spec.label, spec.settings, {**spec.inputs, "start": [first.name]})
+    training.train(made := job(spec, Path("out")), never)
+    model = load_colbert(made.folder, Encoding("", "search_document: ", 14, 12))
+    assert model.prompts["query"] == ""
+
+
+@pytest.mark.parametrize(("clip", "limited"), [(0.01, True), (1e6, False), (None, False)])
+def test_a_gradient_is_clipped_and_its_norm_recorded_as_it_was(
+    modernbert: Path, clip: float | None, limited: bool
+) -> None:
+    trainer = training._trainer(job(model_spec(modernbert, "unsupervised", gradient_clip=clip), Path("out")), "cpu")
+    trainer.advance()
+    recorded = json.loads(trainer.history[0])["gradient_norm"]
+    assert recorded > 0.02
+    norm = torch.stack([part.grad.norm() for part in trainer.model.parameters() if part.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.01 if limited else recorded, rel=1e-3)
+
+
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.25, 1.0])
+def test_the_learning_rate_is_the_reference_trainers(warmup_ratio: float) -> None:
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
+    schedule = get_linear_schedule_with_warmup(optimiser, int(np.ceil(10 * warmup_ratio)), 10)
+    stage = training.Stage("unsupervised", "", "", 1, 1, False, 1, 3.0, warmup_ratio, 0.0, None, "fp32", 0)
+    for step in range(10):
+        assert stage.rate(step, 10) == pytest.approx(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+
+
+def test_only_matrices_decay(modernbert: Path) -> None:
+    model = load_colbert(modernbert, Encoding("", "", 14, 20))
+    for group in training.adamw(model, 0.1).param_groups:
+        assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] == 0.1}
+
+
+# Failures
+
+
+def test_a_learning_rate_that_breaks_the_loss_is_named_and_nothing_is_published(
+    modernbert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = model_spec(modernbert, "unsupervised", learning_rate=1e38, warmup_ratio=0.0)
+    arguments = ["--spec", spec.text, "--device", "cpu"]
+    for _ in range(2):
+        assert run_step(training.make, None, arguments, training.add_options) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("colbert-zero: unsupervised: loss nan") or "gradient norm nan" in line
+        assert "at step 2 of 8 (shards/" in line and f", {BATCH} rows from row " in line and "rate 8.75e+37" in line
+        assert f"the checkpoint of step 0 is kept in {spec.state}/checkpoints" in line
+    assert not spec.folder.exists()
+    kept = Checkpoints(spec.state / "checkpoints").last()
+    assert kept is not None and all(tensor.isfinite().all() for tensor in kept.tensors.values())
+
+
+def _without(*names: str) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda rows: [row.pop(name) for row in rows for name in names]  # type: ignore[func-returns-value]
+
+
+def _cut(name: str) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda rows: [row[name].pop() for row in rows[5:6] for _ in range(3)]  # type: ignore[func-returns-value]
+
+
+def _set(name: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda rows: [row.update({name: value}) for row in rows[5:6]]  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize(
+    ("stage", "break_rows", "message"),
+    [
+        ("unsupervised", _set("document", None), "1 rows have no 'document'"),
+        ("unsupervised", _set("query", None), "1 rows have no 'query'"),
+        ("supervised", _without("negatives"), "no column 'negatives', which this stage needs"),
+        ("supervised", _cut("negatives"), "a row has 0 negatives, the stage uses 2"),
+        ("supervised", _set("negatives", ["a", None]), "1 null values in 'negatives'"),
+        ("distillation", _without("documents"), "no column 'documents'"),
+        ("distillation", _without("scores"), "no column 'scores'"),
+        ("distillation", _cut("documents"), "a row has 1 documents, the stage uses 3"),
+        ("distillation", _set("scores", [1.0, float("nan"), 0.0]), "a teacher score is not finite"),
+    ],
+)
+def test_rows_that_lack_what_the_stage_needs_are_named(
+    modernbert: Path, stage: str, break_rows: Callable[[list[dict[str, Any]]], None], message: str
+) -> None:
+    content = table(stage)
+    break_rows(content)
+    fields = pa.schema([field for field in schema(stage) if field.name in content[0]])
+    spec = model_spec(modernbert, stage, content, fields)
+    with pytest.raises(UserError, match=message) as caught:
+        training.train(job(spec, Path("out")), never)
+    assert "/first-" in str(caught.value)
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def three() -> Checkpoints:
+    checkpoints = Checkpoints(Path("checkpoints"))
+    for step in (1, 2, 3):
+        checkpoints.save(Checkpoint(step, {"w": torch.full((2, 2), float(step))}, {"lines": [step]}))
+    return checkpoints
+
+
+def test_the_last_two_checkpoints_are_kept_and_the_last_is_read(three: Checkpoints) -> None:
+    assert sorted(path.name for path in three.folder.iterdir()) == ["step-000000002", "step-000000003"]
+    last = three.last()
+    assert last is not None and (last.step, last.notes) == (3, {"lines": [3]})
+    assert torch.equal(last.tensors["w"], torch.full((2, 2), 3.0))
+
+
+def _flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [_flip, lambda path: _flip(path, 60), Path.unlink, lambda path: path.write_bytes(b"")]
+)
+@pytest.mark.parametrize("name", [TENSORS, NOTES])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    three: Checkpoints, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    damage(three.folder / "step-000000003" / name)
+    last = three.last()
+    assert last is not None and last.step == 2
+    assert "step-000000003 is damaged" in caplog.text
+    damage(three.folder / "step-000000002" / name)
+    assert three.last() is None
+    three.save(Checkpoint(0, {"w": torch.zeros(1)}, {}))
+    assert three.last() is not None
+
+
+def test_a_checkpoint_that_was_being_written_is_not_seen(three: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("colbert_zero.checkpoints.os.replace", full)
+    with pytest.raises(OSError):
+        three.save(Checkpoint(4, {"w": torch.zeros(1)}, {}))
+    last = three.last()
+    assert last is not None and last.step == 3

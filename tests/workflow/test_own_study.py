@@ -1,0 +1,212 @@
+"""One's own study, whole and for real: two files, a BEIR folder, every stage; twice, killed once, byte for byte."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from colbert_zero.cli import main
+from colbert_zero.study import Study
+
+ROOT = Path(__file__).parents[2]
+NOT_DATA = {"spec.json", "manifest.json"}
+LENGTHS = {"query_length": 16, "document_length": 32}
+CONFIG = {
+    "study": "own",
+    "seed": 7,
+    "prompts": {"search": {"query": "search_query: ", "document": "search_document: "}},
+    "sources": {
+        "lines": {"file": "data/lines.jsonl", "columns": {"query": "question", "document": "answer"}},
+        "table": {"file": "data/table.parquet"},
+    },
+    "shards": {"rows_per_shard": 50},
+    "models": {
+        "small": {"random": {"sources": ["lines", "table"], "hidden": 32, "intermediate": 32, "vocabulary": 300}}
+    },
+    "miners": {"bm25": {"bm25": {}, "depth": 20}, "lsa": {"lsa": {"dimensions": 8}, "depth": 20}},
+    "mining": {"fused": {"miners": ["bm25", "lsa"], "negatives": 2}},
+    "teachers": {"bm25": {"bm25": {}, "miners": ["bm25", "lsa"], "documents": 4}},
+    "stages": {
+        "unsupervised": {"batch_size": 16, "learning_rate": 1.0e-3, "temperature": 0.2},
+        "supervised": {
+            "batch_size": 8,
+            "learning_rate": 1.0e-3,
+            "temperature": 0.2,
+            "mining": "fused",
+            "negatives": 2,
+        },
+        "distillation": {"batch_size": 8, "learning_rate": 1.0e-3, "teacher": "bm25", "documents": 4},
+    },
+    "recipes": {
+        "all": {
+            "base": "small",
+            "every_stage": {"sources": ["lines", "table"], "prompts": "search", **LENGTHS},
+            "stages": ["unsupervised", "supervised", "distillation"],
+        }
+    },
+    "baselines": {"bm25": {"bm25": {}}},
+    "collections": {"mine": {"folder": "data/mine"}},
+}
+
+
+def write_data(folder):
+    """Pairs whose query and document share a topic's words, and a collection of the same kind."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(4, 8))) for _ in range(400)]
+
+    def text(topic, size):
+        topical = words[topic * 10 : topic * 10 + 10]
+        return " ".join(rng.choice(topical if rng.random() < 0.6 else words) for _ in range(size))
+
+    pairs = [(text(row % 40, 6), text(row % 40, 20)) for row in range(240)]
+    (folder / "mine" / "qrels").mkdir(parents=True)
+    with (folder / "lines.jsonl").open("w") as file:
+        file.writelines(json.dumps({"question": query, "answer": document}) + "\n" for query, document in pairs[:120])
+    queries, documents = zip(*pairs[120:], strict=True)
+    pq.write_table(pa.table({"query": queries, "document": documents}), folder / "table.parquet")
+    with (folder / "mine" / "corpus.jsonl").open("w") as corpus, (folder / "mine" / "queries.jsonl").open("w") as asked:
+        for topic in range(40):
+            corpus.write(json.dumps({"_id": f"d{topic}", "title": None, "text": text(topic, 20)}) + "\n")
+            asked.write(json.dumps({"_id": f"q{topic}", "text": text(topic, 6)}) + "\n")
+    judgements = "".join(f"q{topic}\td{topic}\t1\n" for topic in range(40)) + "q0\tnowhere\t1\n"
+    (folder / "mine" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judgements)
+
+
+def command(folder, cores):
+    profile = ["--profile", "local", "--directory", str(folder), "--cores", str(cores)]
+    return [sys.executable, "-m", "snakemake", *profile]
+
+
+def run(folder, cores=2, hash_seed="random"):
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(command(folder, cores), cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def kill_while_training(folder):
+    """Start a run; when a training has begun, kill Snakemake and its jobs as a power cut would."""
+    process = subprocess.Popen(
+        command(folder, 2), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    models = folder / "results" / "state" / "models"
+    for _ in range(6000):
+        if list(models.glob("*/attempts.jsonl")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(models.glob("*/attempts.jsonl")), "the run ended before a training began"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """The same study in two folders: one made in one go, one killed in a training and gone on with."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("whole", "killed")]
+    for folder in folders:
+        (folder / "data").mkdir()
+        write_data(folder / "data")
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    kill_while_training(folders[1])
+    for folder, cores, hash_seed in zip(folders, (2, 1), ("1", "2"), strict=True):
+        status, output = run(folder, cores, hash_seed)
+        assert status == 0, output
+    return folders
+
+
+def contents(folder):
+    files = (path for top in ("resources", "results") for path in (folder / top).rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in files
+        if path.name not in NOT_DATA and not path.name.startswith(".") and path.suffix != ".lock"
+    }
+
+
+def test_two_runs_give_the_same_bytes(studies):
+    """Of everything but the report, which states times; whatever the hash seed, the cores, and a kill."""
+    one, other = (contents(folder) for folder in studies)
+    assert one.keys() == other.keys()
+    different = [name for name in one if one[name] != other[name] and not name.startswith("results/reports/")]
+    assert different == []
+    kinds = {name.split("/")[1] for name in one}
+    assert kinds >= {"shards", "negatives", "scores", "batches", "models", "indexes", "runs", "measures", "reports"}
+
+
+def test_the_killed_attempt_is_in_a_manifest(studies):
+    manifests = [json.loads(path.read_text()) for path in (studies[1] / "results" / "models").glob("*/manifest.json")]
+    ends = [attempt["end"] for manifest in manifests for attempt in manifest["attempts"]]
+    assert ends.count("published") == 3
+    assert "killed" in ends
+
+
+def test_a_second_run_does_nothing(studies):
+    status, output = run(studies[0])
+    assert status == 0
+    assert "Nothing to be done" in output
+
+
+def test_every_artifact_is_intact(studies, monkeypatch, capsys):
+    monkeypatch.chdir(studies[0])
+    assert main(["verify"]) == 0, capsys.readouterr().out
+    assert main(["status"]) == 0
+    assert "missing" not in capsys.readouterr().out
+
+
+def test_the_model_loads_with_its_prompts_and_lengths(studies):
+    from pylate import models
+
+    study = Study(CONFIG, studies[0])
+    (recipe,) = [row for row in study.rows if row.name == "all"]
+    model = models.ColBERT(str(studies[0] / recipe.stages[-1].folder), device="cpu")
+    assert model.prompts["query"] == "search_query: "
+    assert model.prompts["document"] == "search_document: "
+    assert (model.query_length, model.document_length) == (16, 32)
+    assert model.do_query_expansion is False
+
+
+def test_training_beats_chance(studies):
+    """Forty documents, one relevant: chance is an nDCG@10 of about 0.11."""
+    study = Study(CONFIG, studies[0])
+    for row in study.rows:
+        manifest = json.loads((studies[0] / row.measures["mine"].folder / "manifest.json").read_text())
+        assert "nDCG@10" in str(manifest["facts"])
+        mean = manifest["facts"]["means"]["nDCG@10"]
+        assert mean > 0.2, (row.name, mean)
+
+
+def test_a_shard_edited_by_hand_is_found_when_read(studies, tmp_path):
+    folder = shutil.copytree(studies[0], tmp_path / "study")
+    shard = next((folder / "results" / "shards").glob("lines-*/rows-00000.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    config["stages"]["unsupervised"]["learning_rate"] = 2.0e-3
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    status, output = run(folder)
+    assert status != 0
+    assert "rows-00000.parquet was changed: its digest is not the manifest's" in output
+    assert "Traceback" not in output
+
+
+def test_a_learning_rate_that_breaks_the_loss_is_one_line(studies, tmp_path):
+    folder = shutil.copytree(studies[0], tmp_path / "study")
+    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    config["stages"]["unsupervised"]["learning_rate"] = 1.0e30
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    status, output = run(folder)
+    assert status != 0
+    assert "Traceback" not in output
+    (line,) = {line.strip() for line in output.splitlines() if "colbert-zero: " in line and "step" in line}
+    assert "learning rate" in line
+    assert len(list((folder / "results" / "models").glob("[!.]*"))) == 3

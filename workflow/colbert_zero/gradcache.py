@@ -1,0 +1,202 @@
+"""The gradient of a step, however many texts it has (GradCache, Gao et al. 2021), without needless padding.
+
+The texts are encoded in chunks of similar length. The loss is computed on the embeddings, and its gradient goes back
+into the model chunk by chunk: through the graph of the first pass where memory allows to keep it, else through a
+second pass. The result is the same but for rounding.
+
+Where a model drops out, each chunk's masks are drawn anew from the seed, the step and the chunk's number. So both
+passes draw the same, and so does a resumed run; but another size of chunks draws other masks, as another seed would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pylate import models
+from torch import Tensor
+
+from colbert_zero.colbert import Tokens, embed, scored
+from colbert_zero.draws import draw
+from colbert_zero.losses import contrastive, distillation, maxsim, maxsim_pairs
+
+PAIRS = 2**24
+"""How many (query token, document) pairs are held between a loss and its gradient (128 MiB)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is computed at once. They decide time and memory.
+
+    Attributes:
+        chunk: Padded tokens that the model encodes at once.
+        kept: Padded tokens of a step up to which the first pass keeps its graph, so that no second one is needed.
+    """
+
+    chunk: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of some of a step's texts.
+
+    Attributes:
+        rows: Which texts, by their number in the step; on the device.
+        vectors: Texts x tokens x dimensions; has a gradient of its own.
+        mask: Which tokens count; boolean.
+    """
+
+    rows: Tensor
+    vectors: Tensor
+    mask: Tensor
+
+
+Loss = Callable[[Embedded, list[Embedded]], Iterable[Tensor]]
+"""Of all queries in their order, and all documents in chunks: parts of the loss, which is their sum."""
+
+
+def contrastive_loss(per_query: int, temperature: float, padded_to: int) -> Loss:
+    """InfoNCE over all documents of a step; the first of each query's `per_query` documents is its positive."""
+    return partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to)
+
+
+def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
+    """KL divergence from the teacher's scores (queries x documents) of each query's own documents."""
+    return partial(_distillation, teacher=teacher, padded_to=padded_to)
+
+
+def _contrastive(
+    queries: Embedded, documents: list[Embedded], per_query: int, temperature: float, padded_to: int
+) -> Iterator[Tensor]:
+    column = torch.cat([chunk.rows for chunk in documents]).argsort()
+    targets = column[torch.arange(0, len(column), per_query, device=column.device)]
+    count = len(queries.rows)
+    # A query's loss needs only its own scores: a block of queries after the other, none of them held any longer.
+    step = max(1, PAIRS // (queries.mask.shape[1] * len(column)))
+    for first in range(0, count, step):
+        block = slice(first, first + step)
+        scores = torch.cat(
+            [
+                maxsim(queries.vectors[block], queries.mask[block], chunk.vectors, chunk.mask, padded_to)
+                for chunk in documents
+            ],
+            dim=1,
+        )
+        yield contrastive(scores, targets[block], temperature) * (len(scores) / count)
+
+
+def _distillation(queries: Embedded, documents: list[Embedded], teacher: Tensor, padded_to: int) -> Iterator[Tensor]:
+    scores = []
+    for chunk in documents:
+        owners = chunk.rows // teacher.shape[1]
+        scores.append(maxsim_pairs(queries.vectors[owners], queries.mask[owners], chunk.vectors, chunk.mask, padded_to))
+    column = torch.cat([chunk.rows for chunk in documents]).argsort()
+    yield distillation(torch.cat(scores)[column].view_as(teacher), teacher)
+
+
+def chunks(tokens: Tokens, size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Split texts into groups of similar length, of at most `size` padded tokens each or of one text."""
+    order = np.argsort(-tokens.lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        width = max(int(tokens.lengths[order[first]]), tokens.width)
+        count = max(1, size // width)
+        yield order[first : first + count]
+        first += count
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    rows: npt.NDArray[np.int64]
+    features: dict[str, Tensor]
+    mask: Tensor
+    seed: int
+
+
+class Engine:
+    """Computes losses and gradients of a model's steps."""
+
+    def __init__(self, model: models.ColBERT, limits: Limits, precision: str = "fp32", seed: int = 0) -> None:
+        """Compute for `model` within `limits`, in `fp32` or `bf16` (autocast); `seed` decides dropout."""
+        self.model, self.limits, self.seed, self.bf16 = model, limits, seed, precision == "bf16"
+        self.device = torch.device(model.device)
+
+    def backward(self, step: int, queries: Tokens, documents: Tokens, loss: Loss) -> float:
+        """Add the gradient of one step to the parameters'.
+
+        Args:
+            step: Its number; decides dropout.
+            queries: The step's queries.
+            documents: Its documents.
+            loss: What to make of their embeddings.
+
+        Returns:
+            The loss.
+        """
+        asking = self._chunks(step, queries, is_query=True)
+        answering = self._chunks(step, documents, is_query=False)
+        everything = [*asking, *answering]
+        keep = sum(chunk.mask.numel() for chunk in everything) <= self.limits.kept
+        with torch.set_grad_enabled(keep):
+            vectors = [self._embed(chunk) for chunk in everything]
+        # The loss sees copies with gradients of their own; what it asks of them is handed on below.
+        joined = self._join(len(queries), asking, vectors[: len(asking)])
+        leaves = [
+            Embedded(self._rows(chunk), vector.detach().requires_grad_(), chunk.mask)
+            for chunk, vector in zip(answering, vectors[len(asking) :], strict=True)
+        ]
+        total = 0.0
+        parts = iter(loss(joined, leaves))
+        while (part := self._next(parts)) is not None:
+            torch.autograd.backward(part)
+            total += part.item()
+        assert joined.vectors.grad is not None
+        gradients = [joined.vectors.grad[self._rows(chunk), : chunk.mask.shape[1]] for chunk in asking]
+        gradients += [leaf.vectors.grad for leaf in leaves if leaf.vectors.grad is not None]
+        if keep:
+            torch.autograd.backward(vectors, gradients)
+        else:
+            for chunk, gradient in zip(everything, gradients, strict=True):
+                torch.autograd.backward(self._embed(chunk), gradient)
+        return total
+
+    def _chunks(self, step: int, tokens: Tokens, is_query: bool) -> list[_Chunk]:
+        found = []
+        for number, rows in enumerate(chunks(tokens, self.limits.chunk)):
+            features = {name: tensor.to(self.device) for name, tensor in tokens.padded(rows).items()}
+            seed = draw(self.seed, "dropout", step, "query" if is_query else "document", number)
+            found.append(_Chunk(rows, features, scored(self.model, features, is_query), seed))
+        return found
+
+    def _embed(self, chunk: _Chunk) -> Tensor:
+        torch.manual_seed(chunk.seed)
+        with self._autocast():
+            # Gradients of many scores are added up in what this is: not in half precision.
+            return embed(self.model, chunk.features).float()
+
+    def _next(self, parts: Iterator[Tensor]) -> Tensor | None:
+        """The next part of a loss; the way back is taken outside, as autocast wants it."""
+        with self._autocast():
+            return next(parts, None)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _rows(self, chunk: _Chunk) -> Tensor:
+        return torch.from_numpy(chunk.rows).to(self.device)
+
+    def _join(self, count: int, parts: list[_Chunk], vectors: list[Tensor]) -> Embedded:
+        """The queries of all chunks in their order: they are short, so padding them together costs little."""
+        width = max(chunk.mask.shape[1] for chunk in parts)
+        joined = vectors[0].new_zeros(count, width, vectors[0].shape[2])
+        mask = torch.zeros(count, width, dtype=torch.bool, device=self.device)
+        for chunk, vector in zip(parts, vectors, strict=True):
+            rows = self._rows(chunk)
+            joined[rows, : vector.shape[1]] = vector.detach()
+            mask[rows, : vector.shape[1]] = chunk.mask
+        return Embedded(torch.arange(count, device=self.device), joined.requires_grad_(), mask)

@@ -1,0 +1,515 @@
+"""Train one stage of a recipe: unsupervised, supervised or distillation.
+
+    python -m colbert_zero.training --spec JSON [--threads N] [--device auto|cpu|cuda] [--tokens-per-chunk N]
+        [--tokens-in-memory N] [--checkpoint-seconds N]
+
+All stages are one loop. A batch is a range of rows: its texts, and a loss on their embeddings. `gradcache.Engine`
+turns them into a gradient; AdamW with linear decay, as the reference's trainer has it, makes a step of it.
+
+Nothing is drawn from a running random state: what is drawn is decided by the seed, the step and what it is for. So
+parameters, optimiser and history are all that a checkpoint needs, and a run that was stopped ends with the bytes of one
+that was not, on a CPU with the same number of threads.
+
+The model is published with `losses.jsonl`, a line per step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from pylate import models
+from torch import Tensor
+
+from colbert_zero.artifact import Artifact, Job, run_step
+from colbert_zero.checkpoints import Checkpoint, Checkpoints
+from colbert_zero.colbert import Encoding, load_colbert, save_colbert, tokenize
+from colbert_zero.console import SECONDS_BETWEEN_LINES, UserError, log
+from colbert_zero.devices import add_device_option, choose_device
+from colbert_zero.gradcache import Engine, Limits, Loss, contrastive_loss, distillation_loss
+from colbert_zero.rows import RowReader
+
+LOSSES = "losses.jsonl"
+CHECKPOINT_SECONDS = 600.0
+CHUNK = {"cpu": 2048, "cuda": 16384}
+"""Padded tokens at once: what stays in a CPU's cache, what fills a GPU."""
+KEPT = 65536
+"""Padded tokens whose activations are kept: about 1 GB for 2 layers of 128, 70 GB for ModernBERT-base in bf16."""
+
+
+class NotFinite(UserError):
+    """A step whose loss or gradient is infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The texts of one step.
+
+    Attributes:
+        queries: One per row.
+        documents: The same number per query, those of a query side by side, its positive first.
+        teacher: Scores, queries x documents per query, in distillation.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    teacher: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What decides a stage, besides its data; the fields are the spec's settings.
+
+    Attributes:
+        stage: `unsupervised`, `supervised` or `distillation`.
+        query_prompt: Put before each query.
+        document_prompt: Put before each document.
+        query_length: Most tokens of a query.
+        document_length: Most tokens of a document.
+        query_expansion: Whether queries are filled up with mask tokens.
+        dimensions: Size of the embeddings, where the start has no projection.
+        learning_rate: At the peak.
+        warmup_ratio: Share of the steps during which it rises.
+        weight_decay: Of matrices; vectors (norms, biases) have none.
+        gradient_clip: Largest norm of a gradient; null for no limit.
+        precision: `fp32` or `bf16`.
+        seed: Decides the projection, if there is none yet, and dropout.
+        temperature: Divides the scores in the contrastive stages.
+        negatives: Mined negatives per query, the first ones of each row's list (supervised).
+        documents: Documents per query, the first ones of each row's list (distillation).
+    """
+
+    stage: str
+    query_prompt: str
+    document_prompt: str
+    query_length: int
+    document_length: int
+    query_expansion: bool
+    dimensions: int
+    learning_rate: float
+    warmup_ratio: float
+    weight_decay: float
+    gradient_clip: float | None
+    precision: str
+    seed: int
+    temperature: float = 1.0
+    negatives: int = 0
+    documents: int = 0
+
+    @property
+    def encoding(self) -> Encoding:
+        """How its texts become input."""
+        return Encoding(**{name.name: getattr(self, name.name) for name in fields(Encoding)})
+
+    def batch(self, table: pa.Table, where: str) -> Batch:
+        """The texts of a table of rows.
+
+        Args:
+            table: The rows of one step.
+            where: Which ones, for a message.
+
+        Raises:
+            UserError: They lack what the stage needs.
+        """
+        queries = _texts(table, "query", where)
+        if self.stage == "unsupervised":
+            return Batch(queries, _texts(table, "document", where))
+        if self.stage == "supervised":
+            positives = _texts(table, "document", where)
+            negatives = _lists(table, "negatives", self.negatives, where).to_pylist()
+            count = self.negatives
+            documents = [
+                text
+                for row, positive in enumerate(positives)
+                for text in (positive, *negatives[row * count : (row + 1) * count])
+            ]
+            return Batch(queries, documents)
+        documents = _lists(table, "documents", self.documents, where).to_pylist()
+        scores = _lists(table, "scores", self.documents, where).to_numpy(zero_copy_only=False).astype(np.float32)
+        if not np.isfinite(scores).all():
+            raise UserError(f"{where}: a teacher score is not finite; make the scores again")
+        return Batch(queries, documents, torch.from_numpy(scores).view(len(queries), -1))
+
+    def loss(self, batch: Batch, device: torch.device) -> Loss:
+        """What to make of the embeddings of a batch."""
+        if batch.teacher is not None:
+            return distillation_loss(batch.teacher.to(device), self.document_length)
+        per_query = len(batch.documents) // len(batch.queries)
+        return contrastive_loss(per_query, self.temperature, self.document_length)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step (from 0): up from 0 during warm-up, then down to 0, in straight lines."""
+        warmup = math.ceil(steps * self.warmup_ratio)
+        if step < warmup:
+            return self.learning_rate * step / warmup
+        return self.learning_rate * (steps - step) / max(1, steps - warmup)
+
+
+def _column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        there = ", ".join(table.column_names)
+        raise UserError(f"{where}: no column {name!r}, which this stage needs; there is {there}")
+    column = table[name]
+    if column.null_count:
+        raise UserError(f"{where}: {column.null_count} rows have no {name!r}")
+    return column
+
+
+def _texts(table: pa.Table, name: str, where: str) -> list[str]:
+    texts: list[str] = _column(table, name, where).to_pylist()
+    return texts
+
+
+def _lists(table: pa.Table, name: str, count: int, where: str) -> pa.Array:
+    """The first `count` of each row's list, flat."""
+    column = _column(table, name, where).combine_chunks()
+    least = pc.min(pc.list_value_length(column)).as_py()
+    if least < count:
+        raise UserError(f"{where}: a row has {least} {name}, the stage uses {count} of each; lower it or mine more")
+    flat = pc.list_flatten(pc.list_slice(column, 0, count))
+    if flat.null_count:
+        raise UserError(f"{where}: {flat.null_count} null values in {name!r}")
+    return flat
+
+
+class Plan:
+    """The batches of a stage, read from `batches` and `rows`."""
+
+    def __init__(self, job: Job) -> None:
+        """Open the job's plan and rows."""
+        batches = job.input("batches")
+        self.readers = [RowReader(artifact) for artifact in job.inputs("rows")]
+        self.size: int = batches.spec.settings["batch_size"]
+        self.epochs: int = batches.spec.settings["epochs"]
+        table = pq.read_table(batches.file("plan.parquet"), columns=["rows", "start"])
+        self._rows, self._start = table["rows"].to_numpy(), table["start"].to_numpy()
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return len(self._rows)
+
+    def source(self, step: int) -> Artifact:
+        """Where the rows of a step come from."""
+        return self.readers[int(self._rows[step])].artifact
+
+    def where(self, step: int) -> str:
+        """Which rows a step has, for a message."""
+        return f"{self.source(step).name}, {self.size} rows from row {self._start[step]}"
+
+    def table(self, step: int) -> pa.Table:
+        """The rows of a step."""
+        start = int(self._start[step])
+        return self.readers[int(self._rows[step])].read(start, start + self.size)
+
+
+@dataclass
+class Counts:
+    """What a run has done so far, over all its attempts; tokens are without padding."""
+
+    query_tokens: int = 0
+    document_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Trainer:
+    """A stage on its way: all that a checkpoint holds, and what makes a step.
+
+    Attributes:
+        stage: The settings.
+        plan: The batches.
+        model: What is trained.
+        engine: What computes its gradients.
+        optimiser: What moves its parameters.
+        step: How many steps are done.
+        history: A line of JSON for each.
+        counts: What that took.
+    """
+
+    stage: Stage
+    plan: Plan
+    model: models.ColBERT
+    engine: Engine
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    history: list[str] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+    def advance(self) -> float:
+        """Do the next step, and return its loss.
+
+        Raises:
+            NotFinite: Its loss or gradient is not finite; the parameters are those before the step.
+            UserError: Its rows lack what the stage needs.
+        """
+        started = time.monotonic()
+        batch = self.stage.batch(self.plan.table(self.step), self.plan.where(self.step))
+        queries = tokenize(self.model, batch.queries, True, self.stage.query_prompt)
+        documents = tokenize(self.model, batch.documents, False, self.stage.document_prompt)
+        rate = self.stage.rate(self.step, len(self.plan))
+        self.optimiser.zero_grad()
+        loss = self.engine.backward(self.step, queries, documents, self.stage.loss(batch, self.engine.device))
+        clip = self.stage.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFinite(
+                f"{self.stage.stage}: loss {loss}, gradient norm {norm} at step {self.step + 1} of {len(self.plan)} "
+                f"({self.plan.where(self.step)}; learning rate {rate:.3g}): lower the learning rate or mend the rows"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.step += 1
+        line = {
+            "step": self.step,
+            "source": self.plan.source(self.step - 1).spec.label,
+            "loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+        }
+        self.history.append(json.dumps(line))
+        self.counts.query_tokens += len(queries.ids)
+        self.counts.document_tokens += len(documents.ids)
+        self.counts.seconds += time.monotonic() - started
+        return loss
+
+    def checkpoint(self) -> Checkpoint:
+        """What is needed to go on from here."""
+        tensors = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimiser.state.get(parameter, {})
+            tensors |= {f"optimiser.{key}.{name}": value for key, value in state.items()}
+        notes = {"history": self.history, "counts": asdict(self.counts)}
+        return Checkpoint(self.step, tensors, notes)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same stage."""
+        self.step = checkpoint.step
+        self.history = list(checkpoint.notes["history"])
+        self.counts = Counts(**checkpoint.notes["counts"])
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(checkpoint.tensors[f"model.{name}"])
+        for name, parameter in self.model.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = checkpoint.tensors.get(f"optimiser.{key}.{name}")
+                if value is not None:
+                    self.optimiser.state[parameter][key] = value.to(parameter.device)
+
+
+def adamw(model: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW as the reference's trainer sets it up; biases and norms do not decay."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+class Meter:
+    """Shows how a run goes: a bar on a terminal, a line a minute elsewhere."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        """Measure from where `trainer` is."""
+        self.trainer = trainer
+        self._first = trainer.step
+        self._started = self._last = time.monotonic()
+        self._tokens = self._tokens_done()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=len(trainer.plan), initial=trainer.step, unit=" steps", dynamic_ncols=True)
+
+    def show(self, loss: float) -> None:
+        """Show the step just done."""
+        now = time.monotonic()
+        if self._bar is None and now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        trainer, seconds = self.trainer, now - self._started
+        done = trainer.step - self._first
+        rates = (
+            f"{done * trainer.plan.size / seconds:.1f} samples/s, "
+            f"{(self._tokens_done() - self._tokens) / seconds:.0f} tokens/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rates}", refresh=False)
+            self._bar.update()
+        else:
+            steps = len(trainer.plan)
+            left = (steps - trainer.step) * seconds / done
+            log.info("step %d of %d, loss %.4f, %s, %.0f s left", trainer.step, steps, loss, rates, left)
+            self._last = now
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _tokens_done(self) -> int:
+        return self.trainer.counts.query_tokens + self.trainer.counts.document_tokens
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Note SIGTERM, SIGINT and SIGUSR1 instead of dying of them.
+
+    Yields:
+        Whether one has come.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield lambda _step: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make(job: Job) -> Mapping[str, Any]:
+    """Train the stage."""
+    with stop_signals() as stopped:
+        return train(job, stopped)
+
+
+def train(job: Job, stopped: Callable[[int], bool]) -> Mapping[str, Any]:
+    """Train the stage from its last checkpoint, if there is one, to the end.
+
+    Args:
+        job: What to train; the model is written into its folder.
+        stopped: Asked after each step, given the number of steps done, whether to stop there.
+
+    Returns:
+        Counts, times and what a table shows.
+
+    Raises:
+        UserError: The data lack what the stage needs, the loss is not finite, or the run was stopped.
+    """
+    device = _device(job)
+    trainer = _trainer(job, device)
+    checkpoints = Checkpoints(job.state / "checkpoints")
+    found = checkpoints.last()
+    if found is None:
+        # There is then always a good one to keep, whatever the first steps do.
+        checkpoints.save(trainer.checkpoint())
+    else:
+        trainer.restore(found)
+        log.info("going on from the checkpoint of step %d of %d", found.step, len(trainer.plan))
+    meter, saved, kept = Meter(trainer), time.monotonic(), trainer.step
+    trainer.model.train()
+    try:
+        while trainer.step < len(trainer.plan):
+            try:
+                meter.show(trainer.advance())
+            except NotFinite as error:
+                raise UserError(f"{error}; the checkpoint of step {kept} is kept in {checkpoints.folder}") from None
+            if stopped(trainer.step):
+                checkpoints.save(trainer.checkpoint())
+                raise UserError(
+                    f"stopped at step {trainer.step} of {len(trainer.plan)}; the same command goes on from there"
+                )
+            if time.monotonic() - saved >= job.options.checkpoint_seconds:
+                checkpoints.save(trainer.checkpoint())
+                saved, kept = time.monotonic(), trainer.step
+    finally:
+        meter.close()
+    trainer.model.eval()
+    save_colbert(trainer.model, job.folder, trainer.stage.encoding)
+    (job.folder / LOSSES).write_text("".join(line + "\n" for line in trainer.history), encoding="utf-8")
+    return _facts(job, trainer, device)
+
+
+def _trainer(job: Job, device: str) -> Trainer:
+    stage, plan = Stage(**job.settings), Plan(job)
+    start = job.input("start")
+    model = load_colbert(
+        start.model_folder(),
+        stage.encoding,
+        device,
+        dimensions=stage.dimensions,
+        seed=stage.seed,
+        # A stage may encode otherwise than the one before it did; that is what a mismatched recipe is about.
+        strict=False,
+    )
+    limits = Limits(job.options.tokens_per_chunk or CHUNK[device], job.options.tokens_in_memory)
+    engine = Engine(model, limits, stage.precision, stage.seed)
+    return Trainer(stage, plan, model, engine, adamw(model, stage.weight_decay))
+
+
+def _device(job: Job) -> str:
+    """Choose the device, and have it compute the same way every time."""
+    # Read once, when the tokenizer and the GPU library start.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(job.threads))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    device = choose_device(job)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device == "cpu":
+        log.info("on the CPU: byte for byte the same model again with %d threads", job.threads)
+    else:
+        log.info("on the GPU: another run gives the same model up to rounding")
+    return device
+
+
+def _facts(job: Job, trainer: Trainer, device: str) -> dict[str, Any]:
+    stage, counts, plan = trainer.stage, trainer.counts, trainer.plan
+    samples = len(plan) * plan.size
+    return {
+        "stage": stage.stage,
+        "steps": len(plan),
+        "batch_size": plan.size,
+        "epochs": plan.epochs,
+        "samples": samples,
+        "query_tokens": counts.query_tokens,
+        "document_tokens": counts.document_tokens,
+        "seconds": round(counts.seconds, 3),
+        "samples_per_second": round(samples / counts.seconds, 3),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": job.threads,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "final_loss": json.loads(trainer.history[-1])["loss"],
+    }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Flags that decide how fast the model is there, not which."""
+    add_device_option(parser)
+    parser.add_argument(
+        "--tokens-per-chunk",
+        type=int,
+        help=f"padded tokens that are encoded at once ({CHUNK['cpu']} on a CPU, {CHUNK['cuda']} on a GPU)",
+    )
+    parser.add_argument(
+        "--tokens-in-memory",
+        type=int,
+        default=KEPT,
+        help=f"padded tokens up to which a step takes one forward pass; above, two, in less memory ({KEPT})",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=CHECKPOINT_SECONDS,
+        help=f"seconds between checkpoints ({CHECKPOINT_SECONDS:.0f})",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_step(make, __doc__, add_options=add_options))
