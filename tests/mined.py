@@ -13,12 +13,7 @@ from colbert_zero.artifact import Artifact, Job, Spec, run_step
 from colbert_zero.candidates import Candidates, write_candidates
 from colbert_zero.corpus import TrainingCorpus
 from colbert_zero.rows import PAIRS, RowReader, RowWriter
-
-
-def publish(spec: Spec, write: Callable[[Path], Mapping[str, Any]]) -> Artifact:
-    """Publish what `write` puts into a folder; it returns the facts."""
-    assert run_step(lambda job: write(job.folder), None, ["--spec", spec.text]) == 0
-    return Artifact.open(spec.name)
+from publishing import publish
 
 
 def shards(pairs: Sequence[tuple[str, str]], rows_per_shard: int = 1000) -> Artifact:

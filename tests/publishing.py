@@ -13,12 +13,14 @@ from colbert_zero.beir import Document, check, write_collection
 def publish(
     spec: Spec, write: Callable[[Path], object] | None = None, facts: Mapping[str, Any] | None = None
 ) -> Artifact:
-    """Publish the files that `write` puts into the folder it is given, in the current folder's study."""
+    """Publish the files that `write` puts into the folder it is given, in the current folder's study.
+
+    The facts are those given, or what `write` returns.
+    """
 
     def make(job: Job) -> Mapping[str, Any]:
-        if write:
-            write(job.folder)
-        return facts or {}
+        returned = write(job.folder) if write else None
+        return facts or (returned if isinstance(returned, dict) else {})
 
     assert run_step(make, None, ["--spec", spec.text]) == 0
     return Artifact.open(spec.name)

@@ -149,7 +149,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def spec(kind: str, **settings: object) -> Spec:
     """A spec of the fake package."""
-    leaves = {"package": "graph-like", "version": "1.2", "minimum_words": 8, "minimum_query_words": 3, **settings}
+    leaves = {
+        "package": "graph-like",
+        "version": "1.2",
+        "minimum_words": 8,
+        "minimum_query_words": 3,
+        "maximum_words": 50,
+        **settings,
+    }
     return Spec(kind, "package.graph-like", leaves)
 
 
@@ -160,7 +167,7 @@ def test_public_is_what_has_no_underscore_or_what_a_public_module_imports(site: 
 
 
 def test_the_package_is_never_imported(site: Path) -> None:
-    read_pairs(package_files("graph-like", "1.2"), 3, 8)
+    read_pairs(package_files("graph-like", "1.2"), 3, 8, 50)
     assert "graphlike" not in sys.modules
 
 
@@ -168,11 +175,11 @@ def test_the_order_of_the_files_does_not_matter(site: Path) -> None:
     files = package_files("graph-like", "1.2")
     backwards = dict(reversed(files.items()))
     assert list(backwards) != list(files)
-    assert read_pairs(backwards, 3, 8) == read_pairs(files, 3, 8)
+    assert read_pairs(backwards, 3, 8, 50) == read_pairs(files, 3, 8, 50)
 
 
 def test_short_and_repeated_ones_are_dropped_and_counted(site: Path) -> None:
-    pairs, counts = read_pairs(package_files("graph-like", "1.2"), 3, 8)
+    pairs, counts = read_pairs(package_files("graph-like", "1.2"), 3, 8, 50)
     # `again` asks what `shortest_path` asks and comes first by name.
     gone = {"graphlike.paths.brief", "graphlike.paths.bodyless", "graphlike.paths.shortest_path"}
     assert [pair.name for pair in pairs] == [name for name in PUBLIC if name not in gone]
@@ -181,9 +188,18 @@ def test_short_and_repeated_ones_are_dropped_and_counted(site: Path) -> None:
         assert len({normalise(text) for text in texts}) == len(pairs)
 
 
+def test_documents_are_cut_at_the_maximum(site: Path) -> None:
+    files = package_files("graph-like", "1.2")
+    whole = {pair.name: pair.document for pair in read_pairs(files, 3, 8, 1000)[0]}
+    cut = {pair.name: pair.document for pair in read_pairs(files, 3, 8, 9)[0]}
+    assert max(len(document.split()) for document in whole.values()) > 9
+    assert cut.keys() <= whole.keys()
+    assert all(document == " ".join(whole[name].split()[:9]) for name, document in cut.items())
+
+
 @pytest.mark.parametrize(("query_words", "words", "kept"), [(2, 8, 8), (3, 8, 7), (3, 1000, 0), (100, 8, 0)])
 def test_minimum_lengths_hold(site: Path, query_words: int, words: int, kept: int) -> None:
-    assert len(read_pairs(package_files("graph-like", "1.2"), query_words, words)[0]) == kept
+    assert len(read_pairs(package_files("graph-like", "1.2"), query_words, words, 50)[0]) == kept
 
 
 def test_the_summary_sentence_asks_and_the_rest_answers() -> None:

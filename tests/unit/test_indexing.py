@@ -127,7 +127,9 @@ def test_the_seed_decides_the_projection_of_an_untrained_base(study: tuple[str, 
     base = publish(spec, lambda folder: shutil.copytree(modernbert, folder, dirs_exist_ok=True))
     contents = []
     for seed in (1, 2, 1):
-        index = run(indexing.make, index_spec((base.name, study[1]), "exact", seed=seed))
+        trained = index_spec((base.name, study[1]), "exact")
+        projection = {"projection": {"dimensions": 8, "seed": seed}}
+        index = run(indexing.make, Spec("indexes", "toy", {**trained.settings, **projection}, trained.inputs))
         contents.append(index.file("documents.safetensors").read_bytes())
         shutil.rmtree(index.folder)
     assert contents[0] == contents[2]

@@ -19,7 +19,8 @@ from colbert_zero.candidates import read_candidates
 from colbert_zero.console import UserError
 from colbert_zero.lucene import LuceneIndex, add_options, find_java
 from colbert_zero.trec import read_run, write_run
-from mined import publish, shards, step
+from mined import shards, step
+from publishing import publish
 
 K1, B = 0.9, 0.4
 WORDS = [f"term{chr(97 + number % 26)}{chr(97 + number // 26)}q" for number in range(60)]
@@ -60,6 +61,23 @@ def test_scores_are_those_of_the_published_formula(index: LuceneIndex) -> None:
         expected = plain_bm25(query, DOCUMENTS)
         assert sorted(hits.numbers) == np.flatnonzero(expected).tolist()
         np.testing.assert_allclose(hits.scores, expected[hits.numbers], rtol=1e-5)
+
+
+def test_scores_are_pyserinis(index: LuceneIndex, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Its searcher takes up to 1e-4 from tied scores to tell them apart; it numbers documents by name."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")  # Pyserini wants one to be imported
+    from pyserini.index.lucene import LuceneIndexer
+    from pyserini.search.lucene import LuceneSearcher
+
+    indexer = LuceneIndexer(str(tmp_path), threads=1)
+    for number, text in enumerate(DOCUMENTS):
+        indexer.add_doc_dict({"id": str(number), "contents": text})
+    indexer.close()
+    searcher = LuceneSearcher(str(tmp_path))
+    searcher.set_bm25(K1, B)
+    for query, hits in zip(QUERIES, index.search(QUERIES, len(DOCUMENTS)), strict=True):
+        theirs = {int(hit.docid): hit.score for hit in searcher.search(query, k=len(DOCUMENTS))}
+        assert theirs == pytest.approx(dict(zip(hits.numbers.tolist(), hits.scores.tolist(), strict=True)), abs=1e-3)
 
 
 def test_hits_are_the_best_by_score_then_by_number() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from colbert_zero import registry
 
 REGISTRY = Path(__file__).parents[2] / "workflow" / "registry"

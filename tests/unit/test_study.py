@@ -51,9 +51,10 @@ def test_prompt_text_decides_and_its_name_does_not(config):
 
 
 def test_candidates_are_shared_by_mining_and_teaching(config):
-    study = Study(config, ROOT / "local")
-    kinds = [spec.kind for spec in study.specs.values()]
-    assert kinds.count("candidates") == 2 * len(config["sources"])
+    config["teachers"]["bm25"]["miners"] = ["lsa", "bm25"]
+    config["stages"]["distillation"]["sources"] = config["stages"]["supervised"]["sources"] = ["scipy", "pandas"]
+    kinds = [spec.kind for spec in Study(config, ROOT / "local").specs.values()]
+    assert kinds.count("candidates") == 2 * 2
 
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "local"])

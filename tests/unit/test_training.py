@@ -348,6 +348,14 @@ def test_only_matrices_decay(modernbert: Path) -> None:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] == 0.1}
 
 
+def test_a_step_takes_as_many_negatives_as_its_poorest_row_has(modernbert: Path) -> None:
+    stage = training.Stage(**model_spec(modernbert, "supervised", negatives=2).settings)
+    rows = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h"]]})
+    assert stage.batch(rows, "here").documents == ["c", "e", "d", "h"]
+    rich = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h", "i"]]})
+    assert stage.batch(rich, "here").documents == ["c", "e", "f", "d", "h", "i"]
+
+
 # Failures
 
 
@@ -385,7 +393,7 @@ def _set(name: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
         ("unsupervised", _set("document", None), "1 rows have no 'document'"),
         ("unsupervised", _set("query", None), "1 rows have no 'query'"),
         ("supervised", _without("negatives"), "no column 'negatives', which this stage needs"),
-        ("supervised", _cut("negatives"), "a row has 0 negatives, the stage uses 2"),
+        ("supervised", _cut("negatives"), "a row has 0 negatives, the stage uses 1"),
         ("supervised", _set("negatives", ["a", None]), "1 null values in 'negatives'"),
         ("distillation", _without("documents"), "no column 'documents'"),
         ("distillation", _without("scores"), "no column 'scores'"),

@@ -120,7 +120,8 @@ def make(job: Job) -> Mapping[str, Any]:
     """Write the pairs of one package as a source or as a collection."""
     settings = job.settings
     files = package_files(settings["package"], settings["version"])
-    pairs, facts = read_pairs(files, settings["minimum_query_words"], settings["minimum_words"])
+    limits = (settings["minimum_query_words"], settings["minimum_words"], settings["maximum_words"])
+    pairs, facts = read_pairs(files, *limits)
     if not pairs:
         raise UserError(f"{settings['package']}: none of its docstrings is long enough; choose another package")
     if job.spec.kind == "sources":
@@ -170,7 +171,7 @@ def package_files(package: str, version: str) -> dict[str, Path]:
 
 
 def read_pairs(
-    files: Mapping[str, Path], minimum_query_words: int, minimum_words: int
+    files: Mapping[str, Path], minimum_query_words: int, minimum_words: int, maximum_words: int
 ) -> tuple[list[Pair], dict[str, int]]:
     """The pairs of a package, by name, each query and each document once.
 
@@ -178,6 +179,7 @@ def read_pairs(
         files: Path by qualified module name, in any order.
         minimum_query_words: Words a query has at least.
         minimum_words: Words a document has at least.
+        maximum_words: Where a document is cut, counted by white space.
 
     Returns:
         The pairs, and counts: of `docstrings` read, of those dropped as `too_short` or `repeated`, and of
@@ -190,6 +192,7 @@ def read_pairs(
     too_short = 0
     for name in sorted(docstrings):
         pair = make_pair(name, docstrings[name])
+        pair = pair._replace(document=" ".join(pair.document.split()[:maximum_words]))
         if _words(pair.query) < minimum_query_words or _words(pair.document) < minimum_words:
             too_short += 1
             continue

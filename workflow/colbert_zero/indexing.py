@@ -48,7 +48,7 @@ def make(job: Job) -> Mapping[str, Any]:
     device = choose_device(job)
     source, target = job.input("model"), job.input("collection")
     collection = Collection.open(target)
-    model = _load(source, job.settings["encoding"], device)
+    model = _load(source, job.settings, device)
     kind = index_kind(job.settings["index"]["kind"], target.facts["documents"])
     with VectorWriter(job.folder, "queries") as queries:
         _encode(model, collection.judged.items(), queries, is_query=True)
@@ -114,11 +114,10 @@ def build_plaid(documents: VectorWriter, folder: Path, seed: int, device: str) -
 
 
 def _load(model: Artifact, settings: Mapping[str, Any], device: str) -> Encoder:
-    """An untrained base is not strict (it was saved with no encoding); its seed decides the projection it lacks."""
-    fields = {name: value for name, value in settings.items() if name != "seed"}
-    trained = model.spec.kind == "models"
-    seed = settings.get("seed", 0)
-    return load_colbert(model.model_folder(), Encoding(**fields), device, seed=seed, strict=trained)
+    """A trained model has to be encoded with as it was trained; one as it is, is told how, and given a projection."""
+    projection = settings.get("projection")
+    encoding = Encoding(**settings["encoding"])
+    return load_colbert(model.model_folder(), encoding, device, **(projection or {}), strict=projection is None)
 
 
 def _encode(model: Encoder, texts: Iterable[tuple[str, str]], writer: VectorWriter, *, is_query: bool) -> None:

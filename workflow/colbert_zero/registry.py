@@ -31,6 +31,7 @@ def package(entry: Config) -> dict[str, Any]:
         "version": locked_version(entry["package"]),
         "minimum_words": entry.get("minimum_words", 8),
         "minimum_query_words": entry.get("minimum_query_words", 3),
+        "maximum_words": entry.get("maximum_words", 50),
     }
 
 

@@ -316,11 +316,12 @@ class Study:
                 planned[name] = (spec, collection.get("drop_self", False))
         return planned
 
-    def _evaluate(self, model: Spec, encoding: Config) -> dict[str, Spec]:
+    def _evaluate(self, model: Spec, encoding: Config, **settings_of_model: Config) -> dict[str, Spec]:
         evaluation = self.config["evaluation"]
         measures = {}
         for name, (collection, drop_self) in self._collections.items():
             settings = {"encoding": encoding, "index": {"kind": evaluation["index"], "seed": self.seed}}
+            settings |= settings_of_model
             index = self._spec("indexes", name, settings, model=model, collection=collection)
             depth = {"depth": evaluation["depth"], "drop_self": drop_self}
             run = self._spec("runs", f"colbert.{name}", depth, index=index, collection=collection)
@@ -343,8 +344,9 @@ class Study:
         where = f"baselines.{name}"
         model = self._base(encoding.pop("model"), where)
         encoding |= self._prompts(encoding.pop("prompts"), where)
-        encoding |= {"seed": self.seed}
-        return Row(name, "baseline", (), self._evaluate(model, encoding))
+        # What a model that has no projection yet is given, as the first stage of a recipe would.
+        projection = {"dimensions": encoding.pop("dimensions"), "seed": self.seed}
+        return Row(name, "baseline", (), self._evaluate(model, encoding, projection=projection))
 
     def _plan_report(self) -> Spec:
         # Sorted, so that the order of the config's keys decides nothing.

@@ -90,7 +90,8 @@ class Stage:
         precision: `fp32` or `bf16`.
         seed: Decides the projection, if there is none yet, and dropout.
         temperature: Divides the scores in the contrastive stages.
-        negatives: Mined negatives per query, the first ones of each row's list (supervised).
+        negatives: Negatives per query, the first ones of each row's list (supervised); fewer in a step in which a row
+            has fewer, since sources bring lists of different lengths.
         documents: Documents per query, the first ones of each row's list (distillation).
     """
 
@@ -131,8 +132,8 @@ class Stage:
             return Batch(queries, _texts(table, "document", where))
         if self.stage == "supervised":
             positives = _texts(table, "document", where)
-            negatives = _lists(table, "negatives", self.negatives, where).to_pylist()
-            count = self.negatives
+            count = max(1, min(self.negatives, _shortest(table, "negatives", where)))
+            negatives = _lists(table, "negatives", count, where).to_pylist()
             documents = [
                 text
                 for row, positive in enumerate(positives)
@@ -175,12 +176,18 @@ def _texts(table: pa.Table, name: str, where: str) -> list[str]:
     return texts
 
 
+def _shortest(table: pa.Table, name: str, where: str) -> int:
+    """The length of the shortest list."""
+    shortest: int = pc.min(pc.list_value_length(_column(table, name, where))).as_py()
+    return shortest
+
+
 def _lists(table: pa.Table, name: str, count: int, where: str) -> pa.Array:
     """The first `count` of each row's list, flat."""
+    shortest = _shortest(table, name, where)
+    if shortest < count:
+        raise UserError(f"{where}: a row has {shortest} {name}, the stage uses {count} of each; lower it or mine more")
     column = _column(table, name, where).combine_chunks()
-    least = pc.min(pc.list_value_length(column)).as_py()
-    if least < count:
-        raise UserError(f"{where}: a row has {least} {name}, the stage uses {count} of each; lower it or mine more")
     flat = pc.list_flatten(pc.list_slice(column, 0, count))
     if flat.null_count:
         raise UserError(f"{where}: {flat.null_count} null values in {name!r}")
