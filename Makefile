@@ -12,7 +12,7 @@ demo: .venv/installed
 	colbert-zero table --directory local
 
 test: .venv/installed lint
-	pytest
+	pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed
 	ruff check workflow tests

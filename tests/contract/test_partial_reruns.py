@@ -100,7 +100,7 @@ def prompt_of_unsupervised(config):
 
 
 def length_of_one_distillation(config):
-    config["recipes"]["distillation-only"]["stages"] = [{"distillation": {"document_length": 71}}]
+    config["recipes"]["distillation-only"]["stages"] = [{"distillation": {"document_length": 63}}]
 
 
 def the_filter(config):

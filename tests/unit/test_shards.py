@@ -187,18 +187,18 @@ QUERIES = pa.table({"query_id": [10, 11, 12, 13], "text": ["ten", "eleven ", " "
 DOCUMENTS = pa.table({"document_id": list(range(8)), "text": [f"document {number}" for number in range(7)] + [None]})
 
 
-def scored(train: Any, name: str = "train.jsonl", revision: int = 0, **changes: Any) -> Artifact:
-    return sharded(scored_source(train, name, revision), **changes)
+def scored(train: Any, name: str = "train.jsonl", revision: int = 0, **settings: Any) -> Artifact:
+    return sharded(scored_source(train, name, revision, **settings))
 
 
-def scored_source(train: Any, name: str = "train.jsonl", revision: int = 0) -> str:
+def scored_source(train: Any, name: str = "train.jsonl", revision: int = 0, **settings: Any) -> str:
     files = {"queries/a.parquet": QUERIES, "documents/a.parquet": DOCUMENTS[:3], "documents/b.parquet": DOCUMENTS[3:]}
     roles = {
         "train": [name],
         "queries": ["queries/a.parquet"],
         "documents": ["documents/a.parquet", "documents/b.parquet"],
     }
-    spec = Spec("sources", "hub.marco", {"format": "scored", "revision": revision})
+    spec = Spec("sources", "hub.marco", {"format": "scored", "revision": revision, **settings})
     return publish(spec, {name: train, **files}, {"files": roles})
 
 
@@ -265,9 +265,9 @@ def test_scored_losses_are_counted_by_reason() -> None:
 
 
 def test_rows_of_several_sizes_need_to_be_told_how_many(capsys: CaptureFixture[str]) -> None:
-    source = scored_source([judged(10, [0, 1, 2], [1, 2, 3]), judged(11, [0, 1], [1, 2])])
-    assert "query 11 has 2 documents, others 3; set documents" in fails_with(capsys, source)
-    artifact = sharded(source, documents=2)
+    train = [judged(10, [0, 1, 2], [1, 2, 3]), judged(11, [0, 1], [1, 2])]
+    assert "query 11 has 2 documents, others 3; say in" in fails_with(capsys, scored_source(train))
+    artifact = scored(train, revision=1, documents=2)
     assert {len(row["documents"]) for row in rows_in(artifact)} == {2}
     assert artifact.facts["rows"] == 2
 

@@ -20,7 +20,7 @@ from colbert_zero.study import Study
 
 ROOT = Path(__file__).parents[2]
 NOT_DATA = {"spec.json", "manifest.json"}
-LENGTHS = {"query_length": 16, "document_length": 32}
+LENGTHS = {"query_length": 32, "document_length": 64}
 CONFIG = {
     "study": "own",
     "seed": 7,
@@ -31,13 +31,13 @@ CONFIG = {
     },
     "shards": {"rows_per_shard": 50},
     "models": {
-        "small": {"random": {"sources": ["lines", "table"], "hidden": 32, "intermediate": 32, "vocabulary": 300}}
+        "small": {"random": {"sources": ["lines", "table"], "hidden": 32, "intermediate": 32, "vocabulary": 800}}
     },
     "miners": {"bm25": {"bm25": {}, "depth": 20}, "lsa": {"lsa": {"dimensions": 8}, "depth": 20}},
     "mining": {"fused": {"miners": ["bm25", "lsa"], "negatives": 2}},
     "teachers": {"bm25": {"bm25": {}, "miners": ["bm25", "lsa"], "documents": 4}},
     "stages": {
-        "unsupervised": {"batch_size": 16, "learning_rate": 1.0e-3, "temperature": 0.2},
+        "unsupervised": {"batch_size": 16, "epochs": 10, "learning_rate": 3.0e-3, "temperature": 0.2},
         "supervised": {
             "batch_size": 8,
             "learning_rate": 1.0e-3,
@@ -170,7 +170,7 @@ def test_the_model_loads_with_its_prompts_and_lengths(studies):
     model = models.ColBERT(str(studies[0] / recipe.stages[-1].folder), device="cpu")
     assert model.prompts["query"] == "search_query: "
     assert model.prompts["document"] == "search_document: "
-    assert (model.query_length, model.document_length) == (16, 32)
+    assert (model.query_length, model.document_length) == (32, 64)
     assert model.do_query_expansion is False
 
 
@@ -179,7 +179,6 @@ def test_training_beats_chance(studies):
     study = Study(CONFIG, studies[0])
     for row in study.rows:
         manifest = json.loads((studies[0] / row.measures["mine"].folder / "manifest.json").read_text())
-        assert "nDCG@10" in str(manifest["facts"])
         mean = manifest["facts"]["means"]["nDCG@10"]
         assert mean > 0.2, (row.name, mean)
 

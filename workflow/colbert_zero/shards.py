@@ -196,7 +196,7 @@ def _characters(texts: pa.Array | pa.ChunkedArray) -> int:
 
 def _make_scored(job: Job, source: Artifact, sieve: Sieve) -> Mapping[str, Any]:
     queries, documents = _texts(source, "queries", "query_id"), _texts(source, "documents", "document_id")
-    asked, listed, raw = _judgements(source, job.settings.get("documents"), sieve)
+    asked, listed, raw = _judgements(source, source.spec.settings.get("documents"), sieve)
     query_at = _positions(asked, queries)
     documents_at = _positions(listed, documents).reshape(raw.shape)
     valid, digests = [], bytearray()
@@ -245,7 +245,7 @@ def _judgements(
                 if documents is None and len(row["documents"]) != size:
                     raise UserError(
                         f"{source.name}: query {row['query']} has {len(row['documents'])} documents, others {size}; "
-                        "set documents, the number to use of each"
+                        "say in the registry how many to use of each (documents)"
                     )
                 scores = np.array(row["scores"][:size], dtype=np.float32)
                 finding = _unfit(scores, size)

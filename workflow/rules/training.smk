@@ -1,4 +1,4 @@
-# The three stages: one rule, since they differ in their settings only.
+# The three stages: one rule, since they differ in their settings only. It goes first: the longest chains are its jobs'.
 
 
 rule train_stage:
@@ -10,6 +10,7 @@ rule train_stage:
         "logs/models/{label}-{key}.log",
     benchmark:
         "benchmarks/models/{label}-{key}.tsv"
+    priority: 1
     container:
         image("torch")
     threads: asked_by_stage("threads")
