@@ -1,6 +1,6 @@
 # make demo    the embedded study, from raw text to the table
 # make test    linters, types and tests
-# make lock    the locks anew, from envs/*.in
+# make lock    the locks anew, from envs/*.in (needs uv)
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

@@ -1,6 +1,6 @@
 # What the rule files look up; the study decides it all.
-import os
 from pathlib import Path
+from shlex import quote
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
@@ -20,8 +20,8 @@ except UserError as error:
 
 # Steps find the package, and stay off the network unless a fetching one says otherwise.
 shell.prefix(
-    f"export PATH={str(Path(sys.executable).parent)!r}:$PATH PYTHONPATH={str(Path(workflow.basedir) / 'workflow')!r} "
-    "HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
+    f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH "
+    f"PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
 )
 
 
