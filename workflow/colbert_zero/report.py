@@ -128,7 +128,7 @@ class Report:
         ]
         notes = f"; {', '.join(grouped)}, and counts once" if grouped else ""
         return (
-            f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} columns{notes}. "
+            f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
             f"Bold: the best recipe. Training is the sum over a row's stages; a stage that several recipes share "
             f"counts in full for each. Seed {self.settings['seed']}."
         )
