@@ -458,3 +458,17 @@ def test_links_are_followed_inside_a_folder_only(tmp_path: Path, capsys: pytest.
     (folder / "queries.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
     settings = {"split": "test", "sha256": content_digest(listing(folder))}
     from_here("collections", "folder.mine", settings, folder, capsys).refused("queries.jsonl", "link")
+
+
+def test_a_bad_line_is_named_in_the_users_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.jsonl"
+    own.write_bytes(b'{"query": "a", "document": "b"}\n{"query": "caf\xe9"}\n')
+    columns = {"query": "query", "document": "document"}
+    spec = Spec("sources", "file.own", {"file": own.name, "sha256": file_digest(own), "columns": columns})
+    arguments = ["--spec", spec.text, "--path", str(own)]
+    assert run_step(fetch.make, None, arguments, fetch._add_options) == 1
+    assert capsys.readouterr().err.startswith(f"colbert-zero: {own}:2: not UTF-8")
+    assert not spec.folder.exists()

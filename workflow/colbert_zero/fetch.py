@@ -125,22 +125,22 @@ def copy_source(job: Job) -> Mapping[str, Any]:
     shutil.copyfile(path, copy)
     if file_digest(copy) != job.settings["sha256"]:
         raise UserError(f"{path} changed since the workflow was planned: run snakemake again")
-    rows = _rows(copy, path)
+    # Counted where the user has it, so that a bad line is named there.
+    rows = _rows(path)
     _refuse_empty(rows, str(path))
     return {"rows": rows, "files": [name]}
 
 
-def _rows(path: Path, shown: Path | None = None) -> int:
+def _rows(path: Path) -> int:
     """How many rows a Parquet or JSONL(.gz) file has."""
-    shown = shown or path
     if path.suffix == ".parquet":
         try:
             return int(pq.read_metadata(path).num_rows)
         except pa.ArrowInvalid:
-            raise UserError(f"{shown} is not a Parquet file, or is cut short: get or write it again") from None
+            raise UserError(f"{path} is not a Parquet file, or is cut short: get or write it again") from None
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return sum(1 for _ in read_lines(path))
-    raise UserError(f"{shown} is neither Parquet nor JSONL(.gz): a source needs .parquet, .jsonl or .jsonl.gz files")
+    raise UserError(f"{path} is neither Parquet nor JSONL(.gz): a source needs .parquet, .jsonl or .jsonl.gz files")
 
 
 def _refuse_empty(rows: int, where: str) -> None:
@@ -189,7 +189,8 @@ def copy_collection(job: Job) -> Mapping[str, Any]:
     (job.folder / "qrels").mkdir()
     for file in (collection.corpus, collection.queries_file, collection.qrels_file):
         shutil.copyfile(file, job.folder / file.relative_to(path))
-    return beir.check(job.folder, split)
+    # Checked where the user has it, so that a bad line is named there.
+    return beir.check(path, split)
 
 
 def _part(repository: Repository, part: str, globs: Iterable[str], split: str) -> list[str]:
