@@ -1,11 +1,15 @@
-# make demo    the embedded study, from raw text to the table
-# make test    linters, types and tests
-# make lock    the locks anew, from envs/*.in (needs uv)
+# make demo            the embedded study, from raw text to the table
+# make test            linters, types and tests
+# make host            what a login node needs: Snakemake, its executors and what fetching and tables take
+# make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
+# make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
+# make cluster-stop    ends it
+# make lock            the locks anew, from envs/*.in (needs uv)
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint lock
+.PHONY: demo test lint host cluster test-cluster cluster-stop lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -21,15 +25,36 @@ lint: .venv/installed
 	snakefmt --check Snakefile workflow/rules
 	snakemake --profile local --lint
 
-# The marker is touched last, so an interrupted installation is taken up again.
+host: .venv/host
+
+cluster:
+	tests/cluster/cluster.sh start
+
+cluster-stop:
+	tests/cluster/cluster.sh stop
+
+# The embedded study on this machine is what the cluster's is compared with.
+test-cluster: demo cluster
+	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster
+
+# The markers are touched last, so an interrupted installation is taken up again. The larger one does for the smaller.
+.venv/host: envs/host.txt pyproject.toml
+	$(call install,host)
+
 .venv/installed: envs/local.txt pyproject.toml
+	$(call install,local)
+	touch .venv/host
+
+define install
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found; 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --require-hashes -r envs/local.txt
+	.venv/bin/pip install --quiet --no-compile --require-hashes -r envs/$(1).txt
 	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+endef
 
 lock:
-	cd envs && for name in local host; do \
+	cd envs && for name in local host torch lucene; do \
 	  uv pip compile --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header \
-	    $$([ $$name = local ] || echo "--constraint local.txt") $$name.in --output-file $$name.txt; done
+	    $$([ $$name = local ] || echo "--constraint local.txt") $$([ $$name != lucene ] || echo "--excludes lucene.excludes") \
+	    $$name.in --output-file $$name.txt; done

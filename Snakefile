@@ -17,6 +17,7 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/images.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/shards.smk"
 include: "workflow/rules/mining.smk"
@@ -28,6 +29,7 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    build_image,
     fetch_source,
     fetch_collection,
     fetch_base,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
-from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,45 +16,16 @@ import pyarrow as pa
 import pytest
 import torch
 from pylate import models
+from safetensors import SafetensorError
 from transformers import get_linear_schedule_with_warmup
 
-from colbert_zero import batches, training
-from colbert_zero.artifact import Artifact, Job, Spec, run_step
+from colbert_zero import training
+from colbert_zero.artifact import Artifact, Spec, run_step
 from colbert_zero.checkpoints import NOTES, TENSORS, Checkpoint, Checkpoints
 from colbert_zero.colbert import Encoding, load_colbert, tokenize
-from colbert_zero.console import UserError
+from colbert_zero.console import Passing, UserError, guarded
 from colbert_zero.gradcache import Engine, Limits, chunks, contrastive_loss
-from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter
-
-STAGES = ("unsupervised", "supervised", "distillation")
-WORDS = ["a", "model", "scores", "every", "query", "document", "it", "sums", "best", "the", "quick", "fox", ",", "!"]
-ROWS, BATCH = 24, 4
-
-
-def text(generator: np.random.Generator, most: int) -> str:
-    return " ".join(generator.choice(WORDS, generator.integers(1, most)))
-
-
-def table(stage: str, rows: int = ROWS, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of the kind that a stage needs, with one list entry more than it uses."""
-    generator = np.random.default_rng(seed)
-    found = []
-    for row in range(rows):
-        one: dict[str, Any] = {"row": row, "query": text(generator, 8), "document": text(generator, 25)}
-        one["negatives"] = [text(generator, 25) for _ in range(3)]
-        one["documents"] = [text(generator, 25) for _ in range(4)]
-        one["raw"] = one["scores"] = list(generator.permutation(4) / 3)
-        found.append({name: one[name] for name in schema(stage).names})
-    return found
-
-
-def schema(stage: str) -> pa.Schema:
-    return {"unsupervised": PAIRS, "supervised": TRIPLES, "distillation": SCORED}[stage]
-
-
-def publish(spec: Spec, write: Callable[[Job], Any]) -> str:
-    assert run_step(write, None, ["--spec", spec.text]) == 0
-    return spec.name
+from tiny_stages import BATCH, STAGES, contents, job, model_spec, never, schema, table
 
 
 @pytest.fixture(autouse=True)
@@ -65,69 +36,6 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     yield tmp_path
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
-
-
-def publish_rows(kind: str, label: str, content: list[dict[str, Any]], fields: pa.Schema) -> str:
-    def write(job: Job) -> Any:
-        with RowWriter(job.folder, fields, rows_per_shard=10) as writer:
-            writer.write(content)
-        return writer.facts
-
-    return publish(Spec(kind, label, {}), write)
-
-
-def model_spec(base: Path, stage: str, content: Any = None, fields: pa.Schema = None, **changes: Any) -> Spec:
-    """Publish what a stage needs and return its spec."""
-
-    def copy(job: Job) -> Any:
-        shutil.copytree(base, job.folder, dirs_exist_ok=True)
-        return {}
-
-    start = publish(Spec("bases", "folder.tiny", {}), copy)
-    kind = {"unsupervised": "shards", "supervised": "negatives", "distillation": "scores"}[stage]
-    rows = [
-        publish_rows(kind, "first", table(stage) if content is None else content, fields or schema(stage)),
-        publish_rows(kind, "second", table(stage, 9, seed=1), schema(stage)),
-    ]
-    plan = Spec("batches", stage, {"seed": 1, "batch_size": BATCH, "epochs": 1}, {"rows": rows})
-    publish(plan, batches.make)
-    settings = {
-        "stage": stage,
-        "query_prompt": "search_query: ",
-        "document_prompt": "search_document: ",
-        "query_length": 14,
-        "document_length": 20,
-        "query_expansion": False,
-        "dimensions": 16,
-        "learning_rate": 1e-3,
-        "warmup_ratio": 0.2,
-        "weight_decay": 0.01,
-        "gradient_clip": 1.0,
-        "precision": "fp32",
-        "seed": 7,
-    }
-    settings |= {
-        "unsupervised": {"temperature": 0.2},
-        "supervised": {"temperature": 0.2, "negatives": 2},
-        "distillation": {"documents": 3},
-    }[stage]
-    return Spec("models", stage, settings | changes, {"start": [start], "rows": rows, "batches": [plan.name]})
-
-
-def job(spec: Spec, folder: Path, *flags: str) -> Job:
-    parser = ArgumentParser()
-    parser.add_argument("--threads", type=int, default=1)
-    training.add_options(parser)
-    folder.mkdir(exist_ok=True)
-    return Job(spec, folder, parser.parse_args(["--device", "cpu", *flags]))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def never(_step: int) -> bool:
-    return False
 
 
 # Gradients
@@ -455,12 +363,53 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert three.last() is not None
 
 
-def test_a_checkpoint_that_was_being_written_is_not_seen(three: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+def _full(error: Exception) -> Callable[..., None]:
+    def write(_tensors: Any, path: Path) -> None:
+        path.write_bytes(b"some")
+        raise error
 
-    monkeypatch.setattr("colbert_zero.checkpoints.os.replace", full)
-    with pytest.raises(OSError):
+    return write
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a folder"),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(
+    three: Checkpoints, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save() -> int:
+        three.save(Checkpoint(3, {"w": torch.zeros(1)}, {}))
+        return 0
+
+    monkeypatch.setattr("colbert_zero.checkpoints.save_file", _full(error))
+    assert guarded(save) == 1
+    assert "colbert-zero: no space left while writing " in capsys.readouterr().err
+    assert sorted(path.name for path in three.folder.iterdir()) == ["step-000000002", "step-000000003"]
+    last = three.last()
+    assert last is not None and torch.equal(last.tensors["w"], torch.full((2, 2), 3.0))
+
+
+def test_an_error_of_safetensors_that_is_not_the_systems_stays_one(
+    three: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colbert_zero.checkpoints.save_file", _full(SafetensorError("invalid header")))
+    with pytest.raises(SafetensorError):
         three.save(Checkpoint(4, {"w": torch.zeros(1)}, {}))
+
+
+def test_what_a_killed_process_was_writing_is_not_seen_and_goes(three: Checkpoints) -> None:
+    (three.folder / ".step-000000004.partial").mkdir()
     last = three.last()
     assert last is not None and last.step == 3
+    three.save(Checkpoint(5, {"w": torch.zeros(1)}, {}))
+    assert sorted(path.name for path in three.folder.iterdir()) == ["step-000000003", "step-000000005"]
+
+
+def test_a_checkpoint_is_read_by_its_step(three: Checkpoints) -> None:
+    assert three.of(2).notes == {"lines": [2]}
+    with pytest.raises(Passing, match="step-000000001 cannot be read here"):
+        three.of(1)

@@ -25,10 +25,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.console import UserError, guarded, log
+from colbert_zero.console import Passing, UserError, guarded, log
 from colbert_zero.digests import canonical, digest, file_digest
 from colbert_zero.locks import hold
-from colbert_zero.provenance import Attempts, code_identity, package_versions
+from colbert_zero.provenance import Attempts, code_identity, image_labels, package_versions
 
 KEY_DIGITS = 12
 SPEC, MANIFEST = "spec.json", "manifest.json"
@@ -203,11 +203,13 @@ class Job:
         spec: What to make.
         folder: An empty folder to write the files in.
         options: The parsed command line.
+        note: Adds facts to the record of this attempt, which the manifest keeps: `note(end_step=120)`.
     """
 
     spec: Spec
     folder: Path
     options: argparse.Namespace
+    note: Callable[..., None]
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -265,7 +267,9 @@ def run_step(
     options = parser.parse_args(argv)
 
     def publish() -> int:
-        with hold(options.spec.state.with_name(f"{options.spec.state.name}.lock"), f"making {options.spec.name}"):
+        lock = options.spec.state.with_name(f"{options.spec.state.name}.lock")
+        # Left over from a killed Snakemake, another job may be at it still: what that one makes is not made twice.
+        with hold(lock, f"making {options.spec.name}", wait=True):
             return _publish(make, options.spec, options)
 
     return guarded(publish)
@@ -278,15 +282,17 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
         return 0
     if target.is_dir() and any(target.iterdir()):
         raise UserError(f"{target} holds files but no manifest; it is not overwritten: move it away")
+    attempts = Attempts(spec.state / "attempts.jsonl")
+    if attempts.hopeless:
+        raise UserError(f"not tried again in this run, since it would end as before: {attempts.hopeless}")
     # The dot keeps unfinished folders out of every walk; a killed attempt's is of no use.
     folder = target.with_name(f".{target.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.time()
-    attempts = Attempts(spec.state / "attempts.jsonl")
     attempts.begin()
     try:
-        facts = make(Job(spec, folder, options))
+        facts = make(Job(spec, folder, options, attempts.note))
         (folder / SPEC).write_text(spec.text, encoding="utf-8")
         outputs = listing(folder)
         manifest = {
@@ -301,13 +307,15 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
             "packages": package_versions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
+            "image": image_labels(),
             "attempts": attempts.end("published"),
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         _settle(folder)
         os.replace(folder, target)
     except BaseException as error:
-        attempts.end(f"{type(error).__name__}: {error}"[:500])
+        mistake = isinstance(error, UserError) and not isinstance(error, Passing)
+        attempts.end((str(error) if mistake else f"{type(error).__name__}: {error}")[:500], mistake)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(spec.state, ignore_errors=True)

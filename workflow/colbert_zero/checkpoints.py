@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from colbert_zero.console import log
+from colbert_zero.console import Passing, log
 from colbert_zero.digests import canonical, digest, file_digest
 
 KEPT = 2
@@ -49,28 +50,36 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint to disk, then remove all but the last two."""
-        target = self.folder / f"step-{checkpoint.step:09d}"
+        target = self._folder(checkpoint.step)
+        for leftover in self.folder.glob(".step-*.partial"):
+            shutil.rmtree(leftover)
         partial = self.folder / f".{target.name}.partial"
-        for leftover in (partial, target):
-            shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}, partial / TENSORS
-        )
-        content = {
-            "step": checkpoint.step,
-            "notes": checkpoint.notes,
-            "sha256": file_digest(partial / TENSORS),
-        }
-        (partial / NOTES).write_text(
-            canonical({"content": content, "sha256": digest(canonical(content))}), encoding="utf-8"
-        )
-        for path in (partial / TENSORS, partial / NOTES):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(partial, target)
+        try:
+            self._write(checkpoint, partial)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(partial, target)
+        except BaseException:
+            # What it takes up may be the very space that others, or the next attempt, need.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         for old in self._steps()[:-KEPT]:
             shutil.rmtree(old)
+
+    def of(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            Passing: It is not there, or not intact.
+        """
+        path = self._folder(step)
+        checkpoint = self._read(path)
+        if checkpoint is None:
+            raise Passing(
+                f"{path} cannot be read here, as it can in the first process; do all nodes share this folder?"
+            )
+        return checkpoint
 
     def last(self) -> Checkpoint | None:
         """The last checkpoint that is intact; a damaged one is named, passed over and removed."""
@@ -82,6 +91,30 @@ class Checkpoints:
             # It would be taken for one of the last two.
             shutil.rmtree(path)
         return None
+
+    def _folder(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
+        path = folder / TENSORS
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}, path)
+        except SafetensorError as error:
+            # The library hides the operating system's error, a full disk among them, in its text.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        content = {
+            "step": checkpoint.step,
+            "notes": checkpoint.notes,
+            "sha256": file_digest(path),
+        }
+        notes = canonical({"content": content, "sha256": digest(canonical(content))})
+        (folder / NOTES).write_text(notes, encoding="utf-8")
+        for path in (folder / TENSORS, folder / NOTES):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

@@ -21,6 +21,10 @@ class UserError(Exception):
     """A mistake a person can mend. The message is one line: what, where, what to do."""
 
 
+class Passing(UserError):
+    """A trouble of this attempt at this place; the same command may well succeed later or elsewhere."""
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Run `main`; turn what a person can mend into one line on stderr and exit status 1.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 
 import torch
 
 from colbert_zero.artifact import Job
-from colbert_zero.console import UserError
+from colbert_zero.console import Passing
+from colbert_zero.processes import local_rank, local_size
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -15,14 +18,49 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)")
 
 
+def threads(job: Job) -> int:
+    """How many threads this process may use: the job's are for all processes of a node."""
+    return max(1, job.threads // local_size())
+
+
 def choose_device(job: Job) -> str:
-    """`cpu` or `cuda`, as asked for; on the CPU with the job's threads.
+    """`cpu` or `cuda`, as asked for: on the CPU with the process's threads, on the GPU of the process's own.
 
     Raises:
-        UserError: A GPU was asked for, and there is none.
+        Passing: A GPU was asked for, and there is none, or fewer than processes.
     """
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(threads(job))
     asked: str = job.options.device
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no GPU is visible here; use --device auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise Passing(
+            "a GPU is asked for (gpu under resources in config.yaml), and none is visible: " + _given(os.environ)
+        )
+    device = ("cuda" if there else "cpu") if asked == "auto" else asked
+    if device == "cuda" and local_size() > 1:
+        if local_size() > torch.cuda.device_count():
+            raise Passing(
+                f"{local_size()} processes on this node need a GPU each, and {torch.cuda.device_count()} are visible: "
+                + _given(os.environ)
+            )
+        torch.cuda.set_device(local_rank())
+    return device
+
+
+def _given(environment: Mapping[str, str]) -> str:
+    """What SLURM gave this job, and what to do about it."""
+    job, visible = environment.get("SLURM_JOB_ID"), environment.get("CUDA_VISIBLE_DEVICES")
+    shown = "CUDA_VISIBLE_DEVICES is not set" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}"
+    if job is None:
+        return f"no SLURM job here ({shown}); set gpu: 0 to compute on the CPU"
+    where = f"SLURM gave job {job} on {environment.get('SLURMD_NODENAME', 'this node')}"
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
+        if environment.get(name):
+            given = f"the GPUs {environment[name]}"
+            break
+    else:
+        count = environment.get("SLURM_GPUS_ON_NODE", "0")
+        given = "none" if count in ("", "0") else f"{count} of its GPUs"
+    if given == "none":
+        return f"{where} none ({shown}): has its partition any (sinfo -o '%P %G'), and does gpu_model name one of them?"
+    return f"{where} {given} ({shown}); is the node's driver working (nvidia-smi), and is the image run with --nv?"

@@ -5,7 +5,11 @@ into the model chunk by chunk: through the graph of the first pass where memory 
 second pass. The result is the same but for rounding.
 
 Where a model drops out, each chunk's masks are drawn anew from the seed, the step and the chunk's number. So both
-passes draw the same, and so does a resumed run; but another size of chunks draws other masks, as another seed would.
+passes draw the same, and so does a resumed run; but another size of chunks draws other masks, as another seed would,
+and so does another number of processes.
+
+Several processes share a step's queries. Each encodes its own and their documents. Where a query is scored with the
+documents of all queries, their embeddings are exchanged, and the gradients of these go back to where they came from.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from torch import Tensor
 from colbert_zero.colbert import Tokens, embed, scored
 from colbert_zero.draws import draw
 from colbert_zero.losses import contrastive, distillation, maxsim, maxsim_pairs
+from colbert_zero.processes import ALONE, Group
 
 PAIRS = 2**24
 """How many (query token, document) pairs are held between a loss and its gradient (128 MiB)."""
@@ -56,25 +61,35 @@ class Embedded:
     mask: Tensor
 
 
-Loss = Callable[[Embedded, list[Embedded]], Iterable[Tensor]]
-"""Of all queries in their order, and all documents in chunks: parts of the loss, which is their sum."""
+@dataclass(frozen=True)
+class Loss:
+    """The loss of some queries.
+
+    Attributes:
+        parts: Of queries in their order and documents in chunks: parts of the loss, which is their sum.
+        over_all: Whether a query is scored with the documents of all queries of a step, not only with its own.
+    """
+
+    parts: Callable[[Embedded, list[Embedded]], Iterable[Tensor]]
+    over_all: bool
 
 
 def contrastive_loss(per_query: int, temperature: float, padded_to: int) -> Loss:
     """InfoNCE over all documents of a step; the first of each query's `per_query` documents is its positive."""
-    return partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to)
+    parts = partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to)
+    return Loss(parts, over_all=True)
 
 
 def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
     """KL divergence from the teacher's scores (queries x documents) of each query's own documents."""
-    return partial(_distillation, teacher=teacher, padded_to=padded_to)
+    return Loss(partial(_distillation, teacher=teacher, padded_to=padded_to), over_all=False)
 
 
 def _contrastive(
     queries: Embedded, documents: list[Embedded], per_query: int, temperature: float, padded_to: int
 ) -> Iterator[Tensor]:
     column = torch.cat([chunk.rows for chunk in documents]).argsort()
-    targets = column[torch.arange(0, len(column), per_query, device=column.device)]
+    targets = column[queries.rows * per_query]
     count = len(queries.rows)
     # A query's loss needs only its own scores: a block of queries after the other, none of them held any longer.
     step = max(1, PAIRS // (queries.mask.shape[1] * len(column)))
@@ -118,25 +133,78 @@ class _Chunk:
     seed: int
 
 
+class _Exchange:
+    """The documents of all processes: their embeddings in one buffer, and the gradients of these in another.
+
+    Attributes:
+        documents: All of them, in chunks, numbered throughout; what a loss asks of them is added up in the buffer.
+    """
+
+    def __init__(self, group: Group, own: list[Embedded], first: int) -> None:
+        """Hand out this process's documents, whose numbers begin at `first`, and take in the others'."""
+        self._group, self._shapes = group, [chunk.mask.shape for chunk in own]
+        chunks = group.collect([(first + chunk.rows.cpu().numpy(), chunk.mask.shape) for chunk in own])
+        self._sizes = [sum(shape.numel() for _, shape in part) for part in chunks]
+        template = own[0].vectors
+        vectors = template.new_empty(sum(self._sizes), template.shape[2])
+        mask = own[0].mask.new_empty(sum(self._sizes))
+        for chunk, vector_view, mask_view in zip(own, self._mine(vectors), self._mine(mask), strict=True):
+            vector_view.copy_(chunk.vectors.detach())
+            mask_view.copy_(chunk.mask)
+        for buffer in (vectors, mask):
+            group.all_gather(buffer.split_with_sizes(self._sizes))
+        self._gradient = torch.zeros_like(vectors)
+        self.documents = []
+        start = 0
+        for rows, shape in (chunk for part in chunks for chunk in part):
+            tokens = slice(start, start + shape.numel())
+            start = tokens.stop
+            leaf = vectors[tokens].view(*shape, -1).requires_grad_()
+            # Autograd adds to a gradient that is there, in place.
+            leaf.grad = self._gradient[tokens].view_as(leaf)
+            numbers = torch.from_numpy(rows).to(mask.device)
+            self.documents.append(Embedded(numbers, leaf, mask[tokens].view(shape)))
+
+    def gradients(self) -> list[Tensor]:
+        """What the losses of all processes ask of this process's documents, by chunk."""
+        self._group.reduce_scatter(self._gradient.split_with_sizes(self._sizes))
+        return self._mine(self._gradient)
+
+    def _mine(self, buffer: Tensor) -> list[Tensor]:
+        """The part of this process of a buffer, as its chunks are shaped."""
+        parts = buffer.split_with_sizes(self._sizes)[self._group.rank].split_with_sizes(
+            [shape.numel() for shape in self._shapes]
+        )
+        return [part.view(*shape, *part.shape[1:]) for part, shape in zip(parts, self._shapes, strict=True)]
+
+
 class Engine:
     """Computes losses and gradients of a model's steps."""
 
-    def __init__(self, model: models.ColBERT, limits: Limits, precision: str = "fp32", seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: models.ColBERT,
+        limits: Limits,
+        precision: str = "fp32",
+        seed: int = 0,
+        group: Group = ALONE,
+    ) -> None:
         """Compute for `model` within `limits`, in `fp32` or `bf16` (autocast); `seed` decides dropout."""
-        self.model, self.limits, self.seed, self.bf16 = model, limits, seed, precision == "bf16"
+        self.model, self.limits, self.seed, self.bf16, self.group = model, limits, seed, precision == "bf16", group
         self.device = torch.device(model.device)
 
-    def backward(self, step: int, queries: Tokens, documents: Tokens, loss: Loss) -> float:
-        """Add the gradient of one step to the parameters'.
+    def backward(self, step: int, queries: Tokens, documents: Tokens, loss: Loss, count: int | None = None) -> float:
+        """Add this process's part of the gradient of one step to the parameters'; the sum of all parts is the gradient.
 
         Args:
             step: Its number; decides dropout.
-            queries: The step's queries.
-            documents: Its documents.
-            loss: What to make of their embeddings.
+            queries: This process's share of the step's queries.
+            documents: Their documents, the same number for each.
+            loss: What to make of their embeddings; a mean over queries.
+            count: How many queries the step has; by default these.
 
         Returns:
-            The loss.
+            This process's part of the loss.
         """
         asking = self._chunks(step, queries, is_query=True)
         answering = self._chunks(step, documents, is_query=False)
@@ -145,19 +213,29 @@ class Engine:
         with torch.set_grad_enabled(keep):
             vectors = [self._embed(chunk) for chunk in everything]
         # The loss sees copies with gradients of their own; what it asks of them is handed on below.
-        joined = self._join(len(queries), asking, vectors[: len(asking)])
         leaves = [
             Embedded(self._rows(chunk), vector.detach().requires_grad_(), chunk.mask)
             for chunk, vector in zip(answering, vectors[len(asking) :], strict=True)
         ]
-        total = 0.0
-        parts = iter(loss(joined, leaves))
+        share, exchange = slice(0, len(queries)), None
+        if loss.over_all and self.group.size > 1:
+            share = self.group.share(count or len(queries))
+            exchange = _Exchange(self.group, leaves, share.start * (len(documents) // len(queries)))
+            leaves = exchange.documents
+        joined = self._join(share, asking, vectors[: len(asking)])
+        if not keep:
+            vectors.clear()
+        total, weight = 0.0, len(queries) / (count or len(queries))
+        parts = iter(loss.parts(joined, leaves))
         while (part := self._next(parts)) is not None:
-            torch.autograd.backward(part)
-            total += part.item()
+            torch.autograd.backward(part, part.new_tensor(weight))
+            total += part.item() * weight
         assert joined.vectors.grad is not None
         gradients = [joined.vectors.grad[self._rows(chunk), : chunk.mask.shape[1]] for chunk in asking]
-        gradients += [leaf.vectors.grad for leaf in leaves if leaf.vectors.grad is not None]
+        if exchange is None:
+            gradients += [leaf.vectors.grad for leaf in leaves if leaf.vectors.grad is not None]
+        else:
+            gradients += exchange.gradients()
         if keep:
             torch.autograd.backward(vectors, gradients)
         else:
@@ -169,7 +247,8 @@ class Engine:
         found = []
         for number, rows in enumerate(chunks(tokens, self.limits.chunk)):
             features = {name: tensor.to(self.device) for name, tensor in tokens.padded(rows).items()}
-            seed = draw(self.seed, "dropout", step, "query" if is_query else "document", number)
+            process = [self.group.rank] if self.group.rank else []
+            seed = draw(self.seed, "dropout", step, "query" if is_query else "document", number, *process)
             found.append(_Chunk(rows, features, scored(self.model, features, is_query), seed))
         return found
 
@@ -190,13 +269,13 @@ class Engine:
     def _rows(self, chunk: _Chunk) -> Tensor:
         return torch.from_numpy(chunk.rows).to(self.device)
 
-    def _join(self, count: int, parts: list[_Chunk], vectors: list[Tensor]) -> Embedded:
+    def _join(self, share: slice, parts: list[_Chunk], vectors: list[Tensor]) -> Embedded:
         """The queries of all chunks in their order: they are short, so padding them together costs little."""
-        width = max(chunk.mask.shape[1] for chunk in parts)
+        count, width = share.stop - share.start, max(chunk.mask.shape[1] for chunk in parts)
         joined = vectors[0].new_zeros(count, width, vectors[0].shape[2])
         mask = torch.zeros(count, width, dtype=torch.bool, device=self.device)
         for chunk, vector in zip(parts, vectors, strict=True):
             rows = self._rows(chunk)
             joined[rows, : vector.shape[1]] = vector.detach()
             mask[rows, : vector.shape[1]] = chunk.mask
-        return Embedded(torch.arange(count, device=self.device), joined.requires_grad_(), mask)
+        return Embedded(torch.arange(share.start, share.stop, device=self.device), joined.requires_grad_(), mask)

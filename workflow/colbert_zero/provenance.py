@@ -32,6 +32,13 @@ PACKAGES = (
 )
 """The packages whose versions a manifest records: those that can change an artifact's bytes."""
 
+RUN = "COLBERT_ZERO_RUN"
+"""Names one run of Snakemake to all its jobs."""
+COMMIT = "COLBERT_ZERO_COMMIT"
+"""Where a run of Snakemake says at which commit the code is: images have no git."""
+GIVEN = {"run": RUN, "job": "SLURM_JOB_ID", "node": "SLURM_STEP_NODELIST", "gpus": "CUDA_VISIBLE_DEVICES"}
+"""What is recorded of an attempt, and the variable that says it."""
+
 
 class Attempts:
     """The attempts at one artifact, kept beside its state so that a kill is seen by the next one."""
@@ -44,12 +51,26 @@ class Attempts:
 
     def begin(self) -> None:
         """Record that an attempt starts now, here."""
-        self._all.append({"started": _now(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID")})
+        attempt = {"started": _now(), "host": socket.gethostname()}
+        given = {name: os.environ.get(variable) for name, variable in GIVEN.items()}
+        self._all.append(attempt | {name: value for name, value in given.items() if value})
         self._write()
 
-    def end(self, how: str) -> list[dict[str, Any]]:
-        """Record how the present attempt ends; return all of them."""
-        self._all[-1] |= {"ended": _now(), "end": how}
+    def note(self, **facts: Any) -> None:
+        """Add facts to the record of the present attempt."""
+        self._all[-1] |= facts
+        self._write()
+
+    @property
+    def hopeless(self) -> str | None:
+        """The mistake that ended the last attempt, if that was in the same run of Snakemake: none mended it."""
+        last = self._all[-1] if self._all else {}
+        same = last.get("run") is not None and last["run"] == os.environ.get(RUN)
+        return str(last["end"]) if same and last.get("mistake") else None
+
+    def end(self, how: str, mistake: bool = False) -> list[dict[str, Any]]:
+        """Record how the present attempt ends, and whether by a mistake; return all of them."""
+        self._all[-1] |= {"ended": _now(), "end": how} | ({"mistake": True} if mistake else {})
         # A full disk may be why the attempt ended; that error, not this one, is the one to show.
         try:
             self._write()
@@ -69,18 +90,30 @@ def _now() -> str:
 
 
 def code_identity() -> dict[str, Any]:
-    """Digest of this package's sources, and the commit they are at where git knows it."""
-    package = Path(__file__).parent
-    sources = {path.name: file_digest(path) for path in sorted(package.glob("*.py"))}
-    git = ["git", "-C", str(package)]
+    """Digest of this package's sources, and the commit they are at, where it is known."""
+    sources = {path.name: file_digest(path) for path in sorted(Path(__file__).parent.glob("*.py"))}
+    return {"digest": digest(canonical(sources)), "commit": os.environ.get(COMMIT) or commit()}
+
+
+def commit() -> str | None:
+    """The commit that this package's sources are at, and whether they were changed since; None without git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
-        ).stdout
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = [*git, "status", "--porcelain", "--", "."]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return {"digest": digest(canonical(sources)), "commit": None}
-    return {"digest": digest(canonical(sources)), "commit": commit, "changed": bool(changed.strip())}
+        return None
+    return f"{head}, changed" if changed.strip() else head
+
+
+def image_labels() -> dict[str, str] | None:
+    """The labels of the Apptainer image that this process runs in, which say what it holds; None outside."""
+    try:
+        labels: dict[str, str] = json.loads(Path("/.singularity.d/labels.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return labels
 
 
 def package_versions() -> dict[str, str]:

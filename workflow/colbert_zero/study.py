@@ -40,6 +40,9 @@ OF_TRAINING = (
 )
 """Settings of every stage that its training alone reads."""
 
+ASKED = {"threads": 1, "mem_mb": 2000, "runtime": 60, "gpu": 0, "nodes": 1, "checkpoint_seconds": 600}
+"""What a step asks for where the config is silent."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -118,6 +121,11 @@ class Study:
     def inputs_of(self, spec: Spec) -> list[Spec]:
         """What a spec is made from, in order."""
         return [self.specs[name[-KEY_DIGITS:]] for names in spec.inputs.values() for name in names]
+
+    def asked(self, step: str, resource: str) -> Any:
+        """What the config asks for a step: threads, mem_mb, runtime (minutes), gpu ...; None where it is silent."""
+        given = self.config["resources"]
+        return (ASKED | given.get("default", {}) | given.get(step, {})).get(resource)
 
     def _walk(self, *specs: Spec) -> Iterator[Spec]:
         seen: set[str] = set()

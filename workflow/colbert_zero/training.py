@@ -2,6 +2,7 @@
 
     python -m colbert_zero.training --spec JSON [--threads N] [--device auto|cpu|cuda] [--tokens-per-chunk N]
         [--tokens-in-memory N] [--checkpoint-seconds N]
+    torchrun --nproc-per-node N -m colbert_zero.training ...
 
 All stages are one loop. A batch is a range of rows: its texts, and a loss on their embeddings. `gradcache.Engine`
 turns them into a gradient; AdamW with linear decay, as the reference's trainer has it, makes a step of it.
@@ -9,6 +10,10 @@ turns them into a gradient; AdamW with linear decay, as the reference's trainer 
 Nothing is drawn from a running random state: what is drawn is decided by the seed, the step and what it is for. So
 parameters, optimiser and history are all that a checkpoint needs, and a run that was stopped ends with the bytes of one
 that was not, on a CPU with the same number of threads.
+
+Several processes share the rows of each step, and make the same step of the sum of their gradients: the model is that
+of one process up to rounding (and up to dropout, see `gradcache`). A checkpoint can be gone on from with any number of
+them. `--threads` is what all processes of a node have together.
 
 The model is published with `losses.jsonl`, a line per step.
 """
@@ -23,8 +28,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -35,12 +41,13 @@ from pylate import models
 
 from colbert_zero.artifact import Artifact, Job, run_step
 from colbert_zero.checkpoints import Checkpoint, Checkpoints
-from colbert_zero.colbert import load_colbert, save_colbert, tokenize
-from colbert_zero.console import SECONDS_BETWEEN_LINES, UserError, log
-from colbert_zero.devices import add_device_option, choose_device
-from colbert_zero.gradcache import Engine, Limits
+from colbert_zero.colbert import Tokens, load_colbert, save_colbert, tokenize
+from colbert_zero.console import SECONDS_BETWEEN_LINES, Passing, UserError, log
+from colbert_zero.devices import add_device_option, choose_device, threads
+from colbert_zero.gradcache import Engine, Limits, Loss
+from colbert_zero.processes import ALONE, Group, Lost, join
 from colbert_zero.rows import RowReader
-from colbert_zero.stages import Stage
+from colbert_zero.stages import Batch, Stage
 
 LOSSES = "losses.jsonl"
 CHECKPOINT_SECONDS = 600.0
@@ -103,6 +110,7 @@ class Trainer:
         model: What is trained.
         engine: What computes its gradients.
         optimiser: What moves its parameters.
+        group: The processes that share each step.
         step: How many steps are done.
         history: A line of JSON for each.
         counts: What that took.
@@ -113,6 +121,7 @@ class Trainer:
     model: models.ColBERT
     engine: Engine
     optimiser: torch.optim.Optimizer
+    group: Group = ALONE
     step: int = 0
     history: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -125,12 +134,12 @@ class Trainer:
             UserError: Its rows lack what the stage needs.
         """
         started = time.monotonic()
-        batch = self.stage.batch(self.plan.table(self.step), self.plan.where(self.step))
-        queries = tokenize(self.model, batch.queries, True, self.stage.query_prompt)
-        documents = tokenize(self.model, batch.documents, False, self.stage.document_prompt)
+        queries, documents, loss_of = self.group.together(self._share)
         rate = self.stage.rate(self.step, len(self.plan))
         self.optimiser.zero_grad()
-        loss = self.engine.backward(self.step, queries, documents, self.stage.loss(batch, self.engine.device))
+        part = self.engine.backward(self.step, queries, documents, loss_of, self.plan.size)
+        self.group.sum([parameter.grad for parameter in self.model.parameters() if parameter.grad is not None])
+        loss, query_tokens, document_tokens = self.group.totals(part, len(queries.ids), len(documents.ids))
         clip = self.stage.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -150,10 +159,21 @@ class Trainer:
             "gradient_norm": norm,
         }
         self.history.append(json.dumps(line))
-        self.counts.query_tokens += len(queries.ids)
-        self.counts.document_tokens += len(documents.ids)
+        self.counts.query_tokens += int(query_tokens)
+        self.counts.document_tokens += int(document_tokens)
         self.counts.seconds += time.monotonic() - started
         return loss
+
+    def _share(self) -> tuple[Tokens, Tokens, Loss]:
+        """What this process does of the next step: its queries, their documents, and a loss on these."""
+        # All rows are read, since the poorest of them decides how many negatives each has.
+        batch = self.stage.batch(self.plan.table(self.step), self.plan.where(self.step))
+        batch = part_of(batch, self.group.share(len(batch.queries)))
+        return (
+            tokenize(self.model, batch.queries, True, self.stage.query_prompt),
+            tokenize(self.model, batch.documents, False, self.stage.document_prompt),
+            self.stage.loss(batch, self.engine.device),
+        )
 
     def checkpoint(self) -> Checkpoint:
         """What is needed to go on from here."""
@@ -179,6 +199,17 @@ class Trainer:
                     self.optimiser.state[parameter][key] = value.to(parameter.device)
 
 
+def part_of(batch: Batch, rows: slice) -> Batch:
+    """Some of the queries of a batch, with their documents."""
+    per_query = len(batch.documents) // len(batch.queries)
+    return replace(
+        batch,
+        queries=batch.queries[rows],
+        documents=batch.documents[rows.start * per_query : rows.stop * per_query],
+        teacher=None if batch.teacher is None else batch.teacher[rows],
+    )
+
+
 def adamw(model: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
     """AdamW as the reference's trainer sets it up; biases and norms do not decay."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
@@ -188,7 +219,7 @@ def adamw(model: torch.nn.Module, weight_decay: float) -> torch.optim.AdamW:
 
 
 class Meter:
-    """Shows how a run goes: a bar on a terminal, a line a minute elsewhere."""
+    """Shows how a run goes: a bar on a terminal, a line a minute elsewhere; the first process's alone."""
 
     def __init__(self, trainer: Trainer) -> None:
         """Measure from where `trainer` is."""
@@ -197,7 +228,7 @@ class Meter:
         self._started = self._last = time.monotonic()
         self._tokens = self._tokens_done()
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if trainer.group.rank == 0 and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=len(trainer.plan), initial=trainer.step, unit=" steps", dynamic_ncols=True)
@@ -232,8 +263,8 @@ class Meter:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Note SIGTERM, SIGINT and SIGUSR1 instead of dying of them.
+def stop_signals(lasting: bool = False) -> Iterator[Callable[[int], bool]]:
+    """Note SIGTERM, SIGINT and SIGUSR1 instead of dying of them; afterwards as well, where that is `lasting`.
 
     Yields:
         Whether one has come.
@@ -247,39 +278,56 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     try:
         yield lambda _step: bool(seen)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not lasting:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def make(job: Job) -> Mapping[str, Any]:
+def make(job: Job, group: Group = ALONE) -> Mapping[str, Any]:
     """Train the stage."""
-    with stop_signals() as stopped:
-        return train(job, stopped)
+    # What waits for the first process's word starts here.
+    if group.rank == 0:
+        group.tell(job)
+    # torchrun hands a signal on to processes that may have had it already, and are about to say how they ended.
+    with stop_signals(lasting=group.size > 1) as stopped:
+        return train(job, stopped, group)
 
 
-def train(job: Job, stopped: Callable[[int], bool]) -> Mapping[str, Any]:
+def train(job: Job, stopped: Callable[[int], bool], group: Group = ALONE) -> Mapping[str, Any]:
     """Train the stage from its last checkpoint, if there is one, to the end.
 
     Args:
         job: What to train; the model is written into its folder.
-        stopped: Asked after each step, given the number of steps done, whether to stop there.
+        stopped: Asked after each step, given the number of steps done, whether to stop there; one process's yes stops
+            all.
+        group: The processes that do this together; the first one writes.
 
     Returns:
         Counts, times and what a table shows.
 
     Raises:
-        UserError: The data lack what the stage needs, the loss is not finite, or the run was stopped.
+        UserError: The data lack what the stage needs, or the loss is not finite.
+        Passing: The run was stopped, or another process of the group ended.
     """
-    device = _device(job)
-    trainer = _trainer(job, device)
+    device = group.together(lambda: _device(job, group))
+    group.compute_on(device)
+    trainer = group.together(lambda: _trainer(job, device, group))
     checkpoints = Checkpoints(job.state / "checkpoints")
-    found = checkpoints.last()
+
+    def save() -> None:
+        if group.rank == 0:
+            checkpoints.save(trainer.checkpoint())
+            job.note(end_step=trainer.step)
+
+    found = _last(checkpoints, group)
     if found is None:
         # There is then always a good one to keep, whatever the first steps do.
-        checkpoints.save(trainer.checkpoint())
+        group.together(save)
     else:
         trainer.restore(found)
         log.info("going on from the checkpoint of step %d of %d", found.step, len(trainer.plan))
+    if group.rank == 0:
+        job.note(start_step=trainer.step)
     meter, saved, kept = Meter(trainer), time.monotonic(), trainer.step
     trainer.model.train()
     try:
@@ -288,24 +336,37 @@ def train(job: Job, stopped: Callable[[int], bool]) -> Mapping[str, Any]:
                 meter.show(trainer.advance())
             except NotFinite as error:
                 raise UserError(f"{error}; the checkpoint of step {kept} is kept in {checkpoints.folder}") from None
-            if stopped(trainer.step):
-                checkpoints.save(trainer.checkpoint())
-                raise UserError(
+            stop, due = group.any(stopped(trainer.step), time.monotonic() - saved >= job.options.checkpoint_seconds)
+            if stop or due:
+                group.together(save)
+                saved, kept = time.monotonic(), trainer.step
+            if stop:
+                raise Passing(
                     f"stopped at step {trainer.step} of {len(trainer.plan)}; the same command goes on from there"
                 )
-            if time.monotonic() - saved >= job.options.checkpoint_seconds:
-                checkpoints.save(trainer.checkpoint())
-                saved, kept = time.monotonic(), trainer.step
     finally:
         meter.close()
     trainer.model.eval()
-    save_colbert(trainer.model, job.folder, trainer.stage.encoding)
-    (job.folder / LOSSES).write_text("".join(line + "\n" for line in trainer.history), encoding="utf-8")
+    if group.rank == 0:
+        job.note(end_step=trainer.step)
+        save_colbert(trainer.model, job.folder, trainer.stage.encoding)
+        (job.folder / LOSSES).write_text("".join(line + "\n" for line in trainer.history), encoding="utf-8")
     return _facts(job, trainer, device)
 
 
-def _trainer(job: Job, device: str) -> Trainer:
+def _last(checkpoints: Checkpoints, group: Group) -> Checkpoint | None:
+    """The last checkpoint that the first process finds intact, as each reads it in the folder they share."""
+    found = group.together(lambda: checkpoints.last() if group.rank == 0 else None)
+    step = group.collect(None if found is None else found.step)[0]
+    return None if step is None else group.together(lambda: found or checkpoints.of(step))
+
+
+def _trainer(job: Job, device: str, group: Group = ALONE) -> Trainer:
     stage, plan = Stage(**job.settings), Plan(job)
+    if plan.size < group.size:
+        raise UserError(
+            f"{job.spec.name}: its batches of {plan.size} rows are too small for {group.size} processes; start fewer"
+        )
     start = job.input("start")
     model = load_colbert(
         start.model_folder(),
@@ -317,22 +378,24 @@ def _trainer(job: Job, device: str) -> Trainer:
         strict=False,
     )
     limits = Limits(job.options.tokens_per_chunk or CHUNK[device], job.options.tokens_in_memory)
-    engine = Engine(model, limits, stage.precision, stage.seed)
-    return Trainer(stage, plan, model, engine, adamw(model, stage.weight_decay))
+    engine = Engine(model, limits, stage.precision, stage.seed, group)
+    return Trainer(stage, plan, model, engine, adamw(model, stage.weight_decay), group)
 
 
-def _device(job: Job) -> str:
+def _device(job: Job, group: Group) -> str:
     """Choose the device, and have it compute the same way every time."""
     # Read once, when the tokenizer and the GPU library start.
-    os.environ.setdefault("RAYON_NUM_THREADS", str(job.threads))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads(job)))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = choose_device(job)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device == "cpu":
-        log.info("on the CPU: byte for byte the same model again with %d threads", job.threads)
+        each = f" in each of {group.size} processes" if group.size > 1 else ""
+        log.info("on the CPU: byte for byte the same model again with %d threads%s", threads(job), each)
     else:
-        log.info("on the GPU: another run gives the same model up to rounding")
+        each = f" in each of {group.size} processes" if group.size > 1 else ""
+        log.info("on the GPU%s: another run gives the same model up to rounding", each)
     return device
 
 
@@ -351,6 +414,8 @@ def _facts(job: Job, trainer: Trainer, device: str) -> dict[str, Any]:
         "samples_per_second": round(samples / counts.seconds, 3),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": job.threads,
+        "processes": trainer.group.size,
+        "nodes": trainer.group.nodes,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "final_loss": json.loads(trainer.history[-1])["loss"],
     }
@@ -378,5 +443,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _assist(group: Group) -> int:
+    """What the processes behind the first one do: train along with it, end as it does, and leave the talking to it."""
+    # Ends by Ctrl-C as by SIGTERM: at once, and without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        while (job := group.hear()) is not None:
+            make(job, group)
+        return 0
+    except Lost:
+        pass
+    except UserError:
+        # The first process has it too. Whoever ended before it has said so might have torchrun end it meanwhile.
+        with suppress(Lost):
+            group.hear()
+    return 1
+
+
+def main() -> int:
+    """Train and publish, in one process or several; return the exit status."""
+    group = join()
+    status = (
+        run_step(partial(make, group=group), __doc__, add_options=add_options) if group.rank == 0 else _assist(group)
+    )
+    group.close(done=status == 0)
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_options))
+    sys.exit(main())

@@ -1,34 +1,100 @@
 # What the rule files look up; the study decides it all.
+import os
+import shutil
+import signal
+from functools import cache
 from pathlib import Path
 from shlex import quote
+from uuid import uuid4
+
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
+from colbert_zero import slurm
 from colbert_zero.console import UserError
+from colbert_zero.failures import explain
+from colbert_zero.images import NAMES, RUNS, check_apptainer, images
 from colbert_zero.locks import hold
+from colbert_zero.provenance import COMMIT, RUN, commit
 from colbert_zero.study import Study
 
 try:
     study = Study(config, Path("."))
-    if workflow.is_main_process and not workflow.dryrun:
-        # In place of Snakemake's own lock, which outlives a killed Snakemake.
-        study_lock = hold(
-            Path(".snakemake/colbert_zero.lock"), f"a run of study {study.name}"
-        )
+    IMAGES = images(study.config["images"], Path("."))
 except UserError as error:
     sys.exit(f"colbert-zero: {error}")
 
-# Steps find the package, and stay off the network unless a fetching one says otherwise.
-shell.prefix(
-    f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH "
-    f"PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
+# A plan needs no Apptainer; a run that does says so when it starts.
+asked_images = (
+    DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
+in_images = asked_images and shutil.which("apptainer") is not None
+if asked_images and not in_images:
+    workflow.deployment_settings.deployment_method -= {DeploymentMethod.APPTAINER}
+
+if workflow.is_main_process:
+    os.environ[RUN] = uuid4().hex
+    os.environ[COMMIT] = commit() or ""
+else:
+    # SLURM warns every process of a job before its time is up. A training acts on it, and nothing else dies of it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+# Of the host, an image's processes see the study's folder, the code, and what these point to.
+visible = [Path(workflow.basedir) / "workflow", Path(os.environ.get("TMPDIR", "/tmp"))]
+visible += [
+    Path(top).resolve()
+    for top in ("resources", "results", "logs", "benchmarks")
+    if Path(top).is_symlink()
+]
+os.environ["APPTAINER_BIND"] = ",".join(
+    [os.environ.get("APPTAINER_BIND", ""), *map(str, visible)]
+).strip(",")
+if Path("/dev/nvidiactl").exists():
+    # As `--nv`, which would warn on every node without a GPU.
+    os.environ["APPTAINER_NV"] = "1"
+
+# Steps find the package, and stay off the network unless a fetching one says otherwise. An image has its own Python.
+shell.prefix(
+    f"[ -d /.singularity.d ] || export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
+    f"export PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
+)
+
+asked = study.asked
+LOCKS = []
+
+
+onstart:
+    if workflow.is_main_process:
+        try:
+            # In place of Snakemake's own lock, which outlives a killed Snakemake.
+            LOCKS.append(
+                hold(
+                    Path(".snakemake/colbert_zero.lock"),
+                    f"a run of study {study.name}",
+                )
+            )
+            if asked_images:
+                check_apptainer(RUNS)
+                for image in IMAGES.values():
+                    image.check()
+            if workflow.non_local_exec:
+                slurm.check([job.resources for job in workflow.dag.needrun_jobs()])
+                slurm.mend_executor()
+        except UserError as error:
+            sys.exit(f"colbert-zero: {error}")
+
+
+onerror:
+    for line in explain("".join(Path(file).read_text() for file in log), study):
+        print(f"colbert-zero: {line}", file=sys.stderr)
 
 
 wildcard_constraints:
     origin="hub|file|folder",
     label="[^/]+",
     key="[0-9a-f]{12}",
+    image="|".join(NAMES),
 
 
 def made_from(wildcards):
@@ -54,18 +120,63 @@ def rows_of(wildcards):
     return ", ".join(sorted(study.used_by.get(wildcards.key, ())))
 
 
-def asked(rule, resource):
-    """What the config asks for a step: threads, mem_mb, runtime (minutes) or gpu."""
-    given = study.config["resources"]
-    defaults = {"threads": 1, "mem_mb": 2000, "runtime": 60, "gpu": 0}
-    return (defaults | given.get("default", {}) | given.get(rule, {}))[resource]
+def named_gpus(step):
+    """GPUs that Snakemake's executor has no words for: of a model with a hyphen, or evenly on several nodes."""
+    model, count = asked(step, "gpu_model"), asked(step, "gpu")
+    if not count or not (model or asked(step, "nodes") > 1):
+        return None
+    return f"--gpus-per-node={model + ':' if model else ''}{count}"
 
 
-def asked_by_stage(resource):
-    """As `asked`, for the stage that a training job trains."""
-    return lambda wildcards: asked(wildcards.label, resource)
+def gpu(step):
+    """The GPUs that a step's job asks for as such; 0 where `slurm_extra` asks for them."""
+    return 0 if named_gpus(step) else asked(step, "gpu")
+
+
+def slurm_extra(step, *more):
+    """What sbatch is asked for besides."""
+    return " ".join(filter(None, [named_gpus(step), *more, asked(step, "slurm_extra")]))
+
+
+def slurm_extra_of_training(wildcards):
+    """As `slurm_extra`, with a signal before the time is up, and after a job that a killed Snakemake left at it."""
+    others = slurm.under_way(wildcards.key) if workflow.is_main_process else []
+    after = f"--dependency=afterany:{':'.join(others)}" if others else None
+    return slurm_extra(wildcards.label, f"--signal=USR1@{slurm.WARNING_SECONDS}", after)
+
+
+def device(step):
+    """Where a step computes: where it was told to, else on the GPU that it asks for."""
+    return asked(step, "device") or ("cuda" if asked(step, "gpu") else "auto")
+
+
+def keys_of_stages(several_nodes):
+    """The keys of the models that are trained on several nodes, or of the others, as a pattern."""
+    keys = [
+        spec.key
+        for spec in study.specs.values()
+        if spec.kind == "models" and (asked(spec.label, "nodes") > 1) == several_nodes
+    ]
+    return "|".join(keys) or "none"
+
+
+def of_stage(look_up, *arguments):
+    """`look_up` for the stage that a training job trains."""
+    return lambda wildcards: look_up(wildcards.label, *arguments)
 
 
 def image(name):
-    """The Apptainer image of a step: the config's, by path or digest-pinned address, or one put in resources/images."""
-    return study.config["images"].get(name, f"resources/images/{name}.sif")
+    """The Apptainer image of a step."""
+    return IMAGES[name].address
+
+
+def image_file(name):
+    """The image, as the input of a step whose image is to be built first."""
+    image = IMAGES[name]
+    return [ancient(image.file)] if in_images and image.is_ours else []
+
+
+def build_of_image(wildcards):
+    """How an image is built, as flags."""
+    build = IMAGES[wildcards.image].build
+    return [f"--{name}={value}" for name, value in build.items() if value is not None]

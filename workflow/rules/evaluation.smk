@@ -4,6 +4,7 @@
 rule build_index:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/indexes/{label}-{key}/spec.json",
     log:
@@ -16,19 +17,22 @@ rule build_index:
     resources:
         mem_mb=asked("build_index", "mem_mb"),
         runtime=asked("build_index", "runtime"),
-        gpu=asked("build_index", "gpu"),
+        gpu=gpu("build_index"),
+        slurm_extra=slurm_extra("build_index"),
     params:
         spec=spec_of,
+        device=device("build_index"),
         rows=rows_of,
     message:
         "Encode {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.indexing --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.indexing --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
 
 
 rule search_index:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/runs/colbert.{label}-{key}/spec.json",
     log:
@@ -41,19 +45,22 @@ rule search_index:
     resources:
         mem_mb=asked("search_index", "mem_mb"),
         runtime=asked("search_index", "runtime"),
-        gpu=asked("search_index", "gpu"),
+        gpu=gpu("search_index"),
+        slurm_extra=slurm_extra("search_index"),
     params:
         spec=spec_of,
+        device=device("search_index"),
         rows=rows_of,
     message:
         "Search {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.searching --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.searching --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
 
 
 rule search_bm25:
     input:
         made_from,
+        image=image_file("lucene"),
     output:
         "results/runs/bm25.{label}-{key}/spec.json",
     log:
@@ -66,6 +73,7 @@ rule search_bm25:
     resources:
         mem_mb=asked("search_bm25", "mem_mb"),
         runtime=asked("search_bm25", "runtime"),
+        slurm_extra=slurm_extra("search_bm25"),
     params:
         spec=spec_of,
     message:
@@ -77,6 +85,7 @@ rule search_bm25:
 rule measure_run:
     input:
         made_from,
+        image=image_file("lucene"),
     output:
         "results/measures/{label}-{key}/spec.json",
     log:
@@ -89,6 +98,7 @@ rule measure_run:
     resources:
         mem_mb=asked("measure_run", "mem_mb"),
         runtime=asked("measure_run", "runtime"),
+        slurm_extra=slurm_extra("measure_run"),
     params:
         spec=spec_of,
         rows=rows_of,

@@ -4,6 +4,7 @@
 rule read_docstrings_source:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "resources/sources/package.{label}-{key}/spec.json",
     log:
@@ -16,6 +17,7 @@ rule read_docstrings_source:
     resources:
         mem_mb=asked("read_docstrings", "mem_mb"),
         runtime=asked("read_docstrings", "runtime"),
+        slurm_extra=slurm_extra("read_docstrings"),
     params:
         spec=spec_of,
     message:
@@ -27,6 +29,7 @@ rule read_docstrings_source:
 rule read_docstrings_collection:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "resources/collections/package.{label}-{key}/spec.json",
     log:
@@ -39,6 +42,7 @@ rule read_docstrings_collection:
     resources:
         mem_mb=asked("read_docstrings", "mem_mb"),
         runtime=asked("read_docstrings", "runtime"),
+        slurm_extra=slurm_extra("read_docstrings"),
     params:
         spec=spec_of,
     message:
@@ -110,6 +114,7 @@ rule fetch_base:
 rule build_base:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "resources/bases/random.{label}-{key}/spec.json",
     log:
@@ -122,6 +127,7 @@ rule build_base:
     resources:
         mem_mb=asked("build_base", "mem_mb"),
         runtime=asked("build_base", "runtime"),
+        slurm_extra=slurm_extra("build_base"),
     params:
         spec=spec_of,
     message:

@@ -4,6 +4,7 @@
 rule mine_bm25:
     input:
         made_from,
+        image=image_file("lucene"),
     output:
         "results/candidates/bm25.{label}-{key}/spec.json",
     log:
@@ -16,6 +17,7 @@ rule mine_bm25:
     resources:
         mem_mb=asked("mine_bm25", "mem_mb"),
         runtime=asked("mine_bm25", "runtime"),
+        slurm_extra=slurm_extra("mine_bm25"),
     params:
         spec=spec_of,
     message:
@@ -27,6 +29,7 @@ rule mine_bm25:
 rule mine_dense:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/candidates/dense.{label}-{key}/spec.json",
     log:
@@ -39,18 +42,21 @@ rule mine_dense:
     resources:
         mem_mb=asked("mine_dense", "mem_mb"),
         runtime=asked("mine_dense", "runtime"),
-        gpu=asked("mine_dense", "gpu"),
+        gpu=gpu("mine_dense"),
+        slurm_extra=slurm_extra("mine_dense"),
     params:
         spec=spec_of,
+        device=device("mine_dense"),
     message:
         "Search {wildcards.label} for candidates with a dense encoder"
     shell:
-        "python -m colbert_zero.mining_dense --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.mining_dense --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
 
 
 rule filter_negatives:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/negatives/{label}-{key}/spec.json",
     log:
@@ -63,6 +69,7 @@ rule filter_negatives:
     resources:
         mem_mb=asked("filter_negatives", "mem_mb"),
         runtime=asked("filter_negatives", "runtime"),
+        slurm_extra=slurm_extra("filter_negatives"),
     params:
         spec=spec_of,
     message:

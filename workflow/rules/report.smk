@@ -4,14 +4,15 @@
 rule write_report:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/reports/{label}-{key}/spec.json",
     log:
         "logs/reports/{label}-{key}.log",
     benchmark:
         "benchmarks/reports/{label}-{key}.tsv"
-    conda:
-        "../../envs/host.yaml"
+    container:
+        image("torch")
     params:
         spec=spec_of,
     message:

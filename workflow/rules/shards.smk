@@ -4,6 +4,7 @@
 rule build_shards:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/shards/{label}-{key}/spec.json",
     log:
@@ -16,6 +17,7 @@ rule build_shards:
     resources:
         mem_mb=asked("build_shards", "mem_mb"),
         runtime=asked("build_shards", "runtime"),
+        slurm_extra=slurm_extra("build_shards"),
     params:
         spec=spec_of,
     message:
@@ -27,6 +29,7 @@ rule build_shards:
 rule plan_batches:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/batches/{label}-{key}/spec.json",
     log:
@@ -39,6 +42,7 @@ rule plan_batches:
     resources:
         mem_mb=asked("plan_batches", "mem_mb"),
         runtime=asked("plan_batches", "runtime"),
+        slurm_extra=slurm_extra("plan_batches"),
     params:
         spec=spec_of,
         rows=rows_of,

@@ -4,6 +4,7 @@
 rule teach_bm25:
     input:
         made_from,
+        image=image_file("lucene"),
     output:
         "results/scores/bm25.{label}-{key}/spec.json",
     log:
@@ -16,6 +17,7 @@ rule teach_bm25:
     resources:
         mem_mb=asked("teach_bm25", "mem_mb"),
         runtime=asked("teach_bm25", "runtime"),
+        slurm_extra=slurm_extra("teach_bm25"),
     params:
         spec=spec_of,
     message:
@@ -27,6 +29,7 @@ rule teach_bm25:
 rule teach_neural:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/scores/neural.{label}-{key}/spec.json",
     log:
@@ -39,10 +42,12 @@ rule teach_neural:
     resources:
         mem_mb=asked("teach_neural", "mem_mb"),
         runtime=asked("teach_neural", "runtime"),
-        gpu=asked("teach_neural", "gpu"),
+        gpu=gpu("teach_neural"),
+        slurm_extra=slurm_extra("teach_neural"),
     params:
         spec=spec_of,
+        device=device("teach_neural"),
     message:
         "Score {wildcards.label} with a re-ranker"
     shell:
-        "python -m colbert_zero.teaching_neural --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.teaching_neural --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"

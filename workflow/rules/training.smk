@@ -4,24 +4,70 @@
 rule train_stage:
     input:
         made_from,
+        image=image_file("torch"),
     output:
         "results/models/{label}-{key}/spec.json",
     log:
         "logs/models/{label}-{key}.log",
     benchmark:
         "benchmarks/models/{label}-{key}.tsv"
+    wildcard_constraints:
+        key=keys_of_stages(several_nodes=False),
     priority: 1
     container:
         image("torch")
-    threads: asked_by_stage("threads")
+    threads: of_stage(asked, "threads")
     resources:
-        mem_mb=asked_by_stage("mem_mb"),
-        runtime=asked_by_stage("runtime"),
-        gpu=asked_by_stage("gpu"),
+        mem_mb=of_stage(asked, "mem_mb"),
+        runtime=of_stage(asked, "runtime"),
+        gpu=of_stage(gpu),
+        slurm_extra=slurm_extra_of_training,
     params:
         spec=spec_of,
         rows=rows_of,
+        gpus=of_stage(asked, "gpu"),
+        device=of_stage(device),
+        checkpoint=of_stage(asked, "checkpoint_seconds"),
     message:
         "Train the {wildcards.label} stage of {params.rows}"
     shell:
-        "python -m colbert_zero.training --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} -- "
+        "--spec {params.spec:q} --device {params.device} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
+
+
+# The same on several nodes. It has no container, since srun is not inside of one: srun starts the image on each node.
+rule train_stage_on_nodes:
+    input:
+        made_from,
+        image=image_file("torch"),
+    output:
+        "results/models/{label}-{key}/spec.json",
+    log:
+        "logs/models/{label}-{key}.log",
+    benchmark:
+        "benchmarks/models/{label}-{key}.tsv"
+    wildcard_constraints:
+        key=keys_of_stages(several_nodes=True),
+    priority: 1
+    conda:
+        "../../envs/host.yaml"
+    threads: of_stage(asked, "threads")
+    resources:
+        mem_mb=of_stage(asked, "mem_mb"),
+        runtime=of_stage(asked, "runtime"),
+        nodes=of_stage(asked, "nodes"),
+        tasks=of_stage(asked, "nodes"),
+        mpi="srun",
+        slurm_extra=slurm_extra_of_training,
+    params:
+        spec=spec_of,
+        rows=rows_of,
+        gpus=of_stage(asked, "gpu"),
+        device=of_stage(device),
+        checkpoint=of_stage(asked, "checkpoint_seconds"),
+        image=image("torch") if in_images else "",
+    message:
+        "Train the {wildcards.label} stage of {params.rows} on {resources.nodes} nodes"
+    shell:
+        "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} --nodes {resources.nodes} "
+        "--image={params.image:q} -- --spec {params.spec:q} --device {params.device} --checkpoint-seconds {params.checkpoint} 2> {log:q}"

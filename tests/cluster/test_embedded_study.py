@@ -1,0 +1,103 @@
+"""The embedded study, whole, in real images on a real SLURM: the host's results, and nobody on the network."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from colbert_zero.cli import main
+from colbert_zero.config import read_config
+from colbert_zero.study import Study
+from slurm_cluster import ROOT, Cluster, images
+
+HOST = ROOT / "local"
+"""`make demo` has made the study here, without SLURM and images."""
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The study's folder after a run on the cluster, what the run said, and its seconds."""
+    cluster = Cluster(tmp_path_factory.mktemp("embedded"))
+    config = read_config(ROOT / "local" / "config.yaml") | {"images": images()}
+    cluster.write(config)
+    started = time.monotonic()
+    status, said = cluster.run(seconds=3600)
+    assert status == 0, said[-5000:]
+    return cluster, said, time.monotonic() - started
+
+
+def scores(run):
+    """By query and document, from a file in TREC format."""
+    lines = (line.split() for line in run.read_text(encoding="utf-8").splitlines())
+    return {(query, document): float(score) for query, _, document, _, score, _ in lines}
+
+
+def of_kind(folder, kind):
+    planned = Study(read_config(HOST / "config.yaml"), HOST)
+    return [folder / spec.folder for spec in planned.specs.values() if spec.kind == kind]
+
+
+def test_runs_are_the_hosts(study):
+    cluster, _, _ = study
+    pairs = list(zip(of_kind(cluster.folder, "runs"), of_kind(HOST, "runs"), strict=True))
+    assert len(pairs) == 7 * 4
+    for ours, hosts in pairs:
+        here, there = scores(next(ours.glob("*.trec"))), scores(next(hosts.glob("*.trec")))
+        assert here.keys() == there.keys()
+        assert all(abs(here[pair] - there[pair]) <= TOLERANCE * max(1, abs(there[pair])) for pair in here)
+
+
+def test_measures_are_the_hosts(study):
+    cluster, _, _ = study
+    for ours, hosts in zip(of_kind(cluster.folder, "measures"), of_kind(HOST, "measures"), strict=True):
+        here, there = (pq.read_table(next(folder.glob("*.parquet"))).to_pylist() for folder in (ours, hosts))
+        assert len(here) == len(there)
+        for mine, other in zip(here, there, strict=True):
+            assert mine.keys() == other.keys()
+            for name, value in mine.items():
+                same = abs(value - other[name]) <= TOLERANCE if isinstance(value, float) else value == other[name]
+                assert same, (ours, mine, other)
+
+
+def test_every_step_ran_in_its_image_in_a_job_of_its_own(study):
+    cluster, _, _ = study
+    jobs = []
+    for path in [*cluster.folder.glob("res*/*/*/manifest.json")]:
+        manifest = json.loads(path.read_text())
+        assert manifest["image"]["colbert-zero.image"] in ("torch", "lucene"), path
+        if "/reports/" not in str(path):
+            jobs.append(manifest["attempts"][-1]["job"])
+            assert manifest["attempts"][-1]["node"] in ("n1", "n2", "n3")
+    assert len(jobs) == len(set(jobs)) > 100
+
+
+def test_every_artifact_is_intact(study, monkeypatch, capsys):
+    cluster, _, _ = study
+    monkeypatch.chdir(cluster.folder)
+    assert main(["verify"]) == 0, capsys.readouterr().out
+
+
+def test_a_second_run_does_nothing(study):
+    cluster, _, _ = study
+    status, said = cluster.run()
+    assert status == 0
+    assert "Nothing to be done" in said
+
+
+def test_overhead_is_written_down(study):
+    """No timed test: the numbers go where the README's come from."""
+    cluster, said, seconds = study
+    jobs = said.count("has been submitted with SLURM jobid")
+    assert jobs > 100
+    waits = {"seconds": round(seconds, 1), "jobs": jobs}
+    target = ROOT / "benchmarks" / "cluster"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "embedded.json").write_text(json.dumps(waits) + "\n")
+    shutil.copytree(cluster.folder / "benchmarks", target / "embedded", dirs_exist_ok=True)
+    assert Path(target / "embedded.json").is_file()
+    assert yaml.safe_load((target / "embedded.json").read_text())["jobs"] == jobs

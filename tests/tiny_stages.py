@@ -1,0 +1,109 @@
+"""Stages so small that they train in a second, with all they need published in the current study."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from colbert_zero import batches, training
+from colbert_zero.artifact import Job, Spec, run_step
+from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter
+
+STAGES = ("unsupervised", "supervised", "distillation")
+WORDS = ["a", "model", "scores", "every", "query", "document", "it", "sums", "best", "the", "quick", "fox", ",", "!"]
+ROWS, BATCH = 24, 4
+
+
+def text(generator: np.random.Generator, most: int) -> str:
+    return " ".join(generator.choice(WORDS, generator.integers(1, most)))
+
+
+def table(stage: str, rows: int = ROWS, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of the kind that a stage needs, with one list entry more than it uses."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for row in range(rows):
+        one: dict[str, Any] = {"row": row, "query": text(generator, 8), "document": text(generator, 25)}
+        one["negatives"] = [text(generator, 25) for _ in range(3)]
+        one["documents"] = [text(generator, 25) for _ in range(4)]
+        one["raw"] = one["scores"] = list(generator.permutation(4) / 3)
+        found.append({name: one[name] for name in schema(stage).names})
+    return found
+
+
+def schema(stage: str) -> pa.Schema:
+    return {"unsupervised": PAIRS, "supervised": TRIPLES, "distillation": SCORED}[stage]
+
+
+def publish(spec: Spec, write: Callable[[Job], Any]) -> str:
+    assert run_step(write, None, ["--spec", spec.text]) == 0
+    return spec.name
+
+
+def publish_rows(kind: str, label: str, content: list[dict[str, Any]], fields: pa.Schema) -> str:
+    def write(job: Job) -> Any:
+        with RowWriter(job.folder, fields, rows_per_shard=10) as writer:
+            writer.write(content)
+        return writer.facts
+
+    return publish(Spec(kind, label, {}), write)
+
+
+def model_spec(base: Path, stage: str, content: Any = None, fields: pa.Schema = None, **changes: Any) -> Spec:
+    """Publish what a stage needs and return its spec."""
+
+    def copy(job: Job) -> Any:
+        shutil.copytree(base, job.folder, dirs_exist_ok=True)
+        return {}
+
+    start = publish(Spec("bases", "folder.tiny", {}), copy)
+    kind = {"unsupervised": "shards", "supervised": "negatives", "distillation": "scores"}[stage]
+    rows = [
+        publish_rows(kind, "first", table(stage) if content is None else content, fields or schema(stage)),
+        publish_rows(kind, "second", table(stage, 9, seed=1), schema(stage)),
+    ]
+    plan = Spec("batches", stage, {"seed": 1, "batch_size": BATCH, "epochs": 1}, {"rows": rows})
+    publish(plan, batches.make)
+    settings = {
+        "stage": stage,
+        "query_prompt": "search_query: ",
+        "document_prompt": "search_document: ",
+        "query_length": 14,
+        "document_length": 20,
+        "query_expansion": False,
+        "dimensions": 16,
+        "learning_rate": 1e-3,
+        "warmup_ratio": 0.2,
+        "weight_decay": 0.01,
+        "gradient_clip": 1.0,
+        "precision": "fp32",
+        "seed": 7,
+    }
+    settings |= {
+        "unsupervised": {"temperature": 0.2},
+        "supervised": {"temperature": 0.2, "negatives": 2},
+        "distillation": {"documents": 3},
+    }[stage]
+    return Spec("models", stage, settings | changes, {"start": [start], "rows": rows, "batches": [plan.name]})
+
+
+def job(spec: Spec, folder: Path, *flags: str) -> Job:
+    parser = ArgumentParser()
+    parser.add_argument("--threads", type=int, default=1)
+    training.add_options(parser)
+    folder.mkdir(exist_ok=True)
+    return Job(spec, folder, parser.parse_args(["--device", "cpu", *flags]), lambda **_: None)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def never(_step: int) -> bool:
+    return False

@@ -1,0 +1,105 @@
+"""What a run asks SLURM before it starts: names that it does not know are said at once, and in one line."""
+
+import getpass
+
+import pytest
+
+from colbert_zero import slurm
+from colbert_zero.console import UserError
+from programs import laptop, program, says
+
+JOBS = [{"slurm_partition": "gpu", "slurm_account": "Team"}, {"slurm_partition": "cpu,gpu"}, {}]
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder for a site's programs; beside them there is nothing of SLURM's."""
+    folder = tmp_path / "site"
+    program(folder, "sbatch", "exit 1")
+    program(folder, "sinfo", says("cpu\ngpu"))
+    program(folder, "sacctmgr", says("team\nother"))
+    monkeypatch.setenv("PATH", f"{folder}:{laptop(tmp_path / 'laptop')}")
+    slurm._jobs.cache_clear()
+    yield folder
+    slurm._jobs.cache_clear()
+
+
+def refused(resources):
+    with pytest.raises(UserError) as error:
+        slurm.check(resources)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_slurm_knows_passes(site):
+    """Whatever the case of an account, in which SLURM does not keep it."""
+    slurm.check(JOBS)
+
+
+def test_no_slurm_here(site):
+    (site / "sbatch").unlink()
+    said = refused(JOBS)
+    assert said.startswith("no sbatch on the PATH: ")
+    assert "--profile local" in said
+
+
+@pytest.mark.parametrize("asked", ["gpus", "cpu,gpus", "GPU"])
+def test_an_unknown_partition_is_named_with_those_there_are(site, asked):
+    said = refused([*JOBS, {"slurm_partition": asked}])
+    wrong = asked.rpartition(",")[2]
+    assert said == f"slurm_partition in slurm/profile.yaml: {wrong} is not a partition here; there are cpu, gpu"
+
+
+def test_an_account_of_others_is_named_with_ones_own(site):
+    said = refused([*JOBS, {"slurm_account": "theirs"}])
+    assert "slurm_account in slurm/profile.yaml: theirs is not an account of yours here; there are other, team" in said
+
+
+def test_accounts_are_asked_for_this_user(site):
+    program(site, "sacctmgr", f'case "$*" in *user={getpass.getuser()}\\ *) echo mine;; esac')
+    assert refused(JOBS).endswith("there are mine")
+
+
+@pytest.mark.parametrize("accounting", [None, says("accounting is switched off", status=1), says("")])
+def test_sites_without_accounting_take_any_account(site, accounting):
+    (site / "sacctmgr").unlink()
+    if accounting is not None:
+        program(site, "sacctmgr", accounting)
+    slurm.check([*JOBS, {"slurm_account": "any"}])
+    refused([{"slurm_partition": "none"}])
+
+
+def test_a_silent_sinfo_is_no_reason_to_refuse(site):
+    program(site, "sinfo", "exit 1")
+    slurm.check([{"slurm_partition": "any"}])
+
+
+KEY, OTHER = "bbbbbbbbbbbb", "cccccccccccc"
+
+
+def test_jobs_that_a_killed_run_left_at_an_artifact_are_found(site):
+    lines = [
+        f"7 rule_train_stage_wildcards_unsupervised_{KEY}",
+        f"12 rule_train_stage_wildcards_supervised_{OTHER}",
+        f"31 rule_train_stage_on_nodes_wildcards_unsupervised_{KEY}",
+        "40 (null)",
+        "41",
+    ]
+    program(site, "squeue", says("\n".join(lines)))
+    assert sorted(slurm.under_way(KEY)) == ["31", "7"]
+    assert slurm.under_way(OTHER) == ["12"]
+    assert slurm.under_way("dddddddddddd") == []
+
+
+def test_slurm_is_asked_once_before_this_run_has_jobs_of_its_own(site):
+    program(site, "squeue", says(f"7 rule_x_{KEY}"))
+    assert slurm.under_way(KEY) == ["7"]
+    program(site, "squeue", says(f"8 rule_x_{KEY}"))
+    assert slurm.under_way(KEY) == ["7"]
+
+
+@pytest.mark.parametrize("squeue", [None, says("slurm_load_jobs error: Unable to contact slurm controller", status=1)])
+def test_without_an_answer_nothing_is_under_way(site, squeue):
+    if squeue is not None:
+        program(site, "squeue", squeue)
+    assert slurm.under_way(KEY) == []

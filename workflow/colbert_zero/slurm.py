@@ -1,0 +1,106 @@
+"""What a run asks SLURM before it starts, and what it says of jobs that ended badly."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from colbert_zero.console import UserError
+
+RESTARTED = ("NODE_FAIL", "PREEMPTED")
+"""What the executor leaves to SLURM to start again."""
+WARNING_SECONDS = 120
+"""How long before a training's time is up SLURM says so; it then writes a checkpoint and ends."""
+
+
+def check(resources: Iterable[Mapping[str, Any]]) -> None:
+    """Look whether SLURM is there, and knows the partitions and accounts that jobs name.
+
+    Args:
+        resources: Of each job.
+
+    Raises:
+        UserError: It is not, or does not.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "no sbatch on the PATH: run this where the site has jobs submitted (a login node), "
+            "or take --profile local for this machine"
+        )
+    where = "slurm_{0} in slurm/profile.yaml: {1} is not {2} here; there {3}"
+    partitions = _said("sinfo", "--noheader", "--format=%R")
+    own = f"user={getpass.getuser()}"
+    accounts = _said("sacctmgr", "--noheader", "--parsable2", "list", "associations", own, "format=account")
+    asked = [(given.get("slurm_partition"), given.get("slurm_account")) for given in resources]
+    for partition in sorted({str(partition) for partition, _ in asked if partition}):
+        for name in partition.split(","):
+            if partitions and name not in partitions:
+                raise UserError(where.format("partition", name, "a partition", _listed(partitions)))
+    for account in sorted({str(account) for _, account in asked if account}):
+        # SLURM keeps the names of accounts in lower case. Without its accounting it knows none, and asks for none.
+        if accounts and account.lower() not in accounts:
+            raise UserError(where.format("account", account, "an account of yours", _listed(accounts)))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "are " + ", ".join(sorted(names))
+
+
+def _said(*command: str) -> set[str]:
+    """The lines that a command of SLURM's writes; none if it fails, as sites without accounting have it."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    return {line.strip() for line in done.stdout.splitlines() if line.strip()}
+
+
+@cache
+def _jobs() -> tuple[tuple[str, str], ...]:
+    """Number and comment of each job that this user has waiting or running."""
+    lines = _said("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%A %k")
+    found = [line.partition(" ")[::2] for line in sorted(lines)]
+    return tuple((number, comment) for number, comment in found)
+
+
+def under_way(key: str) -> list[str]:
+    """Jobs that an earlier, killed Snakemake left making the artifact of this key: their numbers.
+
+    SLURM was asked once, before this run has submitted anything: this run's own jobs are not among them.
+    """
+    if shutil.which("squeue") is None:
+        return []
+    return [number for number, comment in _jobs() if comment.endswith(f"_{key}")]
+
+
+def settled(states: Mapping[str, str]) -> dict[str, str]:
+    """What became of jobs, in words that Snakemake's executor (2.8.0) knows; others it takes for "still running".
+
+    sacct says `CANCELLED by 0` of a job that a person has cancelled. And a job that was preempted, or whose node has
+    failed, has ended for good where SLURM does not queue it again: so have sites set it that cancel what they preempt.
+
+    Args:
+        states: By job number, as sacct or squeue says it.
+    """
+    words = {number: state.split()[0] for number, state in states.items() if state}
+    if any(word in RESTARTED for word in words.values()):
+        queued = _said("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%A")
+        words |= {number: "CANCELLED" for number, word in words.items() if word in RESTARTED and number not in queued}
+    return words
+
+
+def mend_executor() -> None:
+    """Have Snakemake's executor see `settled` states, lest it waits without end for jobs that are gone."""
+    import snakemake_executor_plugin_slurm as executor
+
+    query = executor.query_job_status
+
+    async def query_settled(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:
+        states, seconds = await query(command, logger)
+        return (None if states is None else settled(states)), seconds
+
+    executor.query_job_status = query_settled

@@ -1,0 +1,18 @@
+# The Apptainer images that are not given in the config.
+
+
+rule build_image:
+    output:
+        str(IMAGES["torch"].folder / "{image}-{key}.sif"),
+    log:
+        "logs/images/{image}-{key}.log",
+    benchmark:
+        "benchmarks/images/{image}-{key}.tsv"
+    conda:
+        "../../envs/host.yaml"
+    params:
+        build=build_of_image,
+    message:
+        "Build the image {wildcards.image}"
+    shell:
+        "python -m colbert_zero.images --name {wildcards.image} --output {output:q} {params.build:q} 2> {log:q}"
