@@ -35,7 +35,8 @@ cluster-stop:
 
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster
-	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster
+	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py
+	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_failures.py tests/cluster/test_site.py
 
 # The markers are touched last, so an interrupted installation is taken up again. The larger one does for the smaller.
 .venv/host: envs/host.txt pyproject.toml

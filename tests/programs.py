@@ -9,7 +9,7 @@ from pathlib import Path
 
 SITES = ("apptainer", "sacct", "sacctmgr", "sbatch", "sinfo", "squeue", "srun")
 """What a cluster has, and a laptop has not."""
-EVERYWHERE = ("awk", "bash", "cat", "git", "grep", "ls", "mkdir", "rm", "sed", "sh", "uname")
+EVERYWHERE = ("awk", "bash", "cat", "git", "grep", "ls", "mkdir", "rm", "sed", "sh", "uname", "which")
 
 
 def program(folder: Path, name: str, script: str) -> Path:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from colbert_zero.artifact import Spec
+from colbert_zero.config import read_config
+from colbert_zero.study import Study
+from own_study import CONFIG as OWN
+
 ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
+STEPS = 2400
 IMAGES = Path("/opt/colbert-zero-cluster/images")
 """Kept from clone to clone: an image that is there already is not built again."""
 
@@ -84,3 +94,64 @@ def slurm(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def short_study(**resources: Any) -> Config:
+    """A study of one stage that trains for a minute; `resources` are those of its training."""
+    config: Config = deepcopy(OWN) | {"images": images(), "baselines": {}}
+    config["stages"]["unsupervised"] |= {"epochs": STEPS // 14, "learning_rate": 3.0e-4}
+    config["recipes"]["all"]["stages"] = ["unsupervised"]
+    config["collections"] = {"mine": {"folder": "data/mine"}}
+    training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 5} | resources
+    config["resources"] = {"default": {"mem_mb": 1500, "runtime": 10}, "unsupervised": training}
+    return config
+
+
+def model(folder: Path) -> Spec:
+    """The spec of the only model."""
+    study = Study(read_config(folder / "config.yaml"), folder)
+    (row,) = [row for row in study.rows if row.name == "all"]
+    return row.stages[-1]
+
+
+class Training(Cluster):
+    """A study in which all is there but the model."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.spec = model(folder)
+        self.target = str(self.spec.folder / "spec.json")
+        self.state = folder / self.spec.state
+        self.published = folder / self.spec.folder
+
+    def begin(self, *arguments: str, least: int = 1) -> subprocess.Popen[bytes]:
+        """Start; come back when the training has saved a checkpoint beyond its first."""
+        process = self.start(*arguments, "--", self.target)
+        wait_for(
+            lambda: process.poll() is not None or len(self.checkpoints()) > least, 240, f"a checkpoint\n{self.said()}"
+        )
+        assert process.poll() is None, self.said()
+        return process
+
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.state / "checkpoints").glob("step-*"))
+
+    def job(self) -> str:
+        (job,) = self.jobs()
+        return job
+
+    def end(self, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+        """Wait until the run has ended well, and give what the manifest says of the attempts."""
+        status = process.wait(timeout=900)
+        assert status == 0, self.said()[-6000:]
+        attempts: list[dict[str, Any]] = json.loads((self.published / "manifest.json").read_text())["attempts"]
+        return attempts
+
+    def digests(self) -> dict[str, str]:
+        """Of the model's files, its history of losses among them."""
+        files = (path for path in self.published.rglob("*") if path.is_file())
+        return {
+            path.relative_to(self.published).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+            if path.name not in ("spec.json", "manifest.json")
+        }

@@ -3,106 +3,12 @@
 Byte for byte, since all of it is on a CPU with the same number of threads.
 """
 
-import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
-import time
-from copy import deepcopy
-from pathlib import Path
 
-import pytest
-
-from colbert_zero.config import read_config
-from colbert_zero.study import Study
-from own_study import CONFIG as OWN
-from own_study import write_data
-from slurm_cluster import ROOT, Cluster, images, slurm, wait_for
-
-SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
-STEPS = 3000
-
-
-def config(**resources):
-    """A study of one stage that trains for a minute; `resources` are those of its training."""
-    config = deepcopy(OWN) | {"images": images(), "baselines": {}}
-    config["stages"]["unsupervised"] |= {"epochs": STEPS // 14, "learning_rate": 3.0e-4}
-    config["recipes"]["all"]["stages"] = ["unsupervised"]
-    config["collections"] = {"mine": {"folder": "data/mine"}}
-    training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 5} | resources
-    config["resources"] = {"default": {"mem_mb": 1500, "runtime": 10}, "unsupervised": training}
-    return config
-
-
-def model(folder):
-    """The spec of the only model."""
-    study = Study(read_config(folder / "config.yaml"), folder)
-    (row,) = [row for row in study.rows if row.name == "all"]
-    return row.stages[-1]
-
-
-class Training(Cluster):
-    """A study in which all is there but the model."""
-
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.spec = model(folder)
-        self.target = str(self.spec.folder / "spec.json")
-        self.state = folder / self.spec.state
-        self.published = folder / self.spec.folder
-
-    def begin(self, least=1):
-        """Start; come back when the training has saved a checkpoint beyond its first."""
-        process = self.start(self.target)
-        wait_for(
-            lambda: process.poll() is not None or len(self.checkpoints()) > least, 240, f"a checkpoint\n{self.said()}"
-        )
-        assert process.poll() is None, self.said()
-        return process
-
-    def checkpoints(self):
-        return sorted((self.state / "checkpoints").glob("step-*"))
-
-    def job(self):
-        (job,) = self.jobs()
-        return job
-
-    def end(self, process):
-        """Wait until the run has ended well, and give what the manifest says of the attempts."""
-        status = process.wait(timeout=900)
-        assert status == 0, self.said()[-6000:]
-        return json.loads((self.published / "manifest.json").read_text())["attempts"]
-
-    def digests(self):
-        """Of the model's files, its history of losses among them."""
-        files = (path for path in self.published.rglob("*") if path.is_file())
-        return {
-            path.relative_to(self.published).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-            if path.name not in ("spec.json", "manifest.json")
-        }
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A study with everything made that the training needs, and its model, trained without interruption."""
-    folder = tmp_path_factory.mktemp("prepared")
-    (folder / "data").mkdir()
-    write_data(folder / "data")
-    Cluster(folder).write(config())
-    training = Training(folder)
-    attempts = training.end(training.start(training.target))
-    assert len(attempts) == 1
-    return training
-
-
-@pytest.fixture
-def training(prepared, tmp_path):
-    """The same study, not yet trained."""
-    copy = Path(shutil.copytree(prepared.folder, tmp_path / "study", ignore=shutil.ignore_patterns("models", "*.out")))
-    return Training(copy)
+from slurm_cluster import SCRIPT, model, short_study, slurm, wait_for
 
 
 def ends(attempts):
@@ -128,7 +34,7 @@ def test_scancel(training, prepared):
 
 def test_time_limit(training, prepared):
     """The signal comes before the limit, up to a minute too early: a checkpoint is written, a retry resumes."""
-    training.write(config(runtime=3, checkpoint_seconds=600))
+    training.write(short_study(runtime=3, checkpoint_seconds=600))
     attempts = training.end(training.start(training.target))
     assert_resumed(training, prepared, attempts)
     assert "stopped at step" in ends(attempts)[0]
@@ -147,7 +53,7 @@ def test_requeue(training, prepared):
 
 def test_node_down(training, prepared):
     """The node dies without a word; SLURM starts the job elsewhere."""
-    training.write(config(slurm_extra="--exclude=n1,n2"))
+    training.write(short_study(slurm_extra="--exclude=n1,n2"))
     process = training.begin()
     try:
         subprocess.run([SCRIPT, "down", "n3"], check=True)
@@ -179,7 +85,7 @@ def test_snakemake_killed(training, prepared):
 
 def test_full_disk(training, prepared):
     """The state folder's disk is full in mid-training: one line, the checkpoint before is kept, the retry goes on."""
-    training.write(config(slurm_extra="--nodelist=n1", checkpoint_seconds=2))
+    training.write(short_study(slurm_extra="--nodelist=n1", checkpoint_seconds=2))
     (training.folder / "results" / "state").mkdir(parents=True, exist_ok=True)
     state = training.folder / "results" / "state"
     # The node's own view of the file systems is where the disk must fill up.
@@ -218,11 +124,15 @@ def test_truncated_checkpoint(training, prepared):
 
 
 def test_two_nodes_four_processes(training, prepared):
-    """The same model as one process's, up to rounding."""
+    """The same model as one process's, up to rounding; ended in the middle, they end together and go on together."""
     from safetensors.numpy import load_file
 
-    training.write(config(nodes=2, gpu=2, device="cpu", threads=2))
-    attempts = training.end(training.start(training.target))
+    training.write(short_study(nodes=2, gpu=2, device="cpu", threads=2))
+    process = training.begin()
+    slurm("scancel", training.job())
+    attempts = training.end(process)
+    assert "stopped at step" in ends(attempts)[0]
+    assert attempts[1]["start_step"] == attempts[0]["end_step"] > 0
     assert attempts[-1]["node"] == "n[1-2]"
     assert attempts[-1]["gpus"].count(",") == 1
     manifest = json.loads((training.published / "manifest.json").read_text())
@@ -234,10 +144,27 @@ def test_two_nodes_four_processes(training, prepared):
     assert max(abs(here[name] - there[name]).max() for name in here) < 1e-3
 
 
-def test_no_job_reaches_the_network(training):
-    """Compute nodes here have no way out, so whatever a test's jobs did, they did without one."""
-    script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=3)"
-    said = subprocess.run(["srun", "python3", "-c", script], capture_output=True, text=True).stderr
-    assert "Network is unreachable" in said
-    assert "default" not in slurm("srun", "ip", "route")
-    assert time.monotonic() > 0
+def test_preemption(training, prepared):
+    """A job of higher priority takes the node: SLURM queues the training again."""
+    training.write(short_study(slurm_extra="--nodelist=n3"))
+    process = training.begin("--set-resources", "train_stage:slurm_partition=scavenge")
+    job = training.job()
+    taker = slurm("sbatch", "--parsable", "--partition=main", "--nodelist=n3", "--exclusive", "--wrap=sleep 1").strip()
+    attempts = training.end(process)
+    assert taker not in training.jobs()
+    assert_resumed(training, prepared, attempts)
+    assert {attempt["job"] for attempt in attempts} == {job}
+
+
+def test_a_mistake_is_not_tried_again(training):
+    """The retries pass through SLURM, but none trains."""
+    config = short_study()
+    config["stages"]["unsupervised"]["learning_rate"] = 1.0e30
+    training.write(config)
+    spec = model(training.folder)
+    status, said = training.run("--retries", "1", "--", str(spec.folder / "spec.json"))
+    assert status == 1
+    (line,) = [line for line in said.splitlines() if line.startswith(f"colbert-zero: {spec.name}")]
+    assert "lower the learning rate" in line
+    (attempt,) = (training.folder / spec.state / "attempts.jsonl").read_text().splitlines()
+    assert json.loads(attempt)["mistake"]

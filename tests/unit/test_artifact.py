@@ -2,14 +2,18 @@
 
 import errno
 import json
+import logging
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colbert_zero import locks, provenance
 from colbert_zero.artifact import Artifact, Spec, locate, run_step
-from colbert_zero.console import UserError
+from colbert_zero.console import Passing, UserError
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -84,7 +88,116 @@ def test_a_failing_step_publishes_nothing_and_the_next_attempt_knows(study):
     assert list(SPEC.folder.parent.iterdir()) == []
     assert publish() == 0
     ends = [attempt["end"] for attempt in Artifact.open(SPEC.name).manifest["attempts"]]
-    assert ends == ["UserError: no", "published"]
+    assert ends == ["no", "published"]
+
+
+def failing(error):
+    """A step that fails, and counts how often it was tried."""
+
+    def make(job):
+        make.tries += 1
+        raise error
+
+    make.tries = 0
+    return make
+
+
+def test_a_mistake_is_not_tried_again_in_the_same_run(study, monkeypatch, capsys):
+    """Snakemake's retries are for what passes; what a person has to mend would end the same way ten times."""
+    monkeypatch.setenv(provenance.RUN, "first")
+    make = failing(UserError("row 3 has no answer"))
+    assert [publish(make=make) for _ in range(3)] == [1, 1, 1]
+    assert make.tries == 1
+    assert capsys.readouterr().err.splitlines()[-1] == ("colbert-zero: row 3 has no answer")
+    assert list(SPEC.folder.parent.iterdir()) == []
+    monkeypatch.setenv(provenance.RUN, "second")
+    assert publish() == 0
+    attempts = Artifact.open(SPEC.name).manifest["attempts"]
+    assert [(one["run"], one["end"], one.get("mistake", False)) for one in attempts] == [
+        ("first", "row 3 has no answer", True),
+        ("second", "published", False),
+    ]
+
+
+def test_by_hand_a_mistake_is_tried_as_often_as_one_likes(study, monkeypatch):
+    """Without Snakemake there is no run."""
+    monkeypatch.delenv(provenance.RUN, raising=False)
+    make = failing(UserError("no"))
+    assert [publish(make=make) for _ in range(2)] == [1, 1]
+    assert make.tries == 2
+
+
+@pytest.mark.parametrize(
+    "error", [Passing("the node's disk is full"), OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()]
+)
+def test_what_passes_is_tried_again_in_the_same_run(study, monkeypatch, error):
+    monkeypatch.setenv(provenance.RUN, "first")
+    make = failing(error)
+    assert publish(make=make) != 0
+    assert publish(make=make) != 0
+    assert make.tries == 2
+    assert publish() == 0
+    attempts = Artifact.open(SPEC.name).manifest["attempts"]
+    assert [one["end"].partition(":")[0] for one in attempts] == [type(error).__name__] * 2 + ["published"]
+    assert not any(one.get("mistake") for one in attempts)
+
+
+def test_a_mistake_before_a_kill_is_no_reason_to_give_up(study, monkeypatch):
+    """The last attempt counts: it went beyond what the one before had ended by."""
+    monkeypatch.setenv(provenance.RUN, "first")
+    SPEC.state.mkdir(parents=True)
+    lines = [{"run": "first", "end": "no", "mistake": True}, {"run": "first"}]
+    (SPEC.state / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert publish() == 0
+
+
+def test_notes_of_every_attempt_reach_the_manifest(study):
+    def stop(job):
+        job.note(start_step=0)
+        job.note(end_step=120)
+        raise Passing("time is up")
+
+    def go_on(job):
+        job.note(start_step=120)
+        return write_letters(job)
+
+    assert publish(make=stop) == 1
+    assert publish(make=go_on) == 0
+    first, second = Artifact.open(SPEC.name).manifest["attempts"]
+    assert (first["start_step"], first["end_step"]) == (0, 120)
+    assert (second["start_step"], second["end"]) == (120, "published")
+    assert "end_step" not in second
+
+
+def test_a_note_outlives_a_kill(study):
+    """It is on disk as soon as it is made."""
+    path = study / "attempts.jsonl"
+    attempts = provenance.Attempts(path)
+    attempts.begin()
+    attempts.note(start_step=7)
+    later = provenance.Attempts(path)
+    later.begin()
+    first, _ = later.end("published")
+    assert (first["start_step"], first["end"]) == (7, "killed")
+
+
+def test_an_attempt_says_where_it_was(study, monkeypatch):
+    given = {"run": "0123", "job": "17", "node": "n[1-2]", "gpus": "0,1"}
+    for name, value in given.items():
+        monkeypatch.setenv(provenance.GIVEN[name], value)
+    publish()
+    (attempt,) = Artifact.open(SPEC.name).manifest["attempts"]
+    assert given.items() <= attempt.items()
+    assert attempt["host"]
+
+
+def test_the_code_is_at_the_commit_that_the_run_says(study, monkeypatch):
+    """Images have no git."""
+    monkeypatch.setenv(provenance.COMMIT, "0123abc, changed")
+    publish()
+    manifest = Artifact.open(SPEC.name).manifest
+    assert manifest["code"]["commit"] == "0123abc, changed"
+    assert manifest["image"] is None
 
 
 def test_a_killed_attempt_is_on_record(study):
@@ -175,12 +288,40 @@ def test_manifest_names_code_and_packages(study):
     assert manifest["outputs"]["letters.txt"]["bytes"] == 3
 
 
-def test_two_processes_do_not_make_one_artifact(study, capsys):
-    def meanwhile(job):
-        assert publish(make=write_letters) == 1
+def test_who_comes_second_waits_and_finds_the_artifact_made(study, monkeypatch, caplog):
+    """A job that a killed Snakemake left may be at it still."""
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_LOOKS", 0.01)
+    second = failing(AssertionError("made again"))
+    status = []
+    thread = threading.Thread(target=lambda: status.append(publish(make=second)))
+
+    def first(job):
+        thread.start()
+        deadline = time.monotonic() + 30
+        while f"making {SPEC.name} is under way in process" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not status
         return write_letters(job)
 
-    assert publish(make=meanwhile) == 0
-    err = capsys.readouterr().err
-    assert f"making {SPEC.name} is under way in process" in err
-    assert publish(make=write_letters) == 0
+    with caplog.at_level(logging.INFO):
+        assert publish(make=first) == 0
+        thread.join()
+    assert status == [0]
+    assert second.tries == 0
+    assert [one["end"] for one in Artifact.open(SPEC.name).manifest["attempts"]] == ["published"]
+
+
+def test_who_comes_second_makes_what_the_first_could_not(study, monkeypatch):
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_LOOKS", 0.01)
+    status = []
+    thread = threading.Thread(target=lambda: status.append(publish()))
+
+    def first(job):
+        thread.start()
+        raise Passing("time is up")
+
+    assert publish(make=first) == 1
+    thread.join()
+    assert status == [0]
+    assert [one["end"] for one in Artifact.open(SPEC.name).manifest["attempts"]] == ["Passing: time is up", "published"]

@@ -129,9 +129,10 @@ def test_what_an_image_is_not_made_of_is_not_in_its_name(clone, study):
 def test_the_label_tells_contents_and_not_how_they_came(clone, study):
     """So an image from a mirror will do for a study that would take the registry's."""
     one, other = made(study), made(study, build={"bootstrap": "debootstrap", "mirror": "http://one"})
-    assert one["torch"].contents == other["torch"].contents != one["lucene"].contents
+    before = one["torch"].contents
+    assert other["torch"].contents == before != one["lucene"].contents
     edit(clone / "envs" / "torch.txt")
-    assert one["torch"].contents != other["lucene"].contents
+    assert one["torch"].contents != before
 
 
 def test_paths_are_the_studys(clone, study):
@@ -314,12 +315,14 @@ def test_a_temporary_folder_that_is_missing_is_one_line(clone, site, study, monk
 def test_the_command_line_builds_the_file_that_was_planned(clone, site, study, capsys):
     image = made(study, build={"bootstrap": "debootstrap", "mirror": "http://one"})["torch"]
     how = ["--name", "torch", "--output", str(image.file), "--bootstrap=debootstrap", "--mirror=http://one"]
+    planned = image.file
     assert main(how) == 0
-    assert image.file.is_file()
+    assert planned.is_file()
     edit(clone / "envs" / "torch.txt")
     assert main(how) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"colbert-zero: {image.file}: what it is made of has changed; it would be torch-")
+    assert said == f"colbert-zero: {planned}: what it is made of has changed; it would be {image.file.name} now"
+    assert left(image) == [planned.name]
 
 
 # Definitions and locks

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -60,14 +61,14 @@ def started(words):
 @pytest.mark.parametrize("gpus", [0, 1])
 @pytest.mark.parametrize("environment", [{}, JOB])
 def test_one_process_is_started_as_such(gpus, environment):
-    found = command(gpus, 8, 1, None, ARGUMENTS, environment)
+    found = command(gpus, 8, 1, [], ARGUMENTS, environment)
     assert found == [sys.executable, "-m", "colbert_zero.training", "--threads", "8", *ARGUMENTS]
 
 
 @pytest.mark.parametrize(("nodes", "environment"), [(1, {}), (1, JOB), (2, {})])
 def test_several_processes_are_torchruns(nodes, environment):
     """Outside of a SLURM job there is one node, whatever was asked for."""
-    found = command(4, 8, nodes, None, ARGUMENTS, environment)
+    found = command(4, 8, nodes, [], ARGUMENTS, environment)
     assert found[:5] == [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
     assert found[5:] == ["-m", "colbert_zero.training", "--threads", "8", *ARGUMENTS]
 
@@ -76,7 +77,7 @@ def test_several_processes_are_torchruns(nodes, environment):
 def test_each_node_starts_the_same_and_knows_its_number(node, monkeypatch, image):
     monkeypatch.setenv("EXPECTED_IMAGE", str(image))
     monkeypatch.setattr(sys, "executable", str(node / "python"))
-    found = started(command(4, 8, 3, image, ARGUMENTS, JOB))
+    found = started(command(4, 8, 3, [image] if image else [], ARGUMENTS, JOB))
     assert [one["rank"] for one in found] == ["0", "1", "2"]
     for rank, one in enumerate(found):
         torchrun, training = one["words"][:7], one["words"][7:]
@@ -85,7 +86,7 @@ def test_each_node_starts_the_same_and_knows_its_number(node, monkeypatch, image
             f"--node-rank={rank}",
             "--nnodes=3",
             "--nproc-per-node=4",
-            "--master-addr=n1",
+            f"--master-addr={socket.gethostname()}",
             f"--master-port={PORTS[4711]}",
         }
         assert training == ["-m", "colbert_zero.training", "--threads", "8", *ARGUMENTS]
@@ -93,7 +94,7 @@ def test_each_node_starts_the_same_and_knows_its_number(node, monkeypatch, image
 
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_srun_asks_for_the_whole_job(gpus):
-    options = [word for word in command(gpus, 8, 2, None, [], JOB)[1:] if word.startswith("--")]
+    options = [word for word in command(gpus, 8, 2, [], [], JOB)[1:] if word.startswith("--")]
     assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--kill-on-bad-exit=1"} <= {*options}
     assert [word for word in options if word.startswith("--gpus")] == (["--gpus-per-node=2"] if gpus else [])
     assert f"--nproc-per-node={max(1, gpus)}" in options
@@ -102,7 +103,7 @@ def test_srun_asks_for_the_whole_job(gpus):
 @given(st.integers(1, 2**32 - 1), st.integers(1, len(PORTS) - 1))
 def test_jobs_on_one_node_do_not_meet(job, distance):
     def port(number):
-        words = command(1, 1, 2, None, [], JOB | {"SLURM_JOB_ID": str(number)})
+        words = command(1, 1, 2, [], [], JOB | {"SLURM_JOB_ID": str(number)})
         (found,) = [word.partition("=")[2] for word in words if word.startswith("--master-port=")]
         return int(found)
 

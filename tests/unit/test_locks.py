@@ -35,7 +35,7 @@ def test_who_waits_goes_on_when_the_holder_is_gone(tmp_path, monkeypatch, caplog
         timer = threading.Timer(0.2, holder.stdin.close if end == "released" else holder.kill)
         timer.start()
         with caplog.at_level(logging.INFO):
-            hold(path, "work", wait=True).close()
+            hold(path, "work", wait=60).close()
         timer.join()
     # Once, however often it looked.
     (message,) = caplog.messages
@@ -46,7 +46,7 @@ def test_who_waits_goes_on_when_the_holder_is_gone(tmp_path, monkeypatch, caplog
 
 def test_nobody_waits_for_a_lock_that_is_free(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        hold(tmp_path / "lock", "work", wait=True).close()
+        hold(tmp_path / "lock", "work", wait=60).close()
     assert caplog.messages == []
 
 

@@ -12,6 +12,7 @@ from colbert_zero import mining_dense
 from colbert_zero.artifact import Artifact, Spec, content_digest
 from colbert_zero.candidates import read_candidates
 from colbert_zero.console import UserError
+from colbert_zero.devices import add_device_option
 from colbert_zero.encoders import LatentSemantics, SentenceEncoder
 from mined import model, shards, step
 
@@ -29,7 +30,7 @@ def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
 def mine(encoder: dict[str, Any], depth: int, *flags: str, **inputs: list[str]) -> Artifact:
     names = {"shards": [shards(PAIRS).name], **inputs}
     spec = Spec("candidates", "dense.mine", {"encoder": encoder, "depth": depth, "flags": flags}, names)
-    return step(mining_dense.make, spec, *flags)
+    return step(mining_dense.make, spec, *flags, add_options=add_device_option)
 
 
 def test_candidates_are_the_nearest_documents_of_all() -> None:
@@ -80,7 +81,7 @@ def test_a_small_corpus_gives_fewer_dimensions() -> None:
 
 
 def test_a_sentence_transformer_encodes_with_prompts_and_unit_length(bert: Path) -> None:
-    encoder = SentenceEncoder(bert, "query: ", "", 32, threads=1)
+    encoder = SentenceEncoder(bert, "query: ", "", 32, "cpu")
     plain = SentenceTransformer(str(bert), local_files_only=True)
     texts = ["the lazy dog", "a retrieval model scores every document " * 20]
     plain.max_seq_length = 32
@@ -102,4 +103,4 @@ def test_a_sentence_transformer_mines(bert: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match="not a sentence-transformers model"):
-        SentenceEncoder(tmp_path / "model", "", "", 32, threads=1)
+        SentenceEncoder(tmp_path / "model", "", "", 32, "cpu")

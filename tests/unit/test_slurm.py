@@ -1,6 +1,8 @@
 """What a run asks SLURM before it starts: names that it does not know are said at once, and in one line."""
 
+import asyncio
 import getpass
+import os
 
 import pytest
 
@@ -78,12 +80,15 @@ KEY, OTHER = "bbbbbbbbbbbb", "cccccccccccc"
 
 
 def test_jobs_that_a_killed_run_left_at_an_artifact_are_found(site):
+    here = os.getcwd()
     lines = [
-        f"7 rule_train_stage_wildcards_unsupervised_{KEY}",
-        f"12 rule_train_stage_wildcards_supervised_{OTHER}",
-        f"31 rule_train_stage_on_nodes_wildcards_unsupervised_{KEY}",
-        "40 (null)",
-        "41",
+        f"7|rule_train_stage_wildcards_unsupervised_{KEY}|{here}",
+        f"12|rule_train_stage_wildcards_supervised_{OTHER}|{here}",
+        f"31|rule_train_stage_on_nodes_wildcards_unsupervised_{KEY}|{here}",
+        # Another study may have an artifact of the same name.
+        f"32|rule_train_stage_wildcards_unsupervised_{KEY}|{here}/other",
+        f"40|(null)|{here}",
+        f"41|a comment | of mine\nin two lines_{KEY}|{here}",
     ]
     program(site, "squeue", says("\n".join(lines)))
     assert sorted(slurm.under_way(KEY)) == ["31", "7"]
@@ -92,9 +97,9 @@ def test_jobs_that_a_killed_run_left_at_an_artifact_are_found(site):
 
 
 def test_slurm_is_asked_once_before_this_run_has_jobs_of_its_own(site):
-    program(site, "squeue", says(f"7 rule_x_{KEY}"))
+    program(site, "squeue", says(f"7|rule_x_{KEY}|{os.getcwd()}"))
     assert slurm.under_way(KEY) == ["7"]
-    program(site, "squeue", says(f"8 rule_x_{KEY}"))
+    program(site, "squeue", says(f"8|rule_x_{KEY}|{os.getcwd()}"))
     assert slurm.under_way(KEY) == ["7"]
 
 
@@ -103,3 +108,28 @@ def test_without_an_answer_nothing_is_under_way(site, squeue):
     if squeue is not None:
         program(site, "squeue", squeue)
     assert slurm.under_way(KEY) == []
+
+
+def test_states_of_jobs_are_words_that_the_executor_knows(site):
+    program(site, "squeue", "exit 1")
+    states = {"1": "CANCELLED by 0", "2": "COMPLETED", "3": "RUNNING", "4": "CANCELLED", "5": "OUT_OF_MEMORY"}
+    assert slurm.settled(states) == states | {"1": "CANCELLED"}
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
+def test_a_job_that_slurm_does_not_start_again_has_ended(site, state):
+    """Where it does, the job has its number and waits in the queue."""
+    program(site, "squeue", says("7\n9"))
+    assert slurm.settled({"7": state, "8": state}) == {"7": state, "8": "CANCELLED"}
+
+
+def test_the_executor_sees_those(monkeypatch):
+    import snakemake_executor_plugin_slurm as executor
+
+    async def query(_command, _logger):
+        return {"7": "CANCELLED by 0"}, 0.1
+
+    assert "query_job_status" in executor.Executor.check_active_jobs.__code__.co_names
+    monkeypatch.setattr(executor, "query_job_status", query)
+    slurm.mend_executor()
+    assert asyncio.run(executor.query_job_status("sacct", None)) == ({"7": "CANCELLED"}, 0.1)

@@ -31,6 +31,8 @@ from colbert_zero.locks import hold
 from colbert_zero.provenance import Attempts, code_identity, image_labels, package_versions
 
 KEY_DIGITS = 12
+PATIENCE = 1800.0
+"""Seconds to wait for another process that makes the same artifact."""
 SPEC, MANIFEST = "spec.json", "manifest.json"
 RESOURCES = frozenset({"sources", "collections", "bases"})
 """The kinds that come from outside the study; they live in `resources/`, all others in `results/`."""
@@ -269,7 +271,7 @@ def run_step(
     def publish() -> int:
         lock = options.spec.state.with_name(f"{options.spec.state.name}.lock")
         # Left over from a killed Snakemake, another job may be at it still: what that one makes is not made twice.
-        with hold(lock, f"making {options.spec.name}", wait=True):
+        with hold(lock, f"making {options.spec.name}", wait=PATIENCE):
             return _publish(make, options.spec, options)
 
     return guarded(publish)
@@ -277,6 +279,9 @@ def run_step(
 
 def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
     target = spec.folder
+    if target.parent.is_dir():
+        # Looking into the folder has a network file system forget what it knew before another node published there.
+        os.listdir(target.parent)
     if (target / MANIFEST).is_file():
         _restore(spec)
         return 0
@@ -284,7 +289,8 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
         raise UserError(f"{target} holds files but no manifest; it is not overwritten: move it away")
     attempts = Attempts(spec.state / "attempts.jsonl")
     if attempts.hopeless:
-        raise UserError(f"not tried again in this run, since it would end as before: {attempts.hopeless}")
+        log.info("not tried again in this run of Snakemake, since it would end as before")
+        raise UserError(attempts.hopeless)
     # The dot keeps unfinished folders out of every walk; a killed attempt's is of no use.
     folder = target.with_name(f".{target.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)

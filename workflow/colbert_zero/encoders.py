@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from colbert_zero.artifact import Job
 from colbert_zero.console import UserError
+from colbert_zero.devices import choose_device
 
 Vectors = npt.NDArray[np.float32]
 """One row per text, of unit length or, for a text of which the encoder knows no word, zero."""
@@ -37,6 +38,7 @@ def encoder_of(job: Job, documents: Sequence[str]) -> Encoder:
 
     Raises:
         UserError: The model cannot be loaded.
+        Passing: A GPU is asked for, and there is none.
     """
     settings: Mapping[str, Any] = job.settings["encoder"]
     if settings["kind"] == "lsa":
@@ -46,7 +48,7 @@ def encoder_of(job: Job, documents: Sequence[str]) -> Encoder:
         settings["query_prompt"],
         settings["document_prompt"],
         settings["maximum_length"],
-        job.threads,
+        choose_device(job),
     )
 
 
@@ -94,9 +96,7 @@ class LatentSemantics:
 class SentenceEncoder:
     """Any sentence-transformers model without code of its own."""
 
-    def __init__(
-        self, folder: Path, query_prompt: str, document_prompt: str, maximum_length: int, threads: int
-    ) -> None:
+    def __init__(self, folder: Path, query_prompt: str, document_prompt: str, maximum_length: int, device: str) -> None:
         """Load it.
 
         Args:
@@ -104,7 +104,7 @@ class SentenceEncoder:
             query_prompt: Put before every query, as it is.
             document_prompt: Put before every document, as it is.
             maximum_length: In tokens; longer texts are cut. The model's own limit holds too.
-            threads: Of the CPU, where there is no GPU.
+            device: Where to compute, `cpu` or `cuda`.
 
         Raises:
             UserError: The model cannot be loaded.
@@ -112,10 +112,10 @@ class SentenceEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        torch.set_num_threads(threads)
         try:
             self._model = SentenceTransformer(
                 str(folder),
+                device=device,
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )

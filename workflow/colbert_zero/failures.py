@@ -14,6 +14,11 @@ ERROR = re.compile(
     re.MULTILINE,
 )
 """How Snakemake reports a failed attempt; before the output, a message of SLURM's may have lines of any kind."""
+SUBMITTED = "\n    external_jobid: "
+REFUSED = re.compile(
+    r"^    message: (?:SLURM sbatch failed\.|Job submission failed with exception:) (.*?)(?:For further.*)?$",
+    re.MULTILINE,
+)
 OWN = "colbert-zero: "
 GPU_MEMORY = re.compile(r"(CUDA|HIP) (error: )?out of memory", re.IGNORECASE)
 MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit|out of memory", re.IGNORECASE)
@@ -31,9 +36,12 @@ def explain(log: str, study: Study) -> list[str]:
     """
     last: dict[str, tuple[str, str, int]] = {}
     for found in ERROR.finditer(log):
-        output = _field(found["fields"], "output")
-        _, _, times = last.get(output, ("", "", 0))
-        last[output] = found["rule"], found["fields"], times + 1
+        fields = found["fields"]
+        output = _field(fields, "output")
+        _, before, times = last.get(output, ("", "", 0))
+        # A failed job's log is shown below what SLURM says of it. There, the Snakemake inside of the job says it again.
+        if not (SUBMITTED in before and _field(fields, "message") == "None"):
+            last[output] = found["rule"], fields, times + 1
     return [
         f"{_what(output, study)}: {_why(output, rule, fields, times, study)}"
         for output, (rule, fields, times) in last.items()
@@ -68,9 +76,10 @@ def _why(output: str, rule: str, fields: str, times: int, study: Study) -> str:
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in logs if path.is_file()]
     said = "".join(texts)
     again = f", {times} times" if times > 1 else ""
-    if "SLURM sbatch failed" in fields:
-        why = re.search(r"sbatch: error: (.*?)'?\.?$", fields, re.MULTILINE)
-        return f"SLURM did not take the job: {why[1] if why else _field(fields, 'message')}"
+    refused = REFUSED.search(fields)
+    if refused:
+        why = re.search(r"sbatch: error: (.*?)'?\.?$", fields, re.MULTILINE) or refused
+        return f"SLURM did not take the job: {why[1].strip()}"
     if GPU_MEMORY.search(said):
         return (
             f"the GPU's memory was too little{again}: ask for a larger one, resources.{step}.gpu_model in config.yaml"
@@ -83,7 +92,7 @@ def _why(output: str, rule: str, fields: str, times: int, study: Study) -> str:
     if status == "TIMEOUT":
         return (
             f"ran into its time limit{again}: {rule} had {study.asked(step, 'runtime')} minutes; "
-            f"raise resources.{step}.runtime in config.yaml, or for a training retries in slurm/profile.yaml"
+            f"raise resources.{step}.runtime in config.yaml"
         )
     own = [line for line in said.splitlines() if line.startswith(OWN)]
     if own:

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ BUILDS, RUNS = (1, 2), (1, 1)
 """The first Apptainer that builds these definitions, and that runs their images without privileges."""
 SPACE_GB = {"torch": 16, "lucene": 2}
 """What a build takes in the temporary folder, at most."""
+PATIENCE = 7200.0
+"""Seconds to wait for another process that builds the same image."""
+BINDS = "COLBERT_ZERO_BIND"
+"""Keeps the folders that the user's own environment has images see."""
 FASTER = "-comp zstd -Xcompression-level 3"
 """For mksquashfs: half the time of the default, and a tenth more bytes."""
 
@@ -48,6 +53,10 @@ TROUBLES = (
         r"user namespace|unshare.*(denied|not permitted)|Failed to create (user|mount) namespace",
         "user namespaces are switched off here: ask the site to switch them on (user.max_user_namespaces, "
         "kernel.apparmor_restrict_unprivileged_userns), or for Apptainer with setuid",
+    ),
+    (
+        r"debootstrap.*(not found|no such file|not in)|unable to locate debootstrap",
+        "debootstrap is not on this machine's PATH: install it, or leave images.build.bootstrap at docker",
     ),
     (
         r"No space left on device|disk quota exceeded",
@@ -115,11 +124,13 @@ class Image:
         return self.given is None
 
     def check(self) -> None:
-        """Look at an image that was given as a file.
+        """Look at an image that was given as a file, and at where another is built.
 
         Raises:
-            UserError: It is not there, or was built from another definition or lock.
+            UserError: It is not there, or was built from another definition or lock; or Snakemake cannot name it.
         """
+        if " " in self.address:
+            raise UserError(f"{self.address}: Snakemake runs no image with a space in its path; set images.folder")
         if self.given is None or "://" in self.given:
             return
         where = f"config.yaml: images.{self.name}: {self.given}"
@@ -150,6 +161,32 @@ def images(settings: Mapping[str, Any], study: Path) -> dict[str, Image]:
         name: Image(name, folder, str((study / path).resolve()) if path and "://" not in path else path, build)
         for name, path in given.items()
     }
+
+
+def environment(study: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """The variables that say what of this machine a study's images see.
+
+    Args:
+        study: Its folder, which they see anyway.
+        given: The environment of a process that runs images, or of one that starts such processes, here or elsewhere.
+
+    Raises:
+        UserError: A folder's name is not one that Apptainer can bind.
+    """
+    own = given.get(BINDS)
+    if own is None:
+        names = ("APPTAINER_BIND", "APPTAINER_BINDPATH", "SINGULARITY_BIND", "SINGULARITY_BINDPATH")
+        own = next((given[name] for name in names if given.get(name)), "")
+    tops = [study / top for top in ("resources", "results", "logs", "benchmarks")]
+    folders = [CLONE / "workflow", Path(tempfile.gettempdir()), *(top.resolve() for top in tops if top.is_symlink())]
+    # What is not there, such as another machine's scratch folder, cannot be bound; /tmp is there anyway.
+    seen = [str(folder) for folder in dict.fromkeys(folders) if folder.is_dir() and folder != Path("/tmp")]  # noqa: S108
+    for folder in seen:
+        if set(folder) & {",", ":"}:
+            raise UserError(f"{folder}: Apptainer cannot show a folder with a comma or colon in its name to an image")
+    variables = {BINDS: own, "APPTAINER_BIND": ",".join(filter(None, [own, *seen]))}
+    # As --nv, which would warn on every node without a GPU.
+    return variables | ({"APPTAINER_NV": "1"} if Path("/dev/nvidiactl").exists() else {})
 
 
 def labels(file: Path) -> dict[str, str]:
@@ -204,7 +241,7 @@ def build(image: Image) -> None:
     """
     check_apptainer(BUILDS)
     file = image.file
-    with hold(image.folder / f".{file.name}.lock", f"building {file}"):
+    with hold(image.folder / f".{file.name}.lock", f"building {file}", wait=PATIENCE):
         if file.is_file():
             log.info("%s is already there", file)
             return
@@ -229,8 +266,16 @@ def build(image: Image) -> None:
 
 
 def _run(image: Image, output: Path) -> None:
+    # What running images are told, such as folders to bind, is not for building them.
+    prefixes = ("APPTAINER_BIND", "APPTAINER_NV", "SINGULARITY_BIND", "SINGULARITY_NV")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     process = subprocess.Popen(
-        _command(image, output), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        _command(image, output),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
     )
     said: deque[str] = deque(maxlen=100)
     for line in process.stdout or ():

@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 
 PORTS = range(20000, 30000)
 """One of these is a job's, by its number: jobs on one node must not meet."""
-# The number of a node is known on it alone.
-ON_A_NODE = 'exec "$0" -m torch.distributed.run --node-rank="$SLURM_NODEID" "$@"'
+# The number of a node is known on it alone. torchrun would die of the warning that its processes act on.
+ON_A_NODE = 'trap "" USR1; exec "$0" -m torch.distributed.run --node-rank="$SLURM_NODEID" "$@"'
 
 
 def command(
-    gpus: int, threads: int, nodes: int, image: str | None, arguments: Sequence[str], environment: Mapping[str, str]
+    gpus: int,
+    threads: int,
+    nodes: int,
+    apptainer: Sequence[str],
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
 ) -> list[str]:
     """The command that trains.
 
@@ -29,22 +36,27 @@ def command(
         gpus: How many GPUs each node gives, and so processes; 0 for one process without.
         threads: How many threads each node gives.
         nodes: How many nodes.
-        image: The Apptainer image to train in, if not where this runs.
+        apptainer: Apptainer's options and the image to train in; nothing: where this runs.
         arguments: For `colbert_zero.training`.
-        environment: Where SLURM says which job and node this is.
+        environment: Where SLURM says which job this is.
 
     Returns:
         Program and arguments.
     """
     processes = max(1, gpus)
     # An image has a Python of its own.
-    inside = [sys.executable] if image is None else ["apptainer", "exec", "--home", os.getcwd(), image, "python"]
+    inside = ["apptainer", "exec", "--home", os.getcwd(), *apptainer, "python"] if apptainer else [sys.executable]
     training = ["-m", "colbert_zero.training", "--threads", str(threads), *arguments]
     job = environment.get("SLURM_JOB_ID")
     if nodes > 1 and job is not None:
         spread = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={threads}"]
-        spread += ["--cpu-bind=none", "--kill-on-bad-exit=1", *([f"--gpus-per-node={gpus}"] if gpus else [])]
-        master = [f"--master-addr={environment['SLURMD_NODENAME']}", f"--master-port={PORTS[int(job) % len(PORTS)]}"]
+        spread += [
+            "--cpu-bind=none",
+            "--mpi=none",
+            "--kill-on-bad-exit=1",
+            *([f"--gpus-per-node={gpus}"] if gpus else []),
+        ]
+        master = [f"--master-addr={socket.gethostname()}", f"--master-port={PORTS[int(job) % len(PORTS)]}"]
         *place, python = inside
         crew = [f"--nnodes={nodes}", f"--nproc-per-node={processes}", *master]
         return ["srun", *spread, *place, "bash", "-c", ON_A_NODE, python, *crew, *training]
@@ -60,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of a node (1)")
     parser.add_argument("--nodes", type=int, default=1, help="how many nodes train together (1)")
     parser.add_argument("--image", help="the Apptainer image to train in, on several nodes")
+    parser.add_argument("--apptainer-args", type=shlex.split, default=[], help="more options for Apptainer")
     parser.add_argument("arguments", nargs="+", help="for colbert_zero.training, after --")
     given = parser.parse_args(argv)
-    found = command(given.gpus, given.threads, given.nodes, given.image or None, given.arguments, os.environ)
+    apptainer = [*given.apptainer_args, given.image] if given.image else []
+    found = command(given.gpus, given.threads, given.nodes, apptainer, given.arguments, os.environ)
     os.execvp(found[0], found)  # noqa: S606
 
 

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import IO
 
-from colbert_zero.console import UserError, log
+from colbert_zero.console import Passing, UserError, log
 
 SECONDS_BETWEEN_LOOKS = 2.0
+HELD = (errno.EAGAIN, errno.EACCES)
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
-def hold(path: Path, what: str, wait: bool = False) -> IO[str]:
+def hold(path: Path, what: str, wait: float = 0.0) -> IO[str]:
     """Hold the lock at `path` until the returned file is closed or this process ends.
 
     The lock is the kernel's (flock), which network file systems carry from node to node; it goes with the process or
@@ -25,13 +26,15 @@ def hold(path: Path, what: str, wait: bool = False) -> IO[str]:
     Args:
         path: The lock's file; made if need be.
         what: What one process does alone, for the message to another.
-        wait: Whether to wait while another process holds it.
+        wait: Seconds to wait while another process holds it.
 
     Raises:
-        UserError: Another process holds it; which one. Or the file system has no locks.
+        Passing: Another process holds it; which one.
+        UserError: The file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
+    started = time.monotonic()
     told = False
     while True:
         try:
@@ -41,14 +44,16 @@ def hold(path: Path, what: str, wait: bool = False) -> IO[str]:
             if error.errno in UNSUPPORTED:
                 file.close()
                 raise UserError(
-                    f"{path.parent}: this file system has no locks ({error.strerror}): put results/ on one that has, "
+                    f"{path.parent}: this file system has no locks ({error.strerror}): put the study on one that has, "
                     "or have it mounted with them (Lustre: -o flock)"
                 ) from None
+            if error.errno not in HELD:
+                raise
             file.seek(0)
             holder = file.read().strip() or "another process"
-            if not wait:
+            if time.monotonic() - started >= wait:
                 file.close()
-                raise UserError(f"{what} is under way in {holder}; wait for it, or stop it, and run again") from None
+                raise Passing(f"{what} is under way in {holder}; wait for it, or stop it, and run again") from None
         if not told:
             log.info("%s is under way in %s: waiting for it", what, holder)
             told = True

@@ -1,12 +1,13 @@
 """Find each training query's candidates with a dense encoder, among the documents of its source.
 
-    python -m colbert_zero.mining_dense --spec JSON --threads 2
+    python -m colbert_zero.mining_dense --spec JSON --threads 2 [--device auto|cpu|cuda]
 
 The search is exact: the inner product with every document.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,10 +15,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from colbert_zero.artifact import Job, main_of
+from colbert_zero.artifact import Job, run_step
 from colbert_zero.candidates import Candidates, write_candidates
 from colbert_zero.console import progress
 from colbert_zero.corpus import TrainingCorpus
+from colbert_zero.devices import add_device_option
 from colbert_zero.encoders import Encoder, Vectors, encoder_of
 
 QUERIES_AT_ONCE = 4096
@@ -62,4 +64,4 @@ def _products(documents: Vectors, query: npt.NDArray[np.float32]) -> npt.NDArray
 
 
 if __name__ == "__main__":
-    main_of(make, __doc__)
+    sys.exit(run_step(make, __doc__, add_options=add_device_option))

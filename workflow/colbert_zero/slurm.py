@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -32,7 +34,7 @@ def check(resources: Iterable[Mapping[str, Any]]) -> None:
             "or take --profile local for this machine"
         )
     where = "slurm_{0} in slurm/profile.yaml: {1} is not {2} here; there {3}"
-    partitions = _said("sinfo", "--noheader", "--format=%R")
+    partitions = _said("sinfo", "--all", "--noheader", "--format=%R")
     own = f"user={getpass.getuser()}"
     accounts = _said("sacctmgr", "--noheader", "--parsable2", "list", "associations", own, "format=account")
     asked = [(given.get("slurm_partition"), given.get("slurm_account")) for given in resources]
@@ -50,27 +52,28 @@ def _listed(names: Iterable[str]) -> str:
     return "are " + ", ".join(sorted(names))
 
 
-def _said(*command: str) -> set[str]:
-    """The lines that a command of SLURM's writes; none if it fails, as sites without accounting have it."""
+def _said(*command: str) -> set[str] | None:
+    """The lines that a command of SLURM's writes; None if it fails, as it does on sites without accounting."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
-        return set()
+        return None
     return {line.strip() for line in done.stdout.splitlines() if line.strip()}
 
 
 @cache
 def _jobs() -> tuple[tuple[str, str], ...]:
-    """Number and comment of each job that this user has waiting or running."""
-    lines = _said("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%A %k")
-    found = [line.partition(" ")[::2] for line in sorted(lines)]
-    return tuple((number, comment) for number, comment in found)
+    """Number and comment of each job that this user has waiting or running for the study in this folder."""
+    lines = _said("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%A|%k|%Z")
+    # A comment that someone gave a job by hand may have lines.
+    found = (line.split("|", 2) for line in sorted(lines or ()) if line.count("|") >= 2)
+    return tuple((number, comment) for number, comment, folder in found if folder == os.getcwd())
 
 
 def under_way(key: str) -> list[str]:
-    """Jobs that an earlier, killed Snakemake left making the artifact of this key: their numbers.
+    """Jobs that an earlier, killed Snakemake left making this study's artifact of this key: their numbers.
 
-    SLURM was asked once, before this run has submitted anything: this run's own jobs are not among them.
+    SLURM is asked once, before this run has submitted anything: this run's own jobs are not among them.
     """
     if shutil.which("squeue") is None:
         return []
@@ -89,7 +92,8 @@ def settled(states: Mapping[str, str]) -> dict[str, str]:
     words = {number: state.split()[0] for number, state in states.items() if state}
     if any(word in RESTARTED for word in words.values()):
         queued = _said("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%A")
-        words |= {number: "CANCELLED" for number, word in words.items() if word in RESTARTED and number not in queued}
+        gone = {number for number, word in words.items() if word in RESTARTED} - queued if queued is not None else ()
+        words |= dict.fromkeys(gone, "CANCELLED")
     return words
 
 
@@ -101,6 +105,6 @@ def mend_executor() -> None:
 
     async def query_settled(command: str, logger: Any) -> tuple[dict[str, str] | None, float | None]:
         states, seconds = await query(command, logger)
-        return (None if states is None else settled(states)), seconds
+        return (None if states is None else await asyncio.to_thread(settled, states)), seconds
 
     executor.query_job_status = query_settled

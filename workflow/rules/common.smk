@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from colbert_zero import slurm
 from colbert_zero.console import UserError
 from colbert_zero.failures import explain
-from colbert_zero.images import NAMES, RUNS, check_apptainer, images
+from colbert_zero.images import NAMES, RUNS, check_apptainer, environment, images
 from colbert_zero.locks import hold
 from colbert_zero.provenance import COMMIT, RUN, commit
 from colbert_zero.study import Study
@@ -22,40 +22,28 @@ from colbert_zero.study import Study
 try:
     study = Study(config, Path("."))
     IMAGES = images(study.config["images"], Path("."))
+    os.environ.update(environment(Path("."), os.environ))
 except UserError as error:
     sys.exit(f"colbert-zero: {error}")
 
-# A plan needs no Apptainer; a run that does says so when it starts.
 asked_images = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
 in_images = asked_images and shutil.which("apptainer") is not None
-if asked_images and not in_images:
-    workflow.deployment_settings.deployment_method -= {DeploymentMethod.APPTAINER}
-
 if workflow.is_main_process:
     os.environ[RUN] = uuid4().hex
     os.environ[COMMIT] = commit() or ""
+    if asked_images and not in_images:
+        # A plan needs no Apptainer; a run does, and says so when it starts.
+        workflow.deployment_settings.deployment_method -= {DeploymentMethod.APPTAINER}
 else:
     # SLURM warns every process of a job before its time is up. A training acts on it, and nothing else dies of it.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-# Of the host, an image's processes see the study's folder, the code, and what these point to.
-visible = [Path(workflow.basedir) / "workflow", Path(os.environ.get("TMPDIR", "/tmp"))]
-visible += [
-    Path(top).resolve()
-    for top in ("resources", "results", "logs", "benchmarks")
-    if Path(top).is_symlink()
-]
-os.environ["APPTAINER_BIND"] = ",".join(
-    [os.environ.get("APPTAINER_BIND", ""), *map(str, visible)]
-).strip(",")
-if Path("/dev/nvidiactl").exists():
-    # As `--nv`, which would warn on every node without a GPU.
-    os.environ["APPTAINER_NV"] = "1"
-
 # Steps find the package, and stay off the network unless a fetching one says otherwise. An image has its own Python.
+# The shell outlives the signals that a training acts on; an image's forgets that one of them is ignored outside.
 shell.prefix(
+    "trap '' USR1; trap : TERM; ulimit -c 0; "
     f"[ -d /.singularity.d ] || export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
     f"export PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
 )
@@ -78,6 +66,10 @@ onstart:
                 check_apptainer(RUNS)
                 for image in IMAGES.values():
                     image.check()
+                if "://" in IMAGES["torch"].address and on_several_nodes():
+                    raise UserError(
+                        "several nodes need the image torch as a file: apptainer pull it, and name the file"
+                    )
             if workflow.non_local_exec:
                 slurm.check([job.resources for job in workflow.dag.needrun_jobs()])
                 slurm.mend_executor()
@@ -150,14 +142,10 @@ def device(step):
     return asked(step, "device") or ("cuda" if asked(step, "gpu") else "auto")
 
 
-def keys_of_stages(several_nodes):
-    """The keys of the models that are trained on several nodes, or of the others, as a pattern."""
-    keys = [
-        spec.key
-        for spec in study.specs.values()
-        if spec.kind == "models" and (asked(spec.label, "nodes") > 1) == several_nodes
-    ]
-    return "|".join(keys) or "none"
+def on_several_nodes():
+    """The models that are trained on several nodes."""
+    models = [spec for spec in study.specs.values() if spec.kind == "models"]
+    return [spec for spec in models if asked(spec.label, "nodes") > 1]
 
 
 def of_stage(look_up, *arguments):
@@ -166,8 +154,8 @@ def of_stage(look_up, *arguments):
 
 
 def image(name):
-    """The Apptainer image of a step."""
-    return IMAGES[name].address
+    """The Apptainer image of a step; no more than a name where there is no Apptainer."""
+    return IMAGES[name].address if in_images else f"{name}.sif"
 
 
 def image_file(name):

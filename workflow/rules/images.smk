@@ -8,6 +8,7 @@ rule build_image:
         "logs/images/{image}-{key}.log",
     benchmark:
         "benchmarks/images/{image}-{key}.tsv"
+    retries: 0
     conda:
         "../../envs/host.yaml"
     params:

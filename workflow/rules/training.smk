@@ -12,8 +12,9 @@ rule train_stage:
     benchmark:
         "benchmarks/models/{label}-{key}.tsv"
     wildcard_constraints:
-        key=keys_of_stages(several_nodes=False),
+        key=f"(?!{'|'.join(spec.key for spec in on_several_nodes()) or 'none'})[0-9a-f]{{12}}",
     priority: 1
+    retries: 10
     container:
         image("torch")
     threads: of_stage(asked, "threads")
@@ -47,8 +48,9 @@ rule train_stage_on_nodes:
     benchmark:
         "benchmarks/models/{label}-{key}.tsv"
     wildcard_constraints:
-        key=keys_of_stages(several_nodes=True),
+        key="|".join(spec.key for spec in on_several_nodes()) or "none",
     priority: 1
+    retries: 10
     conda:
         "../../envs/host.yaml"
     threads: of_stage(asked, "threads")
@@ -66,8 +68,9 @@ rule train_stage_on_nodes:
         device=of_stage(device),
         checkpoint=of_stage(asked, "checkpoint_seconds"),
         image=image("torch") if in_images else "",
+        apptainer=workflow.deployment_settings.apptainer_args,
     message:
         "Train the {wildcards.label} stage of {params.rows} on {resources.nodes} nodes"
     shell:
         "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} --nodes {resources.nodes} "
-        "--image={params.image:q} -- --spec {params.spec:q} --device {params.device} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
+        "--image={params.image:q} --apptainer-args={params.apptainer:q} -- --spec {params.spec:q} --device {params.device} --checkpoint-seconds {params.checkpoint} 2> {log:q}"

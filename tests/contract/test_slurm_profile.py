@@ -1,0 +1,311 @@
+"""`snakemake --profile slurm` where there is no cluster, and what it asks of one, word for word."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from colbert_zero.config import check
+from colbert_zero.images import NAMES, images
+from colbert_zero.locks import hold
+from colbert_zero.provenance import COMMIT, RUN, commit
+from colbert_zero.study import Study
+from own_study import CONFIG, write_data
+from programs import laptop, program, says
+
+ROOT = Path(__file__).parents[2]
+RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+ON_THE_HOST = {"fetch_source", "fetch_collection", "fetch_base", "build_image", "train_stage_on_nodes"}
+"""Fetching needs the network, building needs Apptainer, and srun is not inside of an image."""
+APPTAINER = says("apptainer version 1.4.5")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A machine without SLURM and Apptainer, whatever this one has."""
+    folder = tmp_path_factory.mktemp("laptop")
+    laptop(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+def begin(folder, data, **sections):
+    """A study of one's own in a new folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "data").symlink_to(data)
+    # No YAML aliases: what is the same in two places is written twice.
+    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(CONFIG | sections))))
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path, data):
+    return begin(tmp_path / "study", data)
+
+
+def snakemake(study, path, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "slurm", "--directory", str(study), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": os.fspath(path)},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def planned(study, path):
+    """How many jobs of each rule a dry run plans."""
+    status, output = snakemake(study, path, "--dry-run")
+    assert status == 0, output
+    table = re.findall(r"^(\w+) +(\d+)$", output.split("Job stats:")[-1], re.MULTILINE)
+    return {rule: int(count) for rule, count in table}
+
+
+def made(folder):
+    """What jobs have left in a study's folder."""
+    return {path.name for top in ("logs", "resources", "results") for path in folder.glob(f"{top}/*/*")}
+
+
+def test_any_machine_can_plan(study, programs):
+    """Without SLURM, Apptainer or an image; a run that is under way is no hindrance either."""
+    with hold(study / ".snakemake" / "colbert_zero.lock", "a run of study own"):
+        counts = planned(study, programs)
+    assert counts["train_stage"] == 3
+    assert not {"build_image", "train_stage_on_nodes"} & counts.keys()
+    assert made(study) == set()
+
+
+def test_with_apptainer_images_are_planned_once_each(programs, data, tmp_path):
+    program(tmp_path / "site", "apptainer", APPTAINER)
+    path = f"{tmp_path / 'site'}:{programs}"
+    settings = {"folder": "images"}
+    assert planned(begin(tmp_path / "none", data, images=settings), path)["build_image"] == 2
+    # One is there already, the other is given.
+    study = begin(tmp_path / "all", data, images=settings | {"torch": "elsewhere/torch.sif"})
+    built = images(check(CONFIG | {"images": settings})["images"], study)["lucene"].file
+    built.parent.mkdir()
+    built.touch()
+    assert "build_image" not in planned(study, path)
+
+
+@pytest.mark.parametrize(
+    ("there", "line"),
+    [
+        ([], "no apptainer on the PATH: "),
+        (["apptainer"], "no sbatch on the PATH: "),
+        (
+            ["apptainer", "sbatch", "squeue"],
+            "slurm_partition in slurm/profile.yaml: nope is not a partition here; there are cpu",
+        ),
+    ],
+)
+def test_what_a_cluster_lacks_is_one_line_before_anything_runs(study, programs, tmp_path, there, line):
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in there:
+        program(site, name, APPTAINER)
+    if "squeue" in there:
+        program(site, "sinfo", says("cpu"))
+    flags = ["--default-resources", "slurm_partition=nope", "nodes=1"]
+    status, output = snakemake(study, f"{site}:{programs}", *flags)
+    assert status == 1
+    ours = [found for found in output.splitlines() if "colbert-zero: " in found]
+    assert len(ours) == 1, output
+    assert ours[0].startswith(f"colbert-zero: {line}")
+    assert "Traceback" not in output
+    assert "Shell command" not in output
+    assert made(study) == set()
+
+
+# What SLURM is asked for
+
+
+RESOURCES = {
+    "default": {"mem_mb": 3000},
+    "unsupervised": {"gpu": 2, "gpu_model": "nvidia-a100-80gb", "runtime": 90, "slurm_extra": "--exclusive"},
+    "supervised": {"gpu": 1, "threads": 3},
+    "distillation": {"nodes": 2, "gpu": 4, "threads": 16},
+    "search_bm25": {"slurm_extra": "--nice=100"},
+}
+
+
+SBATCH = """#!python
+import json, os, sys
+with open({asked!r}, "a") as file:
+    file.write(json.dumps([sys.argv[1:], dict(os.environ)]) + "\\n")
+sys.exit("sbatch: error: No more jobs today\\nsbatch: error: Batch job submission failed: Unspecified error")
+"""
+
+
+class Submitted(NamedTuple):
+    """What a SLURM that takes no job was asked for, by rule and label, and in which environments; what a person saw."""
+
+    asked: dict
+    environments: list
+    said: str
+    models: dict
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory, programs, data):
+    folder = tmp_path_factory.mktemp("submitted")
+    # Each stage alone, so that all can start at once.
+    alone = {stage: CONFIG["recipes"]["all"] | {"stages": [stage]} for stage in CONFIG["stages"]}
+    begin(folder / "study", data, recipes=alone, resources=RESOURCES)
+    (folder / "large").mkdir()
+    (folder / "study" / "results").symlink_to(folder / "large")
+    study = Study(yaml.safe_load((folder / "study" / "config.yaml").read_text()), folder / "study")
+    models = {row.name: row.stages[0] for row in study.rows if row.stages}
+    (run,) = [spec for spec in study.specs.values() if spec.name.startswith("runs/bm25.")]
+    targets = [*models.values(), run]
+    for spec in {spec.key: spec for target in targets for spec in study.inputs_of(target)}.values():
+        path = folder / "study" / spec.folder / "spec.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(spec.text)
+    site = folder / "site"
+    program(site, "sbatch", SBATCH.format(asked=str(folder / "asked")))
+    # A run that was killed has left two jobs: one is at a model of this study.
+    left = f"77|rule_train_stage_wildcards_supervised_{models['supervised'].key}|{folder / 'study'}"
+    program(site, "squeue", says(f"{left}\n78|rule_train_stage_wildcards_supervised_bbbbbbbbbbbb|{folder / 'study'}"))
+    for name in ("sinfo", "sacctmgr", "sacct", "scontrol"):
+        program(site, name, "exit 0")
+    files = [str(spec.folder / "spec.json") for spec in targets]
+    flags = ["--sdm", "env-modules", "--retries", "0"]
+    status, said = snakemake(folder / "study", f"{site}:{programs}", *flags, "--", *files)
+    assert status == 1, said
+    asked, environments = {}, []
+    for line in (folder / "asked").read_text().splitlines():
+        words, environment = json.loads(line)
+        environments.append(environment)
+        rule, _, wildcards = words[words.index("--comment") + 1].partition("_wildcards_")
+        asked[rule.removeprefix("rule_"), wildcards.rpartition("_")[0]] = words
+    return Submitted(asked, environments, said, models)
+
+
+def gpus(words):
+    return [word for word in words if word.startswith(("--gpus", "--gres", "--ntasks-per-gpu"))]
+
+
+def test_each_stage_is_asked_for_by_the_rule_for_its_nodes(submitted):
+    asked = submitted.asked
+    assert asked.keys() == {
+        ("search_bm25", "mine"),
+        ("train_stage", "unsupervised"),
+        ("train_stage", "supervised"),
+        ("train_stage_on_nodes", "distillation"),
+    }
+
+
+def test_gpus_are_asked_for_by_number_or_by_model(submitted):
+    """A model's name may have hyphens, which Snakemake's own resource may not."""
+    asked = submitted.asked
+    assert gpus(asked["train_stage", "supervised"]) == ["--gpus=1"]
+    assert gpus(asked["train_stage", "unsupervised"]) == ["--gpus-per-node=nvidia-a100-80gb:2"]
+    assert gpus(asked["train_stage_on_nodes", "distillation"]) == ["--gpus-per-node=4"]
+    assert gpus(asked["search_bm25", "mine"]) == []
+
+
+def test_nodes_have_one_task_each(submitted):
+    asked = submitted.asked
+    words = asked["train_stage_on_nodes", "distillation"]
+    assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=16"} <= {*words}
+    assert {"--nodes=1", "--ntasks=1"} <= {*asked["train_stage", "unsupervised"]}
+
+
+def test_time_memory_and_threads_are_the_configs(submitted):
+    asked = submitted.asked
+    words = asked["train_stage", "unsupervised"]
+    assert words[words.index("-t") + 1] == "90"
+    assert words[words.index("--mem") + 1] == "3000"
+    assert "--cpus-per-task=3" in asked["train_stage", "supervised"]
+
+
+def test_trainings_are_warned_of_their_end_and_requeued(submitted):
+    asked = submitted.asked
+    for (rule, _), words in asked.items():
+        assert ("--signal=USR1@120" in words) == rule.startswith("train_stage")
+        assert "--requeue" in words
+
+
+def test_more_options_reach_sbatch(submitted):
+    asked = submitted.asked
+    assert "--exclusive" in asked["train_stage", "unsupervised"]
+    assert "--nice=100" in asked["search_bm25", "mine"]
+
+
+def test_a_training_waits_for_the_job_that_a_killed_run_left_at_it(submitted):
+    asked = submitted.asked
+    waits = {label: [word for word in words if "--dependency" in word] for (_, label), words in asked.items()}
+    assert waits == {"unsupervised": [], "supervised": ["--dependency=afterany:77"], "distillation": [], "mine": []}
+
+
+def test_jobs_know_run_and_commit_and_what_images_see(submitted):
+    """An image has no git, and sees of the host what it is told to: here, where results/ points to."""
+    assert len(submitted.environments) == 4
+    assert len({environment[RUN] for environment in submitted.environments}) == 1
+    assert {environment[COMMIT] for environment in submitted.environments} == {commit() or ""}
+    for environment in submitted.environments:
+        visible = environment["APPTAINER_BIND"].split(",")
+        assert str(ROOT / "workflow") in visible
+        assert [path for path in visible if path.endswith("/large")]
+
+
+def test_what_slurm_refuses_is_a_line_each(submitted):
+    """Read from the log that this Snakemake and its executor write."""
+    said, models = submitted.said, submitted.models
+    lines = [line for line in said.splitlines() if line.startswith("colbert-zero: ")]
+    assert len(lines) == 4
+    for name, spec in models.items():
+        assert f"colbert-zero: {spec.name} (of {name}): SLURM did not take the job: No more jobs today" in lines
+
+
+def test_what_is_handed_to_the_training_is_what_decides_it(submitted):
+    """Spec and all, in the command that the job's shell is given."""
+    said, models = submitted.said, submitted.models
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("Shell command: ")]
+    trainings = {words[words.index("--spec") + 1]: words for words in commands if "colbert_zero.launching" in words}
+    assert trainings.keys() == {spec.text for spec in models.values()}
+    for stage, gpus_of_node in (("supervised", "1"), ("distillation", "4")):
+        words = trainings[models[stage].text]
+        assert words[words.index("--gpus") + 1] == gpus_of_node
+        assert words[words.index("--device") + 1] == "cuda"
+        assert ("--image=" in words) == (stage == "distillation")
+
+
+# The rules
+
+
+def rules():
+    """Each rule's text, by name."""
+    found = {}
+    for file in RULES:
+        _, *rest = re.split(r"^rule (\w+):\n", file.read_text(), flags=re.MULTILINE)
+        found |= dict(zip(rest[::2], rest[1::2], strict=True))
+    return found
+
+
+def test_every_rule_that_computes_does_so_in_an_image():
+    stepping = {name: text for name, text in rules().items() if "python -m colbert_zero." in text}
+    assert stepping.keys() >= ON_THE_HOST
+    contained = {name for name, text in stepping.items() if re.search(r"^    container:$", text, re.MULTILINE)}
+    assert stepping.keys() - contained == ON_THE_HOST
+    for name in contained:
+        image, file = (re.findall(rf'{function}\("(\w+)"\)', stepping[name]) for function in ("image", "image_file"))
+        assert image[-1:] == file
+        assert set(file) <= set(NAMES)
+    for name in ON_THE_HOST:
+        assert re.search(r'^    conda:\n        "../../envs/host.yaml"$', stepping[name], re.MULTILINE)
