@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.output = folder / "snakemake.out"
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def write(self, config: Config) -> None:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -71,9 +73,20 @@ class Cluster:
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Snakemake in the background; its words go to a file."""
         with self.output.open("wb") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*arguments), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
+        self.processes.append(process)
+        return process
+
+    def clean_up(self) -> None:
+        """End what a failed test has left running."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        jobs = self.jobs("pending,running")
+        if jobs:
+            slurm("scancel", *jobs)
 
     def run(self, *arguments: str, seconds: float = 900) -> tuple[int, str]:
         """Snakemake to its end: exit status and words."""

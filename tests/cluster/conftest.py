@@ -31,4 +31,6 @@ def prepared(tmp_path_factory):
 def training(prepared, tmp_path):
     """The same study, not yet trained."""
     copy = Path(shutil.copytree(prepared.folder, tmp_path / "study", ignore=shutil.ignore_patterns("models", "*.out")))
-    return Training(copy)
+    training = Training(copy)
+    yield training
+    training.clean_up()

@@ -107,6 +107,13 @@ add_newdoc("graphlike._native", "_slow", """Measure how slow the compiled code i
     {BODY} Twelve.
     """)
 ''',
+    "graphlike/distutils/core.py": f'''
+def build():
+    """Build the extensions of this fine package.
+
+    {BODY} Fourteen.
+    """
+''',
     "graphlike/tests/test_paths.py": f'''
 def helper():
     """Help the tests of this fine package.

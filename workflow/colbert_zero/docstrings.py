@@ -32,7 +32,8 @@ from colbert_zero.text import normalise
 SCHEMA = pa.schema([("query", pa.string()), ("document", pa.string())])
 REGISTRARS = frozenset({"add_docstr", "add_docstr_all", "add_newdoc"})
 """Functions by which numpy, scipy and torch document what is written in C."""
-TESTS = re.compile(r"tests?|conftest|test_.*|.*_test")
+LEFT_OUT = re.compile(r"tests?|conftest|test_.*|.*_test|distutils")
+"""Modules without text for readers; and numpy's distutils, which it has for Python 3.11 alone."""
 
 ROLE = re.compile(r":[\w.:+-]+:`[~!]?([^`<]*?)\s*(?:<[^>`]*>)?`")
 RULE = re.compile(r"^[\s=\-~^*#+\"'`.:]{3,}$\n?", re.MULTILINE)
@@ -141,7 +142,7 @@ def make(job: Job) -> Mapping[str, Any]:
 
 
 def package_files(package: str, version: str) -> dict[str, Path]:
-    """The Python files of an installed distribution, tests left out.
+    """The Python files of an installed distribution, tests and the like left out.
 
     Args:
         package: The distribution's name, as a package registry knows it.
@@ -165,7 +166,11 @@ def package_files(package: str, version: str) -> dict[str, Path]:
     for file in distribution.files or ():
         *folders, stem = file.with_suffix("").parts
         parts = folders if stem == "__init__" else [*folders, stem]
-        if file.suffix == ".py" and parts and all(part.isidentifier() and not TESTS.fullmatch(part) for part in parts):
+        if (
+            file.suffix == ".py"
+            and parts
+            and all(part.isidentifier() and not LEFT_OUT.fullmatch(part) for part in parts)
+        ):
             files[".".join(parts)] = Path(str(distribution.locate_file(file)))
     return files
 

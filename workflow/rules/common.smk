@@ -2,7 +2,6 @@
 import os
 import shutil
 import signal
-from functools import cache
 from pathlib import Path
 from shlex import quote
 from uuid import uuid4
@@ -73,12 +72,17 @@ onstart:
             if workflow.non_local_exec:
                 slurm.check([job.resources for job in workflow.dag.needrun_jobs()])
                 slurm.mend_executor()
+            else:
+                # Before a person's eyes nothing is tried again unless they say so.
+                for step in workflow.rules:
+                    step.restart_times = None
         except UserError as error:
             sys.exit(f"colbert-zero: {error}")
 
 
 onerror:
-    for line in explain("".join(Path(file).read_text() for file in log), study):
+    said = "".join(Path(file).read_text(errors="replace") for file in log)
+    for line in explain(said, study):
         print(f"colbert-zero: {line}", file=sys.stderr)
 
 
@@ -159,9 +163,18 @@ def image(name):
 
 
 def image_file(name):
-    """The image, as the input of a step whose image is to be built first."""
+    """The image, as the input of a step whose image is to be built first; what is there already needs none."""
     image = IMAGES[name]
-    return [ancient(image.file)] if in_images and image.is_ours else []
+
+    def needed(wildcards):
+        made = study.spec_of(wildcards.key).folder / "spec.json"
+        return (
+            [ancient(image.file)]
+            if in_images and image.is_ours and not made.is_file()
+            else []
+        )
+
+    return needed
 
 
 def build_of_image(wildcards):
