@@ -33,7 +33,7 @@ def test_scancel(training, prepared):
 
 
 def test_time_limit(training, prepared):
-    """The signal comes before the limit, up to a minute too early: a checkpoint is written, a retry resumes."""
+    """Two minutes before the limit a checkpoint is written, and a retry goes on from there."""
     training.write(short_study(runtime=3, checkpoint_seconds=600))
     attempts = training.end(training.start(training.target))
     assert_resumed(training, prepared, attempts)
@@ -127,7 +127,7 @@ def test_two_nodes_four_processes(training, prepared):
     """The same model as one process's, up to rounding; ended in the middle, they end together and go on together."""
     from safetensors.numpy import load_file
 
-    training.write(short_study(nodes=2, gpu=2, device="cpu", threads=2))
+    training.write(short_study(nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000))
     process = training.begin()
     slurm("scancel", training.job())
     attempts = training.end(process)

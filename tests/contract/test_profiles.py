@@ -45,7 +45,7 @@ def test_slurm_profile_plans_the_whole_paper(paper):
 
 def test_prompts_reach_the_shell_with_their_trailing_space(paper):
     _, output = paper
-    (command,) = [line for line in output.splitlines() if "colbert_zero.training" in line and "16384" not in line][:1]
+    (command,) = [line for line in output.splitlines() if "colbert_zero.launching" in line and "16384" not in line][:1]
     assert '"query_prompt":"search_query: "' in command
 
 

@@ -234,10 +234,10 @@ def test_time_memory_and_threads_are_the_configs(submitted):
     assert "--cpus-per-task=3" in asked["train_stage", "supervised"]
 
 
-def test_trainings_are_warned_of_their_end_and_requeued(submitted):
-    asked = submitted.asked
-    for (rule, _), words in asked.items():
-        assert ("--signal=USR1@120" in words) == rule.startswith("train_stage")
+def test_jobs_are_requeued_and_get_no_signal(submitted):
+    for words in submitted.asked.values():
+        # A signal would end what mounts the image: a training looks at the clock instead.
+        assert not [word for word in words if word.startswith("--signal")]
         assert "--requeue" in words
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import os
+import time
 
 import pytest
 
@@ -133,3 +134,23 @@ def test_the_executor_sees_those(monkeypatch):
     monkeypatch.setattr(executor, "query_job_status", query)
     slurm.mend_executor()
     assert asyncio.run(executor.query_job_status("sacct", None)) == ({"7": "CANCELLED"}, 0.1)
+
+
+def test_a_job_knows_when_its_time_is_up(site, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    program(site, "squeue", says("2030-01-02T03:04:05"))
+    end = float(slurm.deadline())
+    assert time.localtime(end)[:6] == (2030, 1, 2, 3, 4, 5)
+    monkeypatch.setenv(slurm.DEADLINE, str(end))
+    for before, up in ((slurm.RESERVE_SECONDS + 1, False), (slurm.RESERVE_SECONDS - 1, True), (-1, True)):
+        monkeypatch.setattr(slurm.time, "time", lambda before=before: end - before)
+        assert slurm.time_is_up() == up
+
+
+@pytest.mark.parametrize("said", ["NONE", "N/A", ""])
+def test_without_a_limit_the_time_is_never_up(site, monkeypatch, said):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    program(site, "squeue", says(said))
+    assert slurm.deadline() == ""
+    monkeypatch.setenv(slurm.DEADLINE, "")
+    assert not slurm.time_is_up()

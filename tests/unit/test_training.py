@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from colbert_zero.checkpoints import NOTES, TENSORS, Checkpoint, Checkpoints
 from colbert_zero.colbert import Encoding, load_colbert, tokenize
 from colbert_zero.console import Passing, UserError, guarded
 from colbert_zero.gradcache import Engine, Limits, chunks, contrastive_loss
+from colbert_zero.slurm import DEADLINE, RESERVE_SECONDS
 from tiny_stages import BATCH, STAGES, contents, job, model_spec, never, schema, table
 
 
@@ -171,6 +173,19 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bytes(modernbert: P
         file.truncate(100)
     training.train(job(spec, Path("killed")), never)
     assert contents(Path("killed")) == contents(Path("whole"))
+
+
+def test_the_end_of_a_jobs_time_stops_after_the_step(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = model_spec(modernbert, "unsupervised")
+    training.train(job(spec, Path("whole")), never)
+    shutil.rmtree(spec.state)
+    monkeypatch.setenv(DEADLINE, str(time.time() + RESERVE_SECONDS - 1))
+    for step in (1, 2):
+        with pytest.raises(Passing, match=f"stopped at step {step} of 8"):
+            training.train(job(spec, Path("halves")), never)
+    monkeypatch.delenv(DEADLINE)
+    training.train(job(spec, Path("halves")), never)
+    assert contents(Path("halves")) == contents(Path("whole"))
 
 
 def test_a_signal_stops_after_the_step_with_one_line(

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 
 PORTS = range(20000, 30000)
 """One of these is a job's, by its number: jobs on one node must not meet."""
-# The number of a node is known on it alone. torchrun would die of the warning that its processes act on.
-ON_A_NODE = 'trap "" USR1; exec "$0" -m torch.distributed.run --node-rank="$SLURM_NODEID" "$@"'
+# The number of a node is known on it alone.
+ON_A_NODE = 'exec "$0" -m torch.distributed.run --node-rank="$SLURM_NODEID" "$@"'
 
 
 def command(

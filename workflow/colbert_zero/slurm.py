@@ -7,7 +7,9 @@ import getpass
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -15,8 +17,10 @@ from colbert_zero.console import UserError
 
 RESTARTED = ("NODE_FAIL", "PREEMPTED")
 """What the executor leaves to SLURM to start again."""
-WARNING_SECONDS = 120
-"""How long before a training's time is up SLURM says so; it then writes a checkpoint and ends."""
+DEADLINE = "COLBERT_ZERO_DEADLINE"
+"""Tells the steps of a job when SLURM will end it, in seconds since 1970."""
+RESERVE_SECONDS = 120.0
+"""How long before that a training writes a checkpoint and ends."""
 
 
 def check(resources: Iterable[Mapping[str, Any]]) -> None:
@@ -108,3 +112,23 @@ def mend_executor() -> None:
         return (None if states is None else await asyncio.to_thread(settled, states)), seconds
 
     executor.query_job_status = query_settled
+
+
+def deadline() -> str:
+    """When SLURM will end the job that this process belongs to, for `DEADLINE`; empty where there is no limit or job.
+
+    A signal before the limit (sbatch's `--signal`) would not do: it reaches every process of the job, and so ends the
+    one that mounts the image, from under the training.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    said = _said("squeue", "--noheader", f"--job={job}", "--format=%e") if job else None
+    try:
+        return str(int(datetime.fromisoformat(next(iter(said or ("",)))).timestamp()))
+    except ValueError:
+        return ""
+
+
+def time_is_up() -> bool:
+    """Whether the job's time is about to end."""
+    end = os.environ.get(DEADLINE)
+    return bool(end) and time.time() >= float(end or 0) - RESERVE_SECONDS

@@ -47,6 +47,7 @@ from colbert_zero.devices import add_device_option, choose_device, threads
 from colbert_zero.gradcache import Engine, Limits, Loss
 from colbert_zero.processes import ALONE, Group, Lost, join
 from colbert_zero.rows import RowReader
+from colbert_zero.slurm import time_is_up
 from colbert_zero.stages import Batch, Stage
 
 LOSSES = "losses.jsonl"
@@ -320,12 +321,12 @@ def train(job: Job, stopped: Callable[[int], bool], group: Group = ALONE) -> Map
             job.note(end_step=trainer.step)
 
     found = _last(checkpoints, group)
-    if found is None:
-        # There is then always a good one to keep, whatever the first steps do.
-        group.together(save)
-    else:
+    if found is not None:
         trainer.restore(found)
         log.info("going on from the checkpoint of step %d of %d", found.step, len(trainer.plan))
+    # There is then always a good one to keep. And what saving takes is in memory: a signal that ends the job also ends
+    # the process that mounts its image, and code that was never used could then not be read any more.
+    group.together(save)
     if group.rank == 0:
         job.note(start_step=trainer.step)
     meter, saved, kept = Meter(trainer), time.monotonic(), trainer.step
@@ -336,7 +337,9 @@ def train(job: Job, stopped: Callable[[int], bool], group: Group = ALONE) -> Map
                 meter.show(trainer.advance())
             except NotFinite as error:
                 raise UserError(f"{error}; the checkpoint of step {kept} is kept in {checkpoints.folder}") from None
-            stop, due = group.any(stopped(trainer.step), time.monotonic() - saved >= job.options.checkpoint_seconds)
+            stop, due = group.any(
+                stopped(trainer.step) or time_is_up(), time.monotonic() - saved >= job.options.checkpoint_seconds
+            )
             if stop or due:
                 group.together(save)
                 saved, kept = time.monotonic(), trainer.step

@@ -1,7 +1,6 @@
 # What the rule files look up; the study decides it all.
 import os
 import shutil
-import signal
 from pathlib import Path
 from shlex import quote
 from uuid import uuid4
@@ -35,19 +34,21 @@ if workflow.is_main_process:
     if asked_images and not in_images:
         # A plan needs no Apptainer; a run does, and says so when it starts.
         workflow.deployment_settings.deployment_method -= {DeploymentMethod.APPTAINER}
-else:
-    # SLURM warns every process of a job before its time is up. A training acts on it, and nothing else dies of it.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+elif slurm.DEADLINE not in os.environ:
+    os.environ[slurm.DEADLINE] = slurm.deadline()
 
 # Steps find the package, and stay off the network unless a fetching one says otherwise. An image has its own Python.
-# The shell outlives the signals that a training acts on; an image's forgets that one of them is ignored outside.
+# The shell outlives the signal that a training acts on.
 shell.prefix(
-    "trap '' USR1; trap : TERM; ulimit -c 0; "
+    "trap : TERM; ulimit -c 0; "
     f"[ -d /.singularity.d ] || export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
     f"export PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
 )
 
 asked = study.asked
+# Each attempt at a training goes on from the last checkpoint: so many time limits may it meet. The Snakemake inside of a
+# job tries nothing again: that job's time may be up.
+RETRIES_OF_TRAINING = 10 if workflow.is_main_process else 0
 LOCKS = []
 
 
@@ -135,10 +136,10 @@ def slurm_extra(step, *more):
 
 
 def slurm_extra_of_training(wildcards):
-    """As `slurm_extra`, with a signal before the time is up, and after a job that a killed Snakemake left at it."""
+    """As `slurm_extra`, and after a job that a killed Snakemake left at it."""
     others = slurm.under_way(wildcards.key) if workflow.is_main_process else []
     after = f"--dependency=afterany:{':'.join(others)}" if others else None
-    return slurm_extra(wildcards.label, f"--signal=USR1@{slurm.WARNING_SECONDS}", after)
+    return slurm_extra(wildcards.label, after)
 
 
 def device(step):

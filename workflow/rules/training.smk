@@ -14,7 +14,7 @@ rule train_stage:
     wildcard_constraints:
         key=f"(?!{'|'.join(spec.key for spec in on_several_nodes()) or 'none'})[0-9a-f]{{12}}",
     priority: 1
-    retries: 10
+    retries: RETRIES_OF_TRAINING
     container:
         image("torch")
     threads: of_stage(asked, "threads")
@@ -50,7 +50,7 @@ rule train_stage_on_nodes:
     wildcard_constraints:
         key="|".join(spec.key for spec in on_several_nodes()) or "none",
     priority: 1
-    retries: 10
+    retries: RETRIES_OF_TRAINING
     conda:
         "../../envs/host.yaml"
     threads: of_stage(asked, "threads")
