@@ -26,7 +26,7 @@ rule build_index:
     message:
         "Encode {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.indexing --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
+        "python -m colbert_zero.indexing --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule search_index:
@@ -54,7 +54,7 @@ rule search_index:
     message:
         "Search {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.searching --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
+        "python -m colbert_zero.searching --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule search_bm25:

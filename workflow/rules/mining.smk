@@ -50,7 +50,7 @@ rule mine_dense:
     message:
         "Search {wildcards.label} for candidates with a dense encoder"
     shell:
-        "python -m colbert_zero.mining_dense --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
+        "python -m colbert_zero.mining_dense --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule filter_negatives:

@@ -50,4 +50,4 @@ rule teach_neural:
     message:
         "Score {wildcards.label} with a re-ranker"
     shell:
-        "python -m colbert_zero.teaching_neural --spec {params.spec:q} --threads {threads} --device {params.device} 2> {log:q}"
+        "python -m colbert_zero.teaching_neural --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"

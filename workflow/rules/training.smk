@@ -33,7 +33,7 @@ rule train_stage:
         "Train the {wildcards.label} stage of {params.rows}"
     shell:
         "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} -- "
-        "--spec {params.spec:q} --device {params.device} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
+        "--spec {params.spec:q} --device {params.device:q} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
 
 
 # The same on several nodes. It has no container, since srun is not inside of one: srun starts the image on each node.
@@ -73,4 +73,5 @@ rule train_stage_on_nodes:
         "Train the {wildcards.label} stage of {params.rows} on {resources.nodes} nodes"
     shell:
         "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} --nodes {resources.nodes} "
-        "--image={params.image:q} --apptainer-args={params.apptainer:q} -- --spec {params.spec:q} --device {params.device} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
+        "--image={params.image:q} --apptainer-args={params.apptainer:q} -- "
+        "--spec {params.spec:q} --device {params.device:q} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
