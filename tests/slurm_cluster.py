@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 
 from colbert_zero.artifact import Spec
-from colbert_zero.config import read_config
 from colbert_zero.study import Study
 from own_study import CONFIG as OWN
 
@@ -122,7 +121,7 @@ def short_study(**resources: Any) -> Config:
 
 def model(folder: Path) -> Spec:
     """The spec of the only model."""
-    study = Study(read_config(folder / "config.yaml"), folder)
+    study = Study(yaml.safe_load((folder / "config.yaml").read_text()), folder)
     (row,) = [row for row in study.rows if row.name == "all"]
     return row.stages[-1]
 
