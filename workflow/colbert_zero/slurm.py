@@ -1,4 +1,4 @@
-"""What a run asks SLURM before it starts, and what it says of jobs that ended badly."""
+"""What SLURM is asked: by a run before it starts, of its jobs' states, and by a job for the end of its time."""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ onstart:
             if workflow.non_local_exec:
                 slurm.check([job.resources for job in workflow.dag.needrun_jobs()])
                 slurm.mend_executor()
-            else:
-                # Before a person's eyes nothing is tried again unless they say so.
+            if not workflow.execution_settings.retries:
+                # With `--retries 0`, and so on one's own machine, a training is not tried again either.
                 for step in workflow.rules:
                     step.restart_times = None
         except UserError as error:
