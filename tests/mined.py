@@ -21,7 +21,7 @@ def shards(pairs: Sequence[tuple[str, str]], rows_per_shard: int = 1000) -> Arti
 
     def write(folder: Path) -> dict[str, int]:
         with RowWriter(folder, PAIRS, rows_per_shard) as writer:
-            writer.write([{"row": row, "query": query, "document": text} for row, (query, text) in enumerate(pairs)])
+            writer.write([{"query": query, "document": text} for query, text in pairs])
         return writer.facts
 
     return publish(Spec("shards", "mine", {"pairs": list(map(list, pairs)), "rows_per_shard": rows_per_shard}), write)

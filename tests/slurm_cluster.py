@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,10 +109,10 @@ def slurm(*command: str) -> str:
     return done.stdout
 
 
-def short_study(**resources: Any) -> Config:
-    """A study of one stage that trains for a minute; `resources` are those of its training."""
+def short_study(steps: int = STEPS, **resources: Any) -> Config:
+    """A study of one stage that trains for a minute, or for fewer steps; `resources` are those of its training."""
     config: Config = deepcopy(OWN) | {"images": images(), "baselines": {}}
-    config["stages"]["unsupervised"] |= {"epochs": STEPS // 14, "learning_rate": 3.0e-4}
+    config["stages"]["unsupervised"] |= {"epochs": steps // 14, "learning_rate": 3.0e-4}
     config["recipes"]["all"]["stages"] = ["unsupervised"]
     config["collections"] = {"mine": {"folder": "data/mine"}}
     training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 5} | resources
@@ -126,22 +127,32 @@ def model(folder: Path) -> Spec:
     return row.stages[-1]
 
 
+def copy_of(training: Training, folder: Path) -> Training:
+    """A study with all that another has but its model."""
+    return Training(Path(shutil.copytree(training.folder, folder, ignore=shutil.ignore_patterns("models", "*.out"))))
+
+
 class Training(Cluster):
     """A study in which all is there but the model."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.spec = model(folder)
-        self.target = str(self.spec.folder / "spec.json")
-        self.state = folder / self.spec.state
-        self.published = folder / self.spec.folder
+        self._look_up()
 
-    def begin(self, *arguments: str, least: int = 1) -> subprocess.Popen[bytes]:
+    def write(self, config: Config) -> None:
+        super().write(config)
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self.spec = model(self.folder)
+        self.target = str(self.spec.folder / "spec.json")
+        self.state = self.folder / self.spec.state
+        self.published = self.folder / self.spec.folder
+
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start; come back when the training has saved a checkpoint beyond its first."""
         process = self.start(*arguments, "--", self.target)
-        wait_for(
-            lambda: process.poll() is not None or len(self.checkpoints()) > least, 240, f"a checkpoint\n{self.said()}"
-        )
+        wait_for(lambda: process.poll() is not None or len(self.checkpoints()) > 1, 240, f"a checkpoint\n{self.said()}")
         assert process.poll() is None, self.said()
         return process
 

@@ -1,13 +1,10 @@
 """A study that lacks its model alone, and one that has it."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from colbert_zero.locks import hold
 from own_study import write_data
-from slurm_cluster import Cluster, Training, short_study
+from slurm_cluster import Cluster, Training, copy_of, short_study
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +27,6 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def training(prepared, tmp_path):
     """The same study, not yet trained."""
-    copy = Path(shutil.copytree(prepared.folder, tmp_path / "study", ignore=shutil.ignore_patterns("models", "*.out")))
-    training = Training(copy)
+    training = copy_of(prepared, tmp_path / "study")
     yield training
     training.clean_up()

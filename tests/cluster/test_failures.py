@@ -8,7 +8,11 @@ import os
 import signal
 import subprocess
 
-from slurm_cluster import SCRIPT, model, short_study, slurm, wait_for
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from slurm_cluster import SCRIPT, copy_of, short_study, slurm, wait_for
 
 
 def ends(attempts):
@@ -34,7 +38,8 @@ def test_scancel(training, prepared):
 
 def test_time_limit(training, prepared):
     """Two minutes before the limit a checkpoint is written, and a retry goes on from there."""
-    training.write(short_study(runtime=3, checkpoint_seconds=600))
+    # Not on the node that another test takes down.
+    training.write(short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3"))
     attempts = training.end(training.start(training.target))
     assert_resumed(training, prepared, attempts)
     assert "stopped at step" in ends(attempts)[0]
@@ -108,7 +113,7 @@ def test_full_disk(training, prepared):
 
 
 def test_truncated_checkpoint(training, prepared):
-    process = training.begin(least=2)
+    process = training.begin()
     slurm("scancel", training.job())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -123,9 +128,16 @@ def test_truncated_checkpoint(training, prepared):
     assert training.digests() == prepared.digests()
 
 
-def test_two_nodes_four_processes(training, prepared):
+def test_two_nodes_four_processes(training, prepared, tmp_path):
     """The same model as one process's, up to rounding; ended in the middle, they end together and go on together."""
-    training.write(short_study(nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000))
+    # Rounding grows with the steps, the more so where there is nothing left to learn: so not too many.
+    training.write(
+        short_study(
+            280, nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000, checkpoint_seconds=2, slurm_extra="--exclude=n3"
+        )
+    )
+    alone = copy_of(prepared, tmp_path / "alone")
+    alone.write(short_study(280))
     process = training.begin()
     slurm("scancel", training.job())
     attempts = training.end(process)
@@ -135,14 +147,21 @@ def test_two_nodes_four_processes(training, prepared):
     assert attempts[-1]["gpus"].count(",") == 1
     manifest = json.loads((training.published / "manifest.json").read_text())
     assert manifest["facts"]["processes"] == 4
-    # Rounding grows with the steps, the more so where there is nothing left to learn: the first ones are compared.
-    here, there = (losses(folder)[:100] for folder in (training.published, prepared.published))
-    assert max(abs(mine - other) for mine, other in zip(here, there, strict=True)) < 1e-4
+    alone.end(alone.start(alone.target))
+    here, there = (losses(folder) for folder in (training.published, alone.published))
+    assert max(abs(mine - other) for mine, other in zip(here, there, strict=True)) < 1e-3
+    assert weights(training.published) == pytest.approx(weights(alone.published), abs=1e-3)
 
 
 def losses(folder):
     """The loss of every step."""
     return [json.loads(line)["loss"] for line in (folder / "losses.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    """Every parameter of a model, in one row."""
+    tensors = [load_file(path) for path in sorted(folder.rglob("*.safetensors"))]
+    return np.concatenate([tensor[name].ravel() for tensor in tensors for name in sorted(tensor)])
 
 
 def test_preemption(training, prepared):
@@ -158,14 +177,14 @@ def test_preemption(training, prepared):
 
 
 def test_a_mistake_is_not_tried_again(training):
-    """The retries pass through SLURM, but none trains."""
+    """However many retries there are, one job is submitted."""
     config = short_study()
     config["stages"]["unsupervised"]["learning_rate"] = 1.0e30
     training.write(config)
-    spec = model(training.folder)
-    status, said = training.run("--retries", "1", "--", str(spec.folder / "spec.json"))
+    status, said = training.run("--", training.target)
     assert status == 1
-    (line,) = [line for line in said.splitlines() if line.startswith(f"colbert-zero: {spec.name}")]
+    assert said.count("has been submitted with SLURM jobid") == 1
+    (line,) = [line for line in said.splitlines() if line.startswith(f"colbert-zero: {training.spec.name}")]
     assert "lower the learning rate" in line
-    (attempt,) = (training.folder / spec.state / "attempts.jsonl").read_text().splitlines()
+    (attempt,) = (training.state / "attempts.jsonl").read_text().splitlines()
     assert json.loads(attempt)["mistake"]

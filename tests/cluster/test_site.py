@@ -19,7 +19,7 @@ def test_gpu_model_constraint_qos_and_reservation_reach_slurm(training):
     slurm("scontrol", "create", "reservation", f"ReservationName={name}", "Users=root", "Nodes=n2",
           "StartTime=now", "Duration=10", "Flags=IGNORE_JOBS")  # fmt: skip
     try:
-        training.write(short_study(gpu=2, gpu_model=MODEL, device="cpu", slurm_extra="--nice=1"))
+        training.write(short_study(gpu=2, gpu_model=MODEL, device="cpu", mem_mb=4000, slurm_extra="--nice=1"))
         wishes = [
             "--slurm-qos",
             "high",
@@ -74,7 +74,7 @@ def test_killed_for_memory_says_what_to_raise(training):
 
 
 def test_gpu_asked_for_and_none_visible_says_what_slurm_gave(training):
-    training.write(short_study(gpu=2))
+    training.write(short_study(gpu=2, mem_mb=4000))
     status, said = training.run("--retries", "0", "--", training.target)
     assert status == 1
     (line,) = last_lines(said)

@@ -15,9 +15,8 @@ from colbert_zero.text import normalise
 
 
 def shards_of(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int = 3) -> Artifact:
-    numbered = [{"row": number, **row} for number, row in enumerate(rows)]
     with RowWriter(folder, TRIPLES if "negatives" in rows[0] else PAIRS, rows_per_shard) as writer:
-        writer.write(numbered)
+        writer.write(rows)
     return Artifact(Spec("shards", "mine", {}), {"outputs": listing(folder), "facts": writer.facts}, folder)
 
 

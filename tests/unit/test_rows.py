@@ -17,7 +17,7 @@ from pytest import MonkeyPatch, TempPathFactory
 from colbert_zero import rows as rows_module
 from colbert_zero.artifact import Artifact, Spec, listing
 from colbert_zero.console import UserError
-from colbert_zero.rows import TRIPLES, RowReader, RowWriter, min_max, read_source, text_digest
+from colbert_zero.rows import MINED, RowReader, RowWriter, min_max, read_source, text_digest
 
 
 def artifact_of(folder: Path, kind: str, settings_: dict[str, object], facts: dict[str, object]) -> Artifact:
@@ -29,11 +29,11 @@ def table_of(size: int) -> pa.Table:
         {"row": row, "query": f"q{row}", "document": f"d{row} é", "negatives": [f"n{row}"] * (row % 3)}
         for row in range(size)
     ]
-    return pa.Table.from_pylist(made, schema=TRIPLES)
+    return pa.Table.from_pylist(made, schema=MINED)
 
 
 def written(folder: Path, pieces: list[pa.Table], rows_per_shard: int) -> Artifact:
-    with RowWriter(folder, TRIPLES, rows_per_shard) as writer:
+    with RowWriter(folder, MINED, rows_per_shard) as writer:
         for piece in pieces:
             writer.write(piece)
     return artifact_of(folder, "shards", {}, dict(writer.facts))
@@ -66,7 +66,7 @@ def test_bytes_do_not_depend_on_how_rows_are_handed_over(
 def test_pages_do_not_depend_on_how_rows_are_handed_over(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "ROWS_PER_GROUP", 4096)
     made = [{"row": row, "query": f"q{row}", "document": f"{row} " * 200, "negatives": []} for row in range(5000)]
-    table = pa.Table.from_pylist(made, schema=TRIPLES)
+    table = pa.Table.from_pylist(made, schema=MINED)
     for name in ("whole", "pieces"):
         (tmp_path / name).mkdir()
     whole = written(tmp_path / "whole", [table], 5000)
@@ -97,11 +97,11 @@ def test_every_file_but_the_last_is_full_and_groups_are_small(tmp_path: Path) ->
         [4, 4, 2],
         [4, 1],
     ]
-    assert artifact.facts == {"rows": 25, "rows_per_shard": 10, "shards": 3}
+    assert artifact.facts == {"rows": 25, "rows_by_shard": [10, 10, 5]}
 
 
 def test_dictionaries_are_rows_too_and_named_columns_alone_are_scanned(tmp_path: Path) -> None:
-    with RowWriter(tmp_path, TRIPLES, 10) as writer:
+    with RowWriter(tmp_path, MINED, 10) as writer:
         for row in table_of(7).to_pylist():
             writer.write([row])
     reader = RowReader(artifact_of(tmp_path, "shards", {}, dict(writer.facts)))
@@ -112,7 +112,7 @@ def test_dictionaries_are_rows_too_and_named_columns_alone_are_scanned(tmp_path:
 def test_no_rows_are_an_empty_table_with_the_columns(tmp_path: Path) -> None:
     reader = RowReader(written(tmp_path, [], 10))
     assert len(reader) == 0
-    assert reader.read(0, 0).equals(TRIPLES.empty_table())
+    assert reader.read(0, 0).equals(MINED.empty_table())
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 8)])
@@ -134,7 +134,7 @@ def test_an_edited_shard_is_found_when_read(tmp_path: Path) -> None:
 
 
 def test_a_failed_writer_keeps_its_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="mine"), RowWriter(tmp_path, TRIPLES, 10) as writer:
+    with pytest.raises(KeyError, match="mine"), RowWriter(tmp_path, MINED, 10) as writer:
         writer.write(table_of(3))
         raise KeyError("mine")
 

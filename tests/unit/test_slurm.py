@@ -4,11 +4,15 @@ import asyncio
 import getpass
 import os
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import snakemake_executor_plugin_slurm as executor
 
 from colbert_zero import slurm
 from colbert_zero.console import UserError
+from colbert_zero.provenance import RUN, Attempts
 from programs import laptop, program, says
 
 JOBS = [{"slurm_partition": "gpu", "slurm_account": "Team"}, {"slurm_partition": "cpu,gpu"}, {}]
@@ -154,3 +158,21 @@ def test_without_a_limit_the_time_is_never_up(site, monkeypatch, said):
     assert slurm.deadline() == ""
     monkeypatch.setenv(slurm.DEADLINE, "")
     assert not slurm.time_is_up()
+
+
+@pytest.mark.parametrize("mistake", [True, False])
+def test_what_ended_by_a_mistake_in_this_run_is_not_submitted_again(tmp_path, monkeypatch, mistake):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(RUN, "this")
+    monkeypatch.setattr(executor.Executor, "handle_job_error", lambda self, job: None)
+    monkeypatch.setattr(executor, "query_job_status", executor.query_job_status)
+    attempts = Attempts(Path("results/state/models/unsupervised-0123456789ab/attempts.jsonl"))
+    attempts.begin()
+    attempts.end("lower the learning rate", mistake=mistake)
+    slurm.mend_executor()
+    job = SimpleNamespace(output=["results/models/unsupervised-0123456789ab/spec.json"], attempt=1, restart_times=10)
+    executor.Executor.handle_job_error(None, job)
+    assert (job.restart_times > job.attempt - 1) is not mistake
+    other = SimpleNamespace(output=["results/models/supervised-0123456789ab/spec.json"], attempt=1, restart_times=10)
+    executor.Executor.handle_job_error(None, other)
+    assert other.attempt == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from huggingface_hub.repocard import metadata_load
 from colbert_zero.artifact import Job
 from colbert_zero.console import UserError, progress
 from colbert_zero.digests import file_digest
+from colbert_zero.local_files import link
 
 CARD, CONFIGURATION = "README.md", "config:"
 """A glob `config:NAME` stands for the files that the repository's card gives for its configuration NAME."""
@@ -133,10 +132,7 @@ class Repository:
         for path in paths:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(self.folder / path, target)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(self.folder / path, target)
+            link(self.folder / path, target)
 
 
 @contextmanager

@@ -1,11 +1,21 @@
-"""Digests of one's own files, kept so that planning a study does not read gigabytes each time."""
+"""Local files: a second name for one; and digests, kept so that planning a study does not read gigabytes each time."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def link(path: Path, target: Path) -> None:
+    """Give a file another name; a copy where the file system has no hard links."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 class Digests:

@@ -22,7 +22,7 @@ from colbert_zero.candidates import Candidates, fused_candidates
 from colbert_zero.console import UserError, progress
 from colbert_zero.corpus import TrainingCorpus
 from colbert_zero.draws import sample
-from colbert_zero.rows import TRIPLES, RowWriter
+from colbert_zero.rows import MINED, RowWriter
 
 ROWS_AT_ONCE = 512
 
@@ -114,7 +114,7 @@ def make(job: Job) -> Mapping[str, Any]:
     shards = job.input("shards")
     corpus = TrainingCorpus.of(shards)
     chooser = Chooser(**job.settings, label=job.spec.label)
-    with RowWriter(job.folder, TRIPLES, shards.facts["rows_per_shard"]) as writer:
+    with RowWriter(job.folder, MINED, shards.spec.settings["rows_per_shard"]) as writer:
         waiting: list[dict[str, Any]] = []
         for record in progress(_records(job, corpus, chooser), len(corpus.queries), "rows"):
             waiting.append(record)

@@ -2,8 +2,8 @@
 
 A source (`sources/*`) is Parquet or JSON lines with columns of any name; `read_source` streams it in one form. The
 artifacts made from it (`shards/*`, `negatives/*`, `scores/*`) are folders of `rows-00000.parquet`, `rows-00001.parquet`
-... of one fixed size each, so that a row number leads to a file and a row group without an index: `RowWriter` writes
-them, `RowReader` reads them.
+... in row groups of one size. How many rows each file has is in the manifest, so that a row's number leads to its row
+group: `RowWriter` writes them, `RowReader` reads them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from colbert_zero.text import normalise
 ROWS_PER_GROUP = 4096
 """A row group: what is decoded to read any of its rows, and what a stream hands out at once."""
 
-PAIRS = pa.schema([("row", pa.int64()), ("query", pa.string()), ("document", pa.string())])
+PAIRS = pa.schema([("query", pa.string()), ("document", pa.string())])
 TRIPLES = PAIRS.append(pa.field("negatives", pa.list_(pa.string())))
 SCORED = pa.schema(
     [
-        ("row", pa.int64()),
         ("query", pa.string()),
         ("documents", pa.list_(pa.string())),
         ("raw", pa.list_(pa.float32())),
         ("scores", pa.list_(pa.float32())),
     ]
 )
-"""The three kinds of rows: `row` is the 0-based position in the shards they come from."""
+"""The three kinds of rows of shards."""
+ROW = pa.field("row", pa.int64())
+MINED, TAUGHT = TRIPLES.insert(0, ROW), SCORED.insert(0, ROW)
+"""What is made of shards; `row` is the 0-based number of a row there."""
 
 
 def min_max(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -66,20 +68,63 @@ def text_digest(*texts: str) -> bytes:
     return hashlib.blake2b("\x1f".join(map(normalise, texts)).encode(), digest_size=16).digest()
 
 
-class RowWriter:
-    """Writes rows as shards of a fixed size; the bytes do not depend on how the rows were handed over.
+class ShardWriter:
+    """Writes one file of rows; the bytes do not depend on how the rows were handed over.
 
     Attributes:
-        rows: How many rows were written.
-        shards: How many files were written.
+        schema: The columns.
+        rows: How many rows were handed over.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Write the columns of `schema` to `path`."""
+        self.schema, self.rows = schema, 0
+        self._file = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, write_statistics=False)
+        self._pending: list[pa.Table] = []
+        self._waiting = 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows: a table of the schema."""
+        self._pending.append(rows)
+        self.rows += rows.num_rows
+        self._waiting += rows.num_rows
+        if self._waiting >= ROWS_PER_GROUP:
+            self._flush(ROWS_PER_GROUP)
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        if self._waiting:
+            self._flush(1)
+        self._file.close()
+
+    def _flush(self, least: int) -> None:
+        """Write row groups as long as `least` rows are left."""
+        table = pa.concat_tables(self._pending)
+        while table.num_rows >= least:
+            # One chunk per column: the pages then depend on the rows alone.
+            group = table.slice(0, ROWS_PER_GROUP).combine_chunks()
+            self._file.write_table(group, row_group_size=ROWS_PER_GROUP)
+            table = table.slice(ROWS_PER_GROUP)
+        self._pending, self._waiting = [table], table.num_rows
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"rows-{number:05d}.parquet"
+
+
+class RowWriter:
+    """Writes rows as shards of a fixed size, the last one shorter.
+
+    Attributes:
+        rows_by_shard: How many rows each file has.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int) -> None:
-        """Write into `folder`, which exists; `rows_per_shard` rows to a file, the last one shorter."""
-        self.rows = self.shards = 0
+        """Write into `folder`, which exists; `rows_per_shard` rows to a file."""
+        self.rows_by_shard: list[int] = []
         self._folder, self._schema, self._rows_per_shard = folder, schema, rows_per_shard
-        self._file: pq.ParquetWriter | None = None
-        self._pending: list[pa.Table] = []
+        self._shard: ShardWriter | None = None
 
     def __enter__(self) -> RowWriter:
         """Return itself."""
@@ -88,57 +133,48 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is left, unless something failed, and close the file."""
-        if error is None:
-            self._flush(last=True)
-            if self.shards == 0:
-                self._open()
+        """Close the last file; there is one even without rows."""
+        if error is None and self._shard is None and not self.rows_by_shard:
+            self._open()
         self._close()
 
     @property
-    def facts(self) -> dict[str, int]:
+    def rows(self) -> int:
+        """How many rows were written."""
+        return sum(self.rows_by_shard) + (self._shard.rows if self._shard else 0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
         """What every manifest of rows holds; complete once the writer is closed."""
-        return {"rows": self.rows, "rows_per_shard": self._rows_per_shard, "shards": self.shards}
+        return row_facts(self.rows_by_shard)
 
     def write(self, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
         """Append rows: a table with the schema's columns in any order, or dictionaries."""
         if not isinstance(rows, pa.Table):
             rows = pa.Table.from_pylist(list(rows), schema=self._schema)
-        self._pending.append(rows.select(self._schema.names).cast(self._schema))
-        self.rows += rows.num_rows
-        self._flush(last=False)
+        rows = rows.select(self._schema.names).cast(self._schema)
+        while rows.num_rows:
+            shard = self._shard or self._open()
+            room = self._rows_per_shard - shard.rows
+            shard.write(rows.slice(0, room))
+            rows = rows.slice(room)
+            if shard.rows == self._rows_per_shard:
+                self._close()
 
-    def _flush(self, last: bool) -> None:
-        waiting = sum(table.num_rows for table in self._pending)
-        if waiting < ROWS_PER_GROUP and not last:
-            return
-        table, written = pa.concat_tables(self._pending) if self._pending else self._schema.empty_table(), 0
-        while written < waiting:
-            position = (self.rows - waiting + written) % self._rows_per_shard
-            size = min(ROWS_PER_GROUP, self._rows_per_shard - position)
-            if waiting - written < size and not last:
-                break
-            if position == 0:
-                self._open()
-            assert self._file is not None
-            # One chunk per column: the pages then depend on the rows alone.
-            group = table.slice(written, size).combine_chunks()
-            self._file.write_table(group, row_group_size=ROWS_PER_GROUP)
-            written += group.num_rows
-        self._pending = [table.slice(written)] if written < waiting else []
-
-    def _open(self) -> None:
-        self._close()
-        path = self._folder / f"rows-{self.shards:05d}.parquet"
-        self._file = pq.ParquetWriter(
-            path, self._schema, compression="zstd", compression_level=3, write_statistics=False
-        )
-        self.shards += 1
+    def _open(self) -> ShardWriter:
+        self._shard = ShardWriter(self._folder / shard_name(len(self.rows_by_shard)), self._schema)
+        return self._shard
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._shard is not None:
+            self._shard.close()
+            self.rows_by_shard.append(self._shard.rows)
+            self._shard = None
+
+
+def row_facts(rows_by_shard: Sequence[int]) -> dict[str, Any]:
+    """The facts of an artifact of rows that `RowReader` needs."""
+    return {"rows": sum(rows_by_shard), "rows_by_shard": list(rows_by_shard)}
 
 
 class RowReader:
@@ -147,14 +183,13 @@ class RowReader:
     def __init__(self, artifact: Artifact) -> None:
         """Read the rows of `artifact`; each file's digest is checked when it is first opened."""
         self.artifact = artifact
-        self._files = [file for file in artifact.files(".parquet") if file.startswith("rows-")]
-        self._rows_per_shard: int = artifact.facts["rows_per_shard"]
+        self._files = [shard_name(number) for number in range(len(artifact.facts["rows_by_shard"]))]
+        self._ends = np.cumsum(artifact.facts["rows_by_shard"])
         self._first, self._group = 0, self.schema.empty_table()
 
     def __len__(self) -> int:
         """The number of rows."""
-        rows: int = self.artifact.facts["rows"]
-        return rows
+        return int(self._ends[-1])
 
     @property
     def schema(self) -> pa.Schema:
@@ -187,7 +222,8 @@ class RowReader:
 
     def _load(self, row: int) -> None:
         """Decode the row group of a row and keep it: a batch is smaller, and a small source has no other."""
-        shard, position = divmod(row, self._rows_per_shard)
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        position = row - int(self._ends[shard - 1] if shard else 0)
         with pq.ParquetFile(self.artifact.file(self._files[shard])) as file:
             size = file.metadata.row_group(0).num_rows
             self._group = file.read_row_group(position // size)
@@ -236,13 +272,14 @@ def numbers_column(name: str) -> Column:
     return Column(name, pa.list_(pa.float64()), lambda value: _list_of(value, _number))
 
 
-def read_source(artifact: Artifact) -> Iterator[pa.RecordBatch]:
+def read_source(artifact: Artifact, files: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Stream a source's rows in its files' order.
 
     Args:
         artifact: A `sources/*` artifact. `settings.columns` says what its files call `query`, `document` and
             `negatives`; without it they are pairs called so. Only a column of another name than `negatives` must be
             there.
+        files: Which of its files; by default all.
 
     Returns:
         Batches of at most 4096 rows with the columns `query`, `document` and, if named, `negatives`. A value that is
@@ -258,7 +295,7 @@ def read_source(artifact: Artifact) -> Iterator[pa.RecordBatch]:
     negatives = names.get("negatives")
     if negatives:
         columns["negatives"] = texts_column(negatives, optional=negatives == "negatives")
-    return read_files(artifact, artifact.files(), columns)
+    return read_files(artifact, artifact.files() if files is None else files, columns)
 
 
 def read_files(artifact: Artifact, files: Sequence[str], columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:

@@ -1,314 +1,270 @@
-"""Make the shards of one source: its rows validated, deduplicated, shuffled, in files of one size.
+"""Make the shards of one source: its rows validated, deduplicated, shuffled, in files of about one size.
 
-    python -m colbert_zero.shards --spec JSON --threads 2
+    python -m colbert_zero.shards --spec JSON [--threads N]
 
 Rows of texts (`query`, `document`, perhaps `negatives`) keep their columns. Rows of teacher scores (format `scored`)
 are joined with the texts their ids stand for. A row's place is decided by a digest of seed, source and what the row
 says: neither the order of a source's files, nor how many they are, nor any number of workers can change it.
+
+However large the source, a process holds less than 1 GiB (see `shuffle`). Each file, then each shard, is worked on by
+itself, by `--threads` processes. What is done is kept in the state folder until all is, so that whoever comes next does
+only what is left. `shares` has other jobs do a part of it first.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from colbert_zero.artifact import Artifact, Job, main_of
-from colbert_zero.console import UserError, progress
-from colbert_zero.draws import draw
-from colbert_zero.rows import (
-    PAIRS,
-    SCORED,
-    TRIPLES,
-    Column,
-    RowWriter,
-    id_column,
-    ids_column,
-    min_max,
-    numbers_column,
-    read_files,
-    read_source,
-    text_column,
-    text_digest,
-)
-from colbert_zero.text import document_text
+from colbert_zero.artifact import Artifact, Job, Spec, main_of
+from colbert_zero.console import UserError
+from colbert_zero.local_files import link
+from colbert_zero.locks import hold
+from colbert_zero.pool import each
+from colbert_zero.rows import PAIRS, TRIPLES, ShardWriter, read_source, row_facts, shard_name, text_digest
+from colbert_zero.scored import ScoredRows
+from colbert_zero.shuffle import Range, counts_of, gather, partition, placed, shards_of
+from colbert_zero.sieve import Sieve, stripped
 
 ROWS_AT_ONCE = 512
 """Rows put together at a time: with 32 documents each they stay far below the 2 GB that an Arrow column may hold."""
+EVERYTHING = slice(None)
+PATIENCE = 3600.0
+"""Seconds to wait for another job that does what all need."""
+
+
+class Rows(Protocol):
+    """What the rows of a format are."""
+
+    @property
+    def files(self) -> list[str]:
+        """The source's files that hold rows."""
+
+    def prepare(self) -> None:
+        """Do what reading takes, once."""
+
+    def read(self, file: str, sieve: Sieve, seed: int, label: str) -> Iterator[pa.RecordBatch]:
+        """The valid rows of a file, with their places."""
+
+    def noted(self) -> dict[str, Any]:
+        """What reading a file has told, for `schema`."""
+
+    def schema(self, notes: Sequence[Mapping[str, Any]]) -> pa.Schema:
+        """The columns that are published, given what was noted of all files."""
+
+    def facts(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the manifest is to tell besides, given the same."""
+
+    def write(self, rows: pa.Table) -> pa.Table:
+        """A few hundred rows as they are published."""
 
 
 @dataclass
-class Sieve:
-    """Says which rows are valid, and counts why the others are not.
+class TextRows:
+    """The rows of a source of texts.
 
     Attributes:
-        minimum: Characters that a text must have.
-        maximum: Characters that it may have, or None.
-        read: Rows seen.
-        dropped: Rows dropped, by reason.
+        source: Whose.
+        has_negatives: Whether any row read so far brings some.
     """
 
-    minimum: int
-    maximum: int | None
-    read: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    source: Artifact
+    has_negatives: bool = False
 
-    def finding(self, what: str, text: str) -> str | None:
-        """Why a stripped text is not valid, or None."""
-        if not text:
-            return f"no {what}"
-        if len(text) < self.minimum:
-            return f"{what} is too short"
-        if self.maximum is not None and len(text) > self.maximum:
-            return f"{what} is too long"
-        return None
+    @property
+    def files(self) -> list[str]:
+        """All of them."""
+        return self.source.files()
 
-    def checked(self, kept: int, source: Artifact) -> Mapping[str, Any]:
-        """The counts for the manifest.
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def read(self, file: str, sieve: Sieve, seed: int, label: str) -> Iterator[pa.RecordBatch]:
+        """The valid rows of a file, stripped, with their places.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        text = pa.large_string()
+        for batch in read_source(self.source, [file]):
+            rows = [row for row in _texts_in(batch) if _is_valid(row, sieve)]
+            self.has_negatives |= any(others for _, _, others in rows)
+            yield placed(
+                {
+                    "query": pa.array([query for query, _, _ in rows], text),
+                    "document": pa.array([document for _, document, _ in rows], text),
+                    "negatives": pa.array([others for _, _, others in rows], pa.large_list(text)),
+                },
+                [text_digest(query, document) for query, document, _ in rows],
+                seed,
+                label,
+            )
+
+    def noted(self) -> dict[str, Any]:
+        """Whether there are negatives."""
+        return {"negatives": self.has_negatives}
+
+    def schema(self, notes: Sequence[Mapping[str, Any]]) -> pa.Schema:
+        """Pairs, or triples where any file brings negatives."""
+        return TRIPLES if any(note["negatives"] for note in notes) else PAIRS
+
+    def facts(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def write(self, rows: pa.Table) -> pa.Table:
+        """As they are."""
+        return rows
+
+
+def _texts_in(batch: pa.RecordBatch) -> Iterator[tuple[str, str, list[str] | None]]:
+    """Query, document and negatives of each row, stripped; blank negatives left out; None where they are no texts."""
+    columns = batch.to_pydict()
+    negatives = columns.get("negatives") or [[]] * batch.num_rows
+    for query, document, others in zip(columns["query"], columns["document"], negatives, strict=True):
+        if others is not None:
+            others = None if None in others else [text for text in map(stripped, others) if text]
+        yield stripped(query), stripped(document), others
+
+
+def _is_valid(row: tuple[str, str, list[str] | None], sieve: Sieve) -> bool:
+    """Whether a row is; if not, it is counted why."""
+    query, document, negatives = row
+    finding = sieve.finding("query", query) or sieve.finding("document", document)
+    if not finding and negatives is None:
+        finding = "negatives are not texts"
+    sieve.read += 1
+    if finding:
+        sieve.dropped[finding] += 1
+    return not finding
+
+
+class Work:
+    """What there is to do for the shards of one source; a process has one of its own.
+
+    Attributes:
+        spec: What to make.
+        source: Where the rows come from.
+        rows: What they are.
+        parts: The folder of each file, partitioned.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        """Open the source."""
+        (name,) = spec.inputs["source"]
+        self.spec, self.source = spec, Artifact.open(name)
+        scored = self.source.spec.settings.get("format", "rows") == "scored"
+        self.rows: Rows = ScoredRows(self.source, spec.state / "texts") if scored else TextRows(self.source)
+        self.parts = [spec.state / "parts" / f"{number:05d}" for number in range(len(self.rows.files))]
+
+    def prepare(self) -> None:
+        """Have what all files need; one job does it, others wait."""
+        with hold(self.spec.state / "prepare.lock", f"reading the texts of {self.source.name}", wait=PATIENCE):
+            self.rows.prepare()
+
+    def partition(self, processes: int, share: slice = EVERYTHING) -> None:
+        """Partition the files, or a share of them."""
+        numbers = list(range(len(self.parts)))[share]
+        each(partial(_partition, self.spec), numbers, processes, f"files of {self.source.name} read")
+
+    def sort(self, processes: int, share: slice = EVERYTHING) -> None:
+        """Make the shards, or a share of them; all files are partitioned by now."""
+        shards = list(enumerate(shards_of(self.parts, self.spec.settings["rows_per_shard"])))[share]
+        each(partial(_sort, self.spec), shards, processes, f"shards of {self.source.name} written")
+
+    def counts(self) -> Mapping[str, Any]:
+        """The facts for the manifest, but those of the shards; all files are partitioned by now.
 
         Raises:
             UserError: No row is left.
         """
-        if kept == 0:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items())) or "none dropped"
-            raise UserError(f"{source.name} gives no row: {self.read} read, {reasons}; mend the source or name another")
-        return {"read": self.read, "dropped": dict(sorted(self.dropped.items()))}
+        counts = [counts_of(part) for part in self.parts]
+        read = sum(count["read"] for count in counts)
+        dropped: Counter[str] = sum((Counter(count["dropped"]) for count in counts), Counter())
+        if not any(count["rows"] for count in counts):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none dropped"
+            raise UserError(f"{self.source.name} gives no row: {read} read, {reasons}; mend the source or name another")
+        duplicates = sum(count["duplicates"] for count in counts)
+        return {"read": read, "dropped": dropped + Counter(duplicate=duplicates), **self.rows.facts(counts)}
+
+    def shard(self, number: int) -> Path:
+        """Where a shard is until all are."""
+        return self.spec.state / "shards" / shard_name(number)
 
 
-def shuffled(digests: bytes, seed: int, source: str) -> npt.NDArray[np.int64]:
-    """The order of a source's rows, each distinct one once.
+def _partition(spec: Spec, number: int) -> None:
+    """Partition the file of this number."""
+    pa.set_cpu_count(1)
+    work = Work(spec)
+    sieve = Sieve(spec.settings["minimum_characters"], spec.settings["maximum_characters"])
+    batches = work.rows.read(work.rows.files[number], sieve, spec.settings["seed"], work.source.spec.label)
+    partition(batches, work.parts[number], lambda: {"read": sieve.read, "dropped": sieve.dropped, **work.rows.noted()})
 
-    Args:
-        digests: 16 bytes per row; equal bytes mean the same row.
-        seed: The study's seed.
-        source: The source's label.
 
-    Returns:
-        Positions of the rows to keep, in their new order; of equal rows the first is kept.
-    """
-    rows = [digests[start : start + 16] for start in range(0, len(digests), 16)]
-    draws = np.fromiter((draw(seed, "shuffle", source, row.hex()) for row in rows), dtype=np.uint64, count=len(rows))
-    keys = np.frombuffer(digests, dtype=np.dtype(">u8")).reshape(-1, 2)
-    # Equal rows draw the same number, so they come to stand side by side; the sort keeps their order.
-    order = np.lexsort((keys[:, 1], keys[:, 0], draws))
-    ordered = keys[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return order[first].astype(np.int64)
+def _sort(spec: Spec, shard: tuple[int, Range]) -> None:
+    """Write a shard, and what there is to say of it beside it."""
+    pa.set_cpu_count(1)
+    work, (number, places) = Work(spec), shard
+    path = work.shard(number)
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table, duplicates = gather(work.parts, places)
+    # A process's own, so that two that make the same shard do not meet.
+    unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
+    writer = ShardWriter(unfinished, work.rows.schema([counts_of(part) for part in work.parts]))
+    characters = 0
+    for start in range(0, table.num_rows, ROWS_AT_ONCE):
+        rows = work.rows.write(table.slice(start, ROWS_AT_ONCE)).select(writer.schema.names).cast(writer.schema)
+        characters += sum(map(_characters, rows.columns))
+        writer.write(rows)
+    writer.close()
+    facts = {"rows": writer.rows, "duplicates": duplicates, "characters": characters}
+    path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _characters(column: pa.ChunkedArray) -> int:
+    """Of the texts in a column."""
+    values = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
+    return (pc.sum(pc.utf8_length(values)).as_py() or 0) if pa.types.is_string(values.type) else 0
 
 
 def make(job: Job) -> Mapping[str, Any]:
     """Write `rows-*.parquet` from the source.
 
     Returns:
-        rows, rows_per_shard, shards, read, dropped (rows by reason), characters (of all texts kept).
+        rows, rows_by_shard, read, dropped (rows by reason), characters (of all texts kept).
 
     Raises:
         UserError: A file cannot be read, or no valid row is left.
     """
-    pa.set_cpu_count(max(1, job.threads))
-    source = job.input("source")
-    sieve = Sieve(job.settings["minimum_characters"], job.settings["maximum_characters"])
-    if source.spec.settings.get("format", "rows") == "scored":
-        return _make_scored(job, source, sieve)
-    return _make_rows(job, source, sieve)
-
-
-def _order(digests: bytes, job: Job, source: Artifact, sieve: Sieve) -> npt.NDArray[np.int64]:
-    order = shuffled(digests, job.settings["seed"], source.spec.label)
-    duplicates = len(digests) // 16 - len(order)
-    if duplicates:
-        sieve.dropped["duplicate"] = duplicates
-    return order
-
-
-def _slices(order: npt.NDArray[np.int64]) -> Iterator[tuple[pa.Array, npt.NDArray[np.int64]]]:
-    """The new row numbers and the old positions, a few hundred rows at a time."""
-    for start in range(0, len(order), ROWS_AT_ONCE):
-        positions = order[start : start + ROWS_AT_ONCE]
-        yield pa.array(np.arange(start, start + len(positions))), positions
-
-
-# Rows of texts
-
-
-def _make_rows(job: Job, source: Artifact, sieve: Sieve) -> Mapping[str, Any]:
-    digests = bytearray()
-    batches = [
-        _valid(batch, sieve, digests) for batch in progress(read_source(source), None, "batches of 4096 rows read")
-    ]
-    order = _order(bytes(digests), job, source, sieve)
-    counts = sieve.checked(len(order), source)
-    # In one piece: taking rows from many chunks would put them together again each time.
-    table = pa.Table.from_batches(batches).combine_chunks()
-    batches.clear()
-    has_negatives = pc.any(pc.greater(pc.list_value_length(table["negatives"]), 0)).as_py()
-    characters = 0
-    with RowWriter(job.folder, TRIPLES if has_negatives else PAIRS, job.settings["rows_per_shard"]) as writer:
-        for row, positions in _slices(order):
-            rows = table.take(pa.array(positions)).append_column("row", row)
-            texts = [rows["query"], rows["document"], rows["negatives"].combine_chunks().flatten()]
-            characters += sum(_characters(text) for text in texts)
-            writer.write(rows)
-    return {**writer.facts, **counts, "characters": characters}
-
-
-def _valid(batch: pa.RecordBatch, sieve: Sieve, digests: bytearray) -> pa.RecordBatch:
-    """The valid rows of a batch, stripped; their digests are appended to `digests`."""
-    columns = batch.to_pydict()
-    negatives = columns.get("negatives") or [[]] * batch.num_rows
-    kept: dict[str, list[Any]] = {"query": [], "document": [], "negatives": []}
-    for raw_query, raw_document, raw_others in zip(columns["query"], columns["document"], negatives, strict=True):
-        query, document = _stripped(raw_query), _stripped(raw_document)
-        finding = sieve.finding("query", query) or sieve.finding("document", document)
-        if not finding and (raw_others is None or None in raw_others):
-            finding = "negatives are not texts"
-        sieve.read += 1
-        if finding:
-            sieve.dropped[finding] += 1
-            continue
-        kept["query"].append(query)
-        kept["document"].append(document)
-        kept["negatives"].append([text for text in map(_stripped, raw_others) if text])
-        digests += text_digest(query, document)
-    text = pa.large_string()
-    return pa.RecordBatch.from_pydict(
-        kept, pa.schema({"query": text, "document": text, "negatives": pa.large_list(text)})
-    )
-
-
-def _stripped(text: str | None) -> str:
-    return document_text(None, text)
-
-
-def _characters(texts: pa.Array | pa.ChunkedArray) -> int:
-    return pc.sum(pc.utf8_length(texts)).as_py() or 0
-
-
-# Rows of teacher scores
-
-
-def _make_scored(job: Job, source: Artifact, sieve: Sieve) -> Mapping[str, Any]:
-    queries, documents = _texts(source, "queries", "query_id"), _texts(source, "documents", "document_id")
-    asked, listed, raw = _judgements(source, source.spec.settings.get("documents"), sieve)
-    query_at = _positions(asked, queries)
-    documents_at = _positions(listed, documents).reshape(raw.shape)
-    valid, digests = [], bytearray()
-    for position, (number, numbers) in enumerate(zip(query_at, documents_at, strict=True)):
-        query = queries["text"][int(number)].as_py() if number >= 0 else ""
-        finding = sieve.finding("query", query) or ("no document" if numbers.min() < 0 else None)
-        if finding:
-            sieve.dropped[finding] += 1
-            continue
-        valid.append(position)
-        digests += text_digest(query, " ".join(map(str, numbers)))
-    order = np.array(valid, dtype=np.int64)[_order(bytes(digests), job, source, sieve)]
-    counts = sieve.checked(len(order), source)
-    characters = 0
-    with RowWriter(job.folder, SCORED, job.settings["rows_per_shard"]) as writer:
-        for row, positions in _slices(order):
-            texts = queries["text"].take(pa.array(query_at[positions]))
-            others = documents["text"].take(pa.array(documents_at[positions].ravel()))
-            characters += _characters(texts) + _characters(others)
-            scores = raw[positions]
-            columns = [row, texts, _lists(others, raw.shape[1])]
-            columns += [_lists(pa.array(values.ravel()), raw.shape[1]) for values in (scores, min_max(scores))]
-            writer.write(pa.Table.from_arrays(columns, names=SCORED.names))
-    return {**writer.facts, **counts, "characters": characters, "documents": raw.shape[1]}
-
-
-def _judgements(
-    source: Artifact, documents: int | None, sieve: Sieve
-) -> tuple[pa.ChunkedArray, pa.ChunkedArray, npt.NDArray[np.float32]]:
-    """The teacher's valid rows: query ids (rows), document ids (rows x documents, flat), scores (rows x documents)."""
-    columns = {
-        "query": id_column("query_id"),
-        "documents": ids_column("document_ids"),
-        "scores": numbers_column("scores"),
+    work = Work(job.spec)
+    work.prepare()
+    work.partition(job.threads)
+    counts = work.counts()
+    work.sort(job.threads)
+    facts = []
+    for path in sorted(job.state.glob("shards/*.parquet")):
+        link(path, job.folder / path.name)
+        facts.append(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    dropped = counts["dropped"] + Counter(duplicate=sum(fact["duplicates"] for fact in facts))
+    return {
+        **row_facts([fact["rows"] for fact in facts]),
+        **counts,
+        "dropped": dict(sorted(dropped.items())),
+        "characters": sum(fact["characters"] for fact in facts),
     }
-    size = documents
-    queries, listed, judged = [], [], []
-    for batch in progress(_read_role(source, "train", columns), None, "batches of 4096 rows read"):
-        asked: list[str] = []
-        identifiers: list[str] = []
-        for row in batch.to_pylist():
-            sieve.read += 1
-            finding = _unusable(row)
-            if not finding:
-                size = size or len(row["documents"])
-                if documents is None and len(row["documents"]) != size:
-                    raise UserError(
-                        f"{source.name}: query {row['query']} has {len(row['documents'])} documents, others {size}; "
-                        "say in the registry how many to use of each (documents)"
-                    )
-                scores = np.array(row["scores"][:size], dtype=np.float32)
-                finding = _unfit(scores, size)
-            if finding:
-                sieve.dropped[finding] += 1
-                continue
-            asked.append(row["query"])
-            identifiers.extend(row["documents"][:size])
-            judged.append(scores)
-        queries.append(pa.array(asked, type=pa.string()))
-        listed.append(pa.array(identifiers, type=pa.string()))
-    if not judged:
-        sieve.checked(0, source)
-    return pa.chunked_array(queries), pa.chunked_array(listed), np.stack(judged)
-
-
-def _unusable(row: Mapping[str, Any]) -> str | None:
-    """Why a teacher's row is not one, or None."""
-    if row["query"] is None:
-        return "no query"
-    if not row["documents"] or not row["scores"] or None in row["documents"] or None in row["scores"]:
-        return "documents or scores are not lists"
-    return None if len(row["documents"]) == len(row["scores"]) else "not as many scores as documents"
-
-
-def _unfit(scores: npt.NDArray[np.float32], size: int) -> str | None:
-    """Why nothing can be learned from a query's scores, or None."""
-    if len(scores) < size:
-        return "too few documents"
-    if not np.isfinite(scores).all():
-        return "a score is not finite"
-    return "all scores are equal" if scores.min() == scores.max() else None
-
-
-def _texts(source: Artifact, role: str, identifier: str) -> pa.Table:
-    """The texts of a role by id, those without any left out; one chunk a column."""
-    columns = {"id": id_column(identifier), "text": text_column("text")}
-    schema = pa.schema({"id": pa.string(), "text": pa.large_string()})
-    batches = []
-    for batch in _read_role(source, role, columns):
-        pairs = zip(batch["id"].to_pylist(), map(_stripped, batch["text"].to_pylist()), strict=True)
-        there = [(identifier, text) for identifier, text in pairs if identifier is not None and text]
-        arrays = {"id": [identifier for identifier, _ in there], "text": [text for _, text in there]}
-        batches.append(pa.RecordBatch.from_pydict(arrays, schema))
-    return pa.Table.from_batches(batches, schema).combine_chunks()
-
-
-def _read_role(source: Artifact, role: str, columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:
-    return read_files(source, source.facts["files"][role], columns)
-
-
-def _positions(identifiers: pa.ChunkedArray, texts: pa.Table) -> npt.NDArray[np.int64]:
-    """Where the texts of these ids are, -1 for an id that has none."""
-    found: npt.NDArray[np.int64] = pc.fill_null(pc.index_in(identifiers, texts["id"]), -1).to_numpy().astype(np.int64)
-    return found
-
-
-def _lists(values: pa.Array | pa.ChunkedArray, size: int) -> pa.Array:
-    """Lists of `size` values each."""
-    flat = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_large_string(flat.type):
-        flat = flat.cast(pa.string())
-    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, size, dtype=np.int32)), flat)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from colbert_zero.console import UserError
+from colbert_zero.provenance import Attempts
 
 RESTARTED = ("NODE_FAIL", "PREEMPTED")
 """What the executor leaves to SLURM to start again."""
@@ -101,8 +103,18 @@ def settled(states: Mapping[str, str]) -> dict[str, str]:
     return words
 
 
+def is_mistaken(spec_file: str) -> bool:
+    """Whether the last attempt at the artifact with this `spec.json` ended, in this run, by a mistake to be mended."""
+    kind, name = Path(spec_file).parent.parts[-2:]
+    return Attempts(Path("results/state") / kind / name / "attempts.jsonl").hopeless is not None
+
+
 def mend_executor() -> None:
-    """Have Snakemake's executor see `settled` states, lest it waits without end for jobs that are gone."""
+    """Mend two ways of Snakemake's executor (2.8.0).
+
+    It sees `settled` states, lest it waits without end for jobs that are gone. And what ended by a person's mistake is
+    not submitted again, which would end the same way.
+    """
     import snakemake_executor_plugin_slurm as executor
 
     query = executor.query_job_status
@@ -112,6 +124,14 @@ def mend_executor() -> None:
         return (None if states is None else await asyncio.to_thread(settled, states)), seconds
 
     executor.query_job_status = query_settled
+    handle_job_error = executor.Executor.handle_job_error
+
+    def handle_mistake(self: Any, job: Any) -> None:
+        if any(is_mistaken(output) for output in job.output):
+            job.attempt = max(job.attempt, job.restart_times + 1)
+        handle_job_error(self, job)
+
+    executor.Executor.handle_job_error = handle_mistake
 
 
 def deadline() -> str:

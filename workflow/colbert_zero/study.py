@@ -40,7 +40,7 @@ OF_TRAINING = (
 )
 """Settings of every stage that its training alone reads."""
 
-ASKED = {"threads": 1, "mem_mb": 2000, "runtime": 60, "gpu": 0, "nodes": 1, "checkpoint_seconds": 600}
+ASKED = {"threads": 1, "mem_mb": 2000, "runtime": 60, "gpu": 0, "nodes": 1, "checkpoint_seconds": 600, "jobs": 1}
 """What a step asks for where the config is silent."""
 
 

@@ -12,7 +12,7 @@ from colbert_zero.artifact import Job
 from colbert_zero.candidates import fused_candidates
 from colbert_zero.console import UserError
 from colbert_zero.corpus import TrainingCorpus
-from colbert_zero.rows import SCORED, RowWriter, min_max
+from colbert_zero.rows import TAUGHT, RowWriter, min_max
 
 ROWS_AT_ONCE = 512
 
@@ -73,7 +73,7 @@ def write_scores(job: Job, lesson: Lesson, scores: Iterable[npt.NDArray[np.float
         UserError: A score is not finite, or no row is left.
     """
     constant = first = 0
-    with RowWriter(job.folder, SCORED, job.input("shards").facts["rows_per_shard"]) as writer:
+    with RowWriter(job.folder, TAUGHT, job.input("shards").spec.settings["rows_per_shard"]) as writer:
         waiting: list[dict[str, Any]] = []
         for position, raw in enumerate(scores):
             row = int(lesson.rows[position])

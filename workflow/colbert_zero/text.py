@@ -12,4 +12,8 @@ def document_text(title: str | None, body: str | None) -> str:
 
 def normalise(text: str) -> str:
     """NFKC, case-folded, white space collapsed: equal results mean the same text for deduplication."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # A printable text has no white space but spaces: most texts need not be taken apart.
+    if folded.isprintable() and "  " not in folded:
+        return folded.strip(" ")
+    return " ".join(folded.split())

@@ -102,6 +102,24 @@ def made_from(wildcards):
     ]
 
 
+def shares(wildcards, of):
+    """What several jobs do of a source's shards; nothing where one is asked for, or all is made."""
+    jobs, spec = asked("build_shards", "jobs"), study.spec_of(wildcards.key)
+    if jobs == 1 or (spec.folder / "spec.json").is_file():
+        return []
+    return [f"{spec.state}.{of}-{share}-of-{jobs}" for share in range(1, jobs + 1)]
+
+
+def shares_of_files(wildcards):
+    """What is to be done before a share of the shards: all shares of the files."""
+    return shares(wildcards, "files") if wildcards.of == "shards" else []
+
+
+def shares_of_shards(wildcards):
+    """What is to be done before the shards are published."""
+    return shares(wildcards, "shards")
+
+
 def spec_of(wildcards):
     """The artifact's spec, for `--spec`."""
     return study.spec_of(wildcards.key).text

@@ -1,9 +1,41 @@
 # Rows in a fixed random order, and which of them make step 1, 2, 3 ...
 
 
+rule share_shards:
+    input:
+        made_from,
+        shares_of_files,
+        image=image_file("torch"),
+    output:
+        temp(touch("results/state/shards/{label}-{key}.{of}-{share}-of-{jobs}")),
+    log:
+        "logs/shards/{label}-{key}.{of}-{share}-of-{jobs}.log",
+    benchmark:
+        "benchmarks/shards/{label}-{key}.{of}-{share}-of-{jobs}.tsv"
+    wildcard_constraints:
+        of="files|shards",
+        share="[0-9]+",
+        jobs="[0-9]+",
+    container:
+        image("torch")
+    threads: asked("build_shards", "threads")
+    resources:
+        mem_mb=asked("build_shards", "mem_mb"),
+        runtime=asked("build_shards", "runtime"),
+        slurm_extra=slurm_extra("build_shards"),
+    params:
+        spec=spec_of,
+    message:
+        "Shuffle {wildcards.label}: the {wildcards.of}, share {wildcards.share} of {wildcards.jobs}"
+    shell:
+        "python -m colbert_zero.shares --spec {params.spec:q} --of {wildcards.of} --share {wildcards.share} "
+        "--jobs {wildcards.jobs} --threads {threads} 2> {log:q}"
+
+
 rule build_shards:
     input:
         made_from,
+        shares_of_shards,
         image=image_file("torch"),
     output:
         "results/shards/{label}-{key}/spec.json",
