@@ -133,11 +133,11 @@ def test_two_nodes_four_processes(training, prepared, tmp_path):
     # Rounding grows with the steps, the more so where there is nothing left to learn: so not too many.
     training.write(
         short_study(
-            280, nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000, checkpoint_seconds=2, slurm_extra="--exclude=n3"
+            140, nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000, checkpoint_seconds=2, slurm_extra="--exclude=n3"
         )
     )
     alone = copy_of(prepared, tmp_path / "alone")
-    alone.write(short_study(280))
+    alone.write(short_study(140))
     process = training.begin()
     slurm("scancel", training.job())
     attempts = training.end(process)

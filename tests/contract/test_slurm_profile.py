@@ -137,10 +137,12 @@ def test_what_a_cluster_lacks_is_one_line_before_anything_runs(study, programs, 
 RESOURCES = {
     "default": {"mem_mb": 3000},
     "unsupervised": {"gpu": 2, "gpu_model": "nvidia-a100-80gb", "runtime": 90, "slurm_extra": "--exclusive"},
-    "supervised": {"gpu": 1, "threads": 3},
+    "supervised": {"gpu": 1, "threads": 3, "tensorboard": True},
     "distillation": {"nodes": 2, "gpu": 4, "threads": 16},
     "search_bm25": {"slurm_extra": "--nice=100"},
 }
+
+EVALUATE = {"steps": [2], "collections": ["mine"]}
 
 
 SBATCH = """#!python
@@ -165,6 +167,7 @@ def submitted(tmp_path_factory, programs, data):
     folder = tmp_path_factory.mktemp("submitted")
     # Each stage alone, so that all can start at once.
     alone = {stage: CONFIG["recipes"]["all"] | {"stages": [stage]} for stage in CONFIG["stages"]}
+    alone["supervised"]["every_stage"] = alone["supervised"]["every_stage"] | {"evaluate": EVALUATE}
     begin(folder / "study", data, recipes=alone, resources=RESOURCES)
     (folder / "large").mkdir()
     (folder / "study" / "results").symlink_to(folder / "large")
@@ -274,6 +277,17 @@ def test_what_slurm_refuses_is_a_line_each(submitted):
         assert f"colbert-zero: {spec.name} (of {name}): SLURM did not take the job: No more jobs today" in lines
 
 
+def test_a_training_waits_for_what_it_is_evaluated_on_and_is_told(submitted):
+    words = next(
+        words for words in map(shlex.split, submitted.said.splitlines()) if "--evaluate" in words and "--spec" in words
+    )
+    asked = json.loads(words[words.index("--evaluate") + 1])
+    (name,) = asked["collections"]
+    assert asked == {"steps": [2], "collections": {name: False}}
+    assert name.startswith("collections/folder.mine-")
+    assert f"resources/{name}/spec.json" in submitted.said
+
+
 def test_what_is_handed_to_the_training_is_what_decides_it(submitted):
     """Spec and all, in the command that the job's shell is given."""
     said, models = submitted.said, submitted.models
@@ -284,6 +298,7 @@ def test_what_is_handed_to_the_training_is_what_decides_it(submitted):
         words = trainings[models[stage].text]
         assert words[words.index("--gpus") + 1] == gpus_of_node
         assert words[words.index("--device") + 1] == "cuda"
+        assert ("--tensorboard" in words) == ("--evaluate" in words) == (stage == "supervised")
         assert ("--image=" in words) == (stage == "distillation")
 
 

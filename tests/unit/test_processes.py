@@ -25,6 +25,7 @@ from colbert_zero import processes, training
 from colbert_zero.artifact import Artifact, Spec
 from colbert_zero.console import Passing, UserError
 from colbert_zero.processes import ALONE, Group, Lost
+from colbert_zero.trainer import Trainer
 from tiny_stages import BATCH, STAGES, contents, job, model_spec, never, table
 
 # Forked off a process that has imported what takes long, and has no threads yet that would be lost.
@@ -174,14 +175,14 @@ def test_what_one_process_began_two_finish_and_the_other_way_round(modernbert: P
 
 def command_line(spec: Spec, signalled: int | None = None) -> tuple[int, str]:
     """Exit status and stderr of the command, whose process of rank `signalled` has a SIGTERM during each step."""
-    advance = training.Trainer.advance
+    advance = Trainer.advance
 
-    def interrupted(trainer: training.Trainer) -> float:
+    def interrupted(trainer: Trainer) -> Any:
         if trainer.group.rank == signalled:
             os.kill(os.getpid(), signal.SIGTERM)
         return advance(trainer)
 
-    training.Trainer.advance = interrupted  # type: ignore[method-assign]
+    Trainer.advance = interrupted  # type: ignore[method-assign]
     sys.argv = ["training", "--spec", spec.text, "--device", "cpu", "--threads", "2"]
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = training.main()

@@ -129,13 +129,12 @@ def test_a_job_that_slurm_does_not_start_again_has_ended(site, state):
 
 
 def test_the_executor_sees_those(monkeypatch):
-    import snakemake_executor_plugin_slurm as executor
-
     async def query(_command, _logger):
         return {"7": "CANCELLED by 0"}, 0.1
 
     assert "query_job_status" in executor.Executor.check_active_jobs.__code__.co_names
     monkeypatch.setattr(executor, "query_job_status", query)
+    monkeypatch.setattr(executor.Executor, "handle_job_error", executor.Executor.handle_job_error)
     slurm.mend_executor()
     assert asyncio.run(executor.query_job_status("sacct", None)) == ({"7": "CANCELLED"}, 0.1)
 

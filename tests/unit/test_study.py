@@ -133,3 +133,34 @@ def test_own_file_is_known_by_its_bytes_not_its_date_or_place(config, tmp_path):
     assert len(set(keys)) == 1
     (tmp_path / "two" / "own.jsonl").write_text(rows * 2)
     assert Study(config, tmp_path / "two").report.key != keys[0]
+
+
+def test_evaluations_on_the_way_decide_nothing_and_are_all_done(config):
+    before = Study(config, ROOT / "local")
+    full = config["recipes"]["colbert-zero"]
+    full["stages"] = [{"unsupervised": {"evaluate": {"steps": [8, 2], "collections": ["numpy"]}}}, *full["stages"][1:]]
+    config["recipes"]["colbert-zero-mismatched"]["stages"][0] = {
+        "unsupervised": {"evaluate": {"steps": [2, 4], "collections": ["networkx"]}}
+    }
+    after = Study(config, ROOT / "local")
+    assert after.report.key == before.report.key
+    key = row(after, "colbert-zero").stages[0].key
+    planned = after.evaluations[key]
+    assert planned["steps"] == [2, 4, 8]
+    names = {spec.name for spec in after.specs.values() if spec.kind == "collections"}
+    assert planned["collections"].keys() <= names
+    labels = {name.split("/")[1].split("-")[0] for name in planned["collections"]}
+    assert labels == {"package.networkx", "package.numpy"}
+    assert not before.evaluations
+
+
+def test_an_unknown_collection_to_evaluate_on_is_one_line(config):
+    config["stages"]["unsupervised"]["evaluate"] = {"steps": [1], "collections": ["numpi"]}
+    with pytest.raises(UserError, match=r"stage unsupervised, evaluate: numpi is not in collections; did you mean"):
+        Study(config, ROOT / "local")
+
+
+def test_the_papers_gradient_is_the_references():
+    study = Study(yaml.safe_load((ROOT / "config.yaml").read_text()), ROOT)
+    assert row(study, "colbert-zero").stages[0].settings["gradient"] == "reference"
+    assert "gradient" not in row(study, "colbert-zero").stages[1].settings

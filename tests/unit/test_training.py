@@ -27,6 +27,8 @@ from colbert_zero.colbert import Encoding, load_colbert, tokenize
 from colbert_zero.console import Passing, UserError, guarded
 from colbert_zero.gradcache import Engine, Limits, chunks, contrastive_loss
 from colbert_zero.slurm import DEADLINE, RESERVE_SECONDS
+from colbert_zero.stages import Stage
+from colbert_zero.trainer import Trainer, adamw
 from tiny_stages import BATCH, STAGES, contents, job, model_spec, never, schema, table
 
 
@@ -192,20 +194,20 @@ def test_a_signal_stops_after_the_step_with_one_line(
     modernbert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = model_spec(modernbert, "unsupervised")
-    advance = training.Trainer.advance
+    advance = Trainer.advance
     handler = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
 
-        def interrupted(trainer: training.Trainer, number: int = number) -> float:
+        def interrupted(trainer: Trainer, number: int = number) -> Any:
             os.kill(os.getpid(), number)
             return advance(trainer)
 
-        monkeypatch.setattr(training.Trainer, "advance", interrupted)
+        monkeypatch.setattr(Trainer, "advance", interrupted)
         assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 1
         assert signal.getsignal(signal.SIGTERM) is handler
     assert "colbert-zero: stopped at step 3 of 8; the same command goes on from there\n" in capsys.readouterr().err
     assert not spec.folder.exists()
-    monkeypatch.setattr(training.Trainer, "advance", advance)
+    monkeypatch.setattr(Trainer, "advance", advance)
     assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 0
     assert len(Artifact.open(spec.name).manifest["attempts"]) == 4
     assert not spec.state.exists()
@@ -229,7 +231,7 @@ def test_bf16_is_close_to_fp32_and_saved_in_fp32(modernbert: Path) -> None:
         losses.append(json.loads((made.folder / "losses.jsonl").read_text().splitlines()[-1])["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
-    assert next(load_colbert(Path("out"), training.Stage(**spec.settings).encoding).parameters()).dtype == torch.float32
+    assert next(load_colbert(Path("out"), Stage(**spec.settings).encoding).parameters()).dtype == torch.float32
 
 
 def test_a_second_stage_may_encode_otherwise_than_the_first(modernbert: Path) -> None:
@@ -258,7 +260,7 @@ def test_a_gradient_is_clipped_and_its_norm_recorded_as_it_was(
 def test_the_learning_rate_is_the_reference_trainers(warmup_ratio: float) -> None:
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
     schedule = get_linear_schedule_with_warmup(optimiser, int(np.ceil(10 * warmup_ratio)), 10)
-    stage = training.Stage("unsupervised", "", "", 1, 1, False, 1, 3.0, warmup_ratio, 0.0, None, "fp32", 0)
+    stage = Stage("unsupervised", "", "", 1, 1, False, 1, 3.0, warmup_ratio, 0.0, None, "fp32", 0)
     for step in range(10):
         assert stage.rate(step, 10) == pytest.approx(schedule.get_last_lr()[0])
         optimiser.step()
@@ -267,12 +269,12 @@ def test_the_learning_rate_is_the_reference_trainers(warmup_ratio: float) -> Non
 
 def test_only_matrices_decay(modernbert: Path) -> None:
     model = load_colbert(modernbert, Encoding("", "", 14, 20))
-    for group in training.adamw(model, 0.1).param_groups:
+    for group in adamw(dict(model.named_parameters()), 0.1).param_groups:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] == 0.1}
 
 
 def test_a_step_takes_as_many_negatives_as_its_poorest_row_has(modernbert: Path) -> None:
-    stage = training.Stage(**model_spec(modernbert, "supervised", negatives=2).settings)
+    stage = Stage(**model_spec(modernbert, "supervised", negatives=2).settings)
     rows = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h"]]})
     assert stage.batch(rows, "here").documents == ["c", "e", "d", "h"]
     rich = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h", "i"]]})

@@ -64,6 +64,7 @@ def load_colbert(
     dimensions: int = DIMENSIONS,
     seed: int = 0,
     strict: bool = True,
+    attention: str | None = None,
 ) -> models.ColBERT:
     """Load a model from a local folder of transformers, sentence-transformers or PyLate, in fp32.
 
@@ -74,6 +75,7 @@ def load_colbert(
         dimensions: Size of the projection that is added, with random weights, where the folder has none.
         seed: Decides those weights, and those of the two markers where the vocabulary lacks them.
         strict: Whether a model that was saved with another encoding is refused.
+        attention: Which implementation of it, as transformers names them; by default its own choice.
 
     Returns:
         The model, in evaluation mode.
@@ -106,8 +108,11 @@ def load_colbert(
                 document_length=encoding.document_length,
                 do_query_expansion=encoding.query_expansion,
                 attend_to_expansion_tokens=False,
-                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+                model_kwargs={"dtype": torch.float32, "use_safetensors": True, "attn_implementation": attention},
             )
+        except ImportError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"attention {attention} is asked for and cannot be had here: {reason[:300]}") from None
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{folder} cannot be loaded as a model: {reason[:300]}") from None
@@ -205,10 +210,11 @@ class Tokens:
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-def tokenize(model: models.ColBERT, texts: Sequence[str], is_query: bool, prompt: str) -> Tokens:
+def tokenize(model: models.ColBERT, texts: Sequence[str], is_query: bool, prompt: str, tokenizer: Any = None) -> Tokens:
     """Tokenise as PyLate's collator does: prompt before the text, marker after the first token, cut to the length.
 
-    PyLate's own call pads all texts to the full length, and remembers the last length in the model.
+    PyLate's own call pads all texts to the full length, and remembers the last length in the model. A `tokenizer` that
+    is a copy of the model's lets several threads do this at once.
     """
     length, marker = (
         (model.query_length, model.query_prefix_id) if is_query else (model.document_length, model.document_prefix_id)
@@ -218,7 +224,7 @@ def tokenize(model: models.ColBERT, texts: Sequence[str], is_query: bool, prompt
     texts = [(prompt + text).strip() for text in texts]
     if model[0].do_lower_case:
         texts = [text.lower() for text in texts]
-    rows = model.tokenizer(
+    rows = (tokenizer or model.tokenizer)(
         texts,
         truncation=True,
         max_length=length if marker is None else length - 1,

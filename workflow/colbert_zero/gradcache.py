@@ -15,8 +15,10 @@ documents of all queries, their embeddings are exchanged, and the gradients of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +27,17 @@ from pylate import models
 from torch import Tensor
 
 from colbert_zero.colbert import Tokens, embed, scored
+from colbert_zero.console import UserError, log
 from colbert_zero.draws import draw
 from colbert_zero.losses import contrastive, distillation, maxsim, maxsim_pairs
 from colbert_zero.processes import ALONE, Group
 
+T = TypeVar("T")
+
 PAIRS = 2**24
 """How many (query token, document) pairs are held between a loss and its gradient (128 MiB)."""
+LEAST = 64
+"""Padded tokens at once below which it makes no sense to go on halving."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +75,21 @@ class Loss:
     Attributes:
         parts: Of queries in their order and documents in chunks: parts of the loss, which is their sum.
         over_all: Whether a query is scored with the documents of all queries of a step, not only with its own.
+        scale: What the gradient, and it alone, is multiplied by.
     """
 
     parts: Callable[[Embedded, list[Embedded]], Iterable[Tensor]]
     over_all: bool
+    scale: float = 1.0
 
 
-def contrastive_loss(per_query: int, temperature: float, padded_to: int) -> Loss:
-    """InfoNCE over all documents of a step; the first of each query's `per_query` documents is its positive."""
+def contrastive_loss(per_query: int, temperature: float | Tensor, padded_to: int, scale: float = 1.0) -> Loss:
+    """InfoNCE over all documents of a step; the first of each query's `per_query` documents is its positive.
+
+    A `temperature` that is a parameter gets a gradient, too.
+    """
     parts = partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to)
-    return Loss(parts, over_all=True)
+    return Loss(parts, over_all=True, scale=scale)
 
 
 def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
@@ -86,7 +98,7 @@ def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
 
 
 def _contrastive(
-    queries: Embedded, documents: list[Embedded], per_query: int, temperature: float, padded_to: int
+    queries: Embedded, documents: list[Embedded], per_query: int, temperature: float | Tensor, padded_to: int
 ) -> Iterator[Tensor]:
     column = torch.cat([chunk.rows for chunk in documents]).argsort()
     targets = column[queries.rows * per_query]
@@ -179,7 +191,11 @@ class _Exchange:
 
 
 class Engine:
-    """Computes losses and gradients of a model's steps."""
+    """Computes losses and gradients of a model's steps.
+
+    Attributes:
+        limits: How much is computed at once; less after `relent`.
+    """
 
     def __init__(
         self,
@@ -192,6 +208,7 @@ class Engine:
         """Compute for `model` within `limits`, in `fp32` or `bf16` (autocast); `seed` decides dropout."""
         self.model, self.limits, self.seed, self.bf16, self.group = model, limits, seed, precision == "bf16", group
         self.device = torch.device(model.device)
+        self._tokens, self._keeps = 0, False
 
     def backward(self, step: int, queries: Tokens, documents: Tokens, loss: Loss, count: int | None = None) -> float:
         """Add this process's part of the gradient of one step to the parameters'; the sum of all parts is the gradient.
@@ -205,13 +222,17 @@ class Engine:
 
         Returns:
             This process's part of the loss.
+
+        Raises:
+            torch.OutOfMemoryError: In this process or another; gradients are then as good as none.
         """
         asking = self._chunks(step, queries, is_query=True)
         answering = self._chunks(step, documents, is_query=False)
         everything = [*asking, *answering]
-        keep = sum(chunk.mask.numel() for chunk in everything) <= self.limits.kept
+        self._tokens = sum(chunk.mask.numel() for chunk in everything)
+        keep = self._keeps = self._tokens <= self.limits.kept
         with torch.set_grad_enabled(keep):
-            vectors = [self._embed(chunk) for chunk in everything]
+            vectors = self._locally(lambda: [self._embed(chunk) for chunk in everything])
         # The loss sees copies with gradients of their own; what it asks of them is handed on below.
         leaves = [
             Embedded(self._rows(chunk), vector.detach().requires_grad_(), chunk.mask)
@@ -225,23 +246,65 @@ class Engine:
         joined = self._join(share, asking, vectors[: len(asking)])
         if not keep:
             vectors.clear()
-        total, weight = 0.0, len(queries) / (count or len(queries))
-        parts = iter(loss.parts(joined, leaves))
-        while (part := self._next(parts)) is not None:
-            torch.autograd.backward(part, part.new_tensor(weight))
-            total += part.item() * weight
+        total = self._locally(lambda: self._losses(loss, joined, leaves, len(queries) / (count or len(queries))))
         assert joined.vectors.grad is not None
         gradients = [joined.vectors.grad[self._rows(chunk), : chunk.mask.shape[1]] for chunk in asking]
         if exchange is None:
             gradients += [leaf.vectors.grad for leaf in leaves if leaf.vectors.grad is not None]
         else:
             gradients += exchange.gradients()
-        if keep:
-            torch.autograd.backward(vectors, gradients)
-        else:
-            for chunk, gradient in zip(everything, gradients, strict=True):
-                torch.autograd.backward(self._embed(chunk), gradient)
+        self._locally(lambda: self._back(everything, vectors, gradients))
         return total
+
+    def relent(self) -> None:
+        """Compute less at once from now on, after `backward` has run out of memory.
+
+        Raises:
+            UserError: It is little already.
+        """
+        if self._keeps:
+            self.limits = replace(self.limits, kept=self._tokens // 2)
+        elif self.limits.chunk // 2 >= LEAST:
+            self.limits = replace(self.limits, chunk=self.limits.chunk // 2)
+        else:
+            raise UserError(
+                f"out of memory with {self.limits.chunk} tokens at once: take a GPU with more memory, or more of them, "
+                "or lower batch_size or document_length"
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.info(
+            "out of memory: from now on %d padded tokens at once, and a second forward pass beyond %d",
+            self.limits.chunk,
+            self.limits.kept,
+        )
+
+    def _locally(self, work: Callable[[], T]) -> T:
+        """Do `work`, which meets no other process: where it runs out of memory in one, it does in all."""
+        result: list[T] = []
+        # What it held is let go of only once this is left.
+        with suppress(torch.OutOfMemoryError):
+            result.append(work())
+        if self.group.any(not result)[0]:
+            raise torch.OutOfMemoryError
+        return result[0]
+
+    def _losses(self, loss: Loss, queries: Embedded, documents: list[Embedded], weight: float) -> float:
+        """This process's part of the loss; its gradient goes to the embeddings."""
+        total = 0.0
+        parts = iter(loss.parts(queries, documents))
+        while (part := self._next(parts)) is not None:
+            torch.autograd.backward(part, part.new_tensor(weight * loss.scale))
+            total += part.item() * weight
+        return total
+
+    def _back(self, everything: list[_Chunk], vectors: list[Tensor], gradients: list[Tensor]) -> None:
+        """The gradient of the embeddings goes to the parameters, through the graphs that were kept or new ones."""
+        if vectors:
+            torch.autograd.backward(vectors, gradients)
+            return
+        for chunk, gradient in zip(everything, gradients, strict=True):
+            torch.autograd.backward(self._embed(chunk), gradient)
 
     def _chunks(self, step: int, tokens: Tokens, is_query: bool) -> list[_Chunk]:
         found = []

@@ -51,12 +51,13 @@ def make(job: Job) -> Mapping[str, Any]:
     model = _load(source, job.settings, device)
     kind = index_kind(job.settings["index"]["kind"], target.facts["documents"])
     with VectorWriter(job.folder, "queries") as queries:
-        _encode(model, collection.judged.items(), queries, is_query=True)
+        encode(model, collection.judged.items(), queries, is_query=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="colbert-zero-") as spool:
         with VectorWriter(job.folder if kind == "exact" else Path(spool), "documents") as documents:
-            texts = ((document.id, document_text(document.title, document.text)) for document in collection.documents())
-            _encode(model, progress(texts, target.facts["documents"], "documents"), documents, is_query=False)
+            encode(
+                model, progress(texts_of(collection), target.facts["documents"], "documents"), documents, is_query=False
+            )
         seconds = time.monotonic() - started
         if kind == "plaid":
             del model
@@ -74,6 +75,11 @@ def make(job: Job) -> Mapping[str, Any]:
         "documents_per_second": round(len(documents.ids) / seconds, 1),
         "indexing_seconds": round(time.monotonic() - started - seconds, 3),
     }
+
+
+def texts_of(collection: Collection) -> Iterator[tuple[str, str]]:
+    """Each document's id and the text that a model sees."""
+    return ((document.id, document_text(document.title, document.text)) for document in collection.documents())
 
 
 def index_kind(asked: str, documents: int) -> str:
@@ -120,7 +126,7 @@ def _load(model: Artifact, settings: Mapping[str, Any], device: str) -> Encoder:
     return load_colbert(model.model_folder(), encoding, device, **(projection or {}), strict=projection is None)
 
 
-def _encode(model: Encoder, texts: Iterable[tuple[str, str]], writer: VectorWriter, *, is_query: bool) -> None:
+def encode(model: Encoder, texts: Iterable[tuple[str, str]], writer: VectorWriter, *, is_query: bool) -> None:
     """Encode (id, text) pairs in their order; PyLate sorts each chunk by length, and back."""
     for chunk in _chunks(texts):
         matrices: list[Matrix] = model.encode(

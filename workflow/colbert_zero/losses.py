@@ -111,7 +111,7 @@ def maxsim_pairs(
     return (best * queries_mask).sum(dim=-1)
 
 
-def contrastive(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def contrastive(scores: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
     """InfoNCE: mean cross-entropy of each query's scores, divided by the temperature, with its positive.
 
     Args:

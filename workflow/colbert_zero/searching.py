@@ -56,10 +56,7 @@ def make(job: Job) -> Mapping[str, Any]:
     depth, drop_self = job.settings["depth"], job.settings["drop_self"]
     started = time.monotonic()
     hits = _search(index, queries, depth + drop_self, device)
-    results = {
-        query: [(document, score) for document, score in found if not (drop_self and document == query)][:depth]
-        for query, found in hits
-    }
+    results = {query: without_self(query, found, drop_self)[:depth] for query, found in hits}
     seconds = time.monotonic() - started
     write_run(job.folder / "run.trec", results, index.spec.inputs["model"][0])
     empty = sum(not documents for documents in results.values())
@@ -72,6 +69,11 @@ def make(job: Job) -> Mapping[str, Any]:
         "searching_seconds": round(seconds, 3),
         "queries_per_second": round(len(results) / seconds, 1),
     }
+
+
+def without_self(query: str, found: list[tuple[str, float]], drop_self: bool) -> list[tuple[str, float]]:
+    """What was found for a query, without the document that is the query, where `drop_self` says that there is one."""
+    return [(document, score) for document, score in found if not (drop_self and document == query)]
 
 
 def _search(index: Artifact, queries: Vectors, depth: int, device: str) -> Hits:

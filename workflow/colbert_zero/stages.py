@@ -50,6 +50,11 @@ class Stage:
         precision: `fp32` or `bf16`.
         seed: Decides the projection, if there is none yet, and dropout.
         temperature: Divides the scores in the contrastive stages.
+        learnable_temperature: Whether it is a parameter that begins there (contrastive stages). As in the reference it
+            is neither clipped nor decays.
+        gradient: `exact`, or `reference` (unsupervised): multiplied by the batch size before it is clipped, as PyLate's
+            CachedContrastive has it, which back-propagates a sum. With `gradient_clip` the step's size is then all but
+            independent of the gradient's.
         negatives: Negatives per query, the first ones of each row's list (supervised); fewer in a step in which a row
             has fewer, since sources bring lists of different lengths.
         documents: Documents per query, the first ones of each row's list (distillation).
@@ -69,6 +74,8 @@ class Stage:
     precision: str
     seed: int
     temperature: float = 1.0
+    learnable_temperature: bool = False
+    gradient: str = "exact"
     negatives: int = 0
     documents: int = 0
 
@@ -106,12 +113,22 @@ class Stage:
             raise UserError(f"{where}: a teacher score is not finite; make the scores again")
         return Batch(queries, documents, torch.from_numpy(scores).view(len(queries), -1))
 
-    def loss(self, batch: Batch, device: torch.device) -> Loss:
-        """What to make of the embeddings of a batch."""
+    def loss(self, batch: Batch, rows: int, temperature: Tensor | None, device: torch.device) -> Loss:
+        """What to make of the embeddings of a batch.
+
+        Args:
+            batch: A process's share of a step.
+            rows: Of the whole step.
+            temperature: The parameter, where there is one.
+            device: Where to compute.
+        """
         if batch.teacher is not None:
             return distillation_loss(batch.teacher.to(device), self.document_length)
         per_query = len(batch.documents) // len(batch.queries)
-        return contrastive_loss(per_query, self.temperature, self.document_length)
+        scale = float(rows) if self.gradient == "reference" else 1.0
+        return contrastive_loss(
+            per_query, self.temperature if temperature is None else temperature, self.document_length, scale
+        )
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step (from 0): up from 0 during warm-up, then down to 0, in straight lines."""

@@ -22,8 +22,8 @@ STAGES = ("unsupervised", "supervised", "distillation")
 REQUIRED = ("sources", "prompts", "query_length", "document_length", "batch_size", "learning_rate")
 """Settings that every stage of every recipe must have in the end."""
 OF_STAGE = {
-    "unsupervised": ("temperature",),
-    "supervised": ("temperature", "negatives"),
+    "unsupervised": ("temperature", "learnable_temperature", "gradient"),
+    "supervised": ("temperature", "learnable_temperature", "negatives"),
     "distillation": ("documents",),
 }
 """Settings that only some stages have, and must have."""
@@ -73,6 +73,8 @@ class Study:
         specs: Every spec the report depends on, itself included, by key.
         paths: By key, the local file or folder that an artifact is fetched from.
         used_by: By key, the names of the rows an artifact serves.
+        evaluations: By key of a model, what it is evaluated on in the middle of its training: `steps`, and
+            `collections`, whether a document that is the query is dropped by artifact name.
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
@@ -92,6 +94,7 @@ class Study:
         self.specs: dict[str, Spec] = {}
         self.paths: dict[str, Path] = {}
         self.used_by: dict[str, set[str]] = {}
+        self.evaluations: dict[str, dict[str, Any]] = {}
         self._digests = Digests(folder)
         self._sources = self._plan_sources()
         self.groups: dict[str, list[str]] = {}
@@ -293,7 +296,20 @@ class Study:
         batches = self._spec("batches", stage, plan, rows=rows)
         training = {"stage": stage, "seed": self.seed, **self._prompts(settings["prompts"], where)}
         training |= {field: settings[field] for field in (*OF_TRAINING, *OF_STAGE[stage])}
-        return self._spec("models", stage, training, start=start, rows=rows, batches=batches)
+        spec = self._spec("models", stage, training, start=start, rows=rows, batches=batches)
+        self._evaluate_while_training(spec, settings.get("evaluate", {}), where)
+        return spec
+
+    def _evaluate_while_training(self, model: Spec, asked: Config, where: str) -> None:
+        """Recipes that share a stage may ask for different things: all of them are done."""
+        if asked:
+            planned = self.evaluations.setdefault(model.key, {"steps": [], "collections": {}})
+            planned["steps"] = sorted({*planned["steps"], *asked["steps"]})
+            for name in asked["collections"]:
+                for member in self.groups.get(name, [name]):
+                    known(member, self._collections, f"{where}, evaluate", "collections")
+                    spec, drop_self = self._collections[member]
+                    planned["collections"][spec.name] = drop_self
 
     def _prompts(self, name: str, where: str) -> dict[str, str]:
         prompts = self.config["prompts"][known(name, self.config["prompts"], where, "prompts")]

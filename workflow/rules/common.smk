@@ -1,4 +1,5 @@
 # What the rule files look up; the study decides it all.
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from snakemake.settings.types import DeploymentMethod
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from colbert_zero import slurm
+from colbert_zero.artifact import locate
 from colbert_zero.console import UserError
 from colbert_zero.failures import explain
 from colbert_zero.images import NAMES, RUNS, check_apptainer, environment, images
@@ -169,6 +171,37 @@ def on_several_nodes():
     """The models that are trained on several nodes."""
     models = [spec for spec in study.specs.values() if spec.kind == "models"]
     return [spec for spec in models if asked(spec.label, "nodes") > 1]
+
+
+def evaluations(wildcards):
+    """What a training is evaluated on on its way, as its inputs; what is made already needs none."""
+    if (study.spec_of(wildcards.key).folder / "spec.json").is_file():
+        return []
+    planned = study.evaluations.get(wildcards.key, {}).get("collections", {})
+    return [ancient(locate(name) / "spec.json") for name in planned]
+
+
+def flags_of_training(wildcards):
+    """How a training is done, which decides no result."""
+    step = wildcards.label
+    flags = {
+        "device": device(step),
+        "checkpoint-seconds": asked(step, "checkpoint_seconds"),
+        "attention": asked(step, "attention"),
+        "loader-workers": asked(step, "loader_workers"),
+        "evaluate": (
+            json.dumps(study.evaluations[wildcards.key])
+            if wildcards.key in study.evaluations
+            else None
+        ),
+    }
+    given = [
+        word
+        for name, value in flags.items()
+        if value is not None
+        for word in (f"--{name}", value)
+    ]
+    return given + ["--tensorboard"] * bool(asked(step, "tensorboard"))
 
 
 def of_stage(look_up, *arguments):

@@ -4,6 +4,7 @@
 rule train_stage:
     input:
         made_from,
+        evaluations,
         image=image_file("torch"),
     output:
         "results/models/{label}-{key}/spec.json",
@@ -27,19 +28,19 @@ rule train_stage:
         spec=spec_of,
         rows=rows_of,
         gpus=of_stage(asked, "gpu"),
-        device=of_stage(device),
-        checkpoint=of_stage(asked, "checkpoint_seconds"),
+        flags=flags_of_training,
     message:
         "Train the {wildcards.label} stage of {params.rows}"
     shell:
         "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} -- "
-        "--spec {params.spec:q} --device {params.device:q} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
+        "--spec {params.spec:q} {params.flags:q} 2> {log:q}"
 
 
 # The same on several nodes. It has no container, since srun is not inside of one: srun starts the image on each node.
 rule train_stage_on_nodes:
     input:
         made_from,
+        evaluations,
         image=image_file("torch"),
     output:
         "results/models/{label}-{key}/spec.json",
@@ -65,8 +66,7 @@ rule train_stage_on_nodes:
         spec=spec_of,
         rows=rows_of,
         gpus=of_stage(asked, "gpu"),
-        device=of_stage(device),
-        checkpoint=of_stage(asked, "checkpoint_seconds"),
+        flags=flags_of_training,
         image=image("torch") if in_images else "",
         apptainer=workflow.deployment_settings.apptainer_args,
     message:
@@ -74,4 +74,4 @@ rule train_stage_on_nodes:
     shell:
         "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} --nodes {resources.nodes} "
         "--image={params.image:q} --apptainer-args={params.apptainer:q} -- "
-        "--spec {params.spec:q} --device {params.device:q} --checkpoint-seconds {params.checkpoint} 2> {log:q}"
+        "--spec {params.spec:q} {params.flags:q} 2> {log:q}"
