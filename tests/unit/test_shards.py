@@ -1,6 +1,7 @@
 """Laws of shards: each valid row once, in an order that only seed, source and content decide; every loss counted."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
+from colbert_zero import shares
 from colbert_zero.artifact import MANIFEST, SPEC, Artifact, Spec, listing, run_step
 from colbert_zero.rows import RowReader, min_max
 from colbert_zero.shards import make
+from colbert_zero.shuffle import gather
 
 COLUMNS = {"query": "query", "document": "document", "negatives": "negatives"}
 LIMITS = {"rows_per_shard": 10, "minimum_characters": 1, "maximum_characters": None, "seed": 7}
@@ -155,6 +158,74 @@ def test_a_source_without_a_valid_row_is_refused(
     assert f"{source} gives no row: {says}" in error
 
 
+def nothing_is_read(monkeypatch: MonkeyPatch) -> None:
+    """From now on."""
+
+    def read(*_: Any) -> Iterator[Any]:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("colbert_zero.shards.read_source", read)
+    monkeypatch.setattr("colbert_zero.scored.read_files", read)
+
+
+def spec_of(source: str, **changes: Any) -> Spec:
+    return Spec("shards", "mine", LIMITS | changes, {"source": [source]})
+
+
+PARTS = {"a.jsonl": ROWS[:10], "b.jsonl": ROWS[8:30], "c.jsonl": ROWS[30:]}
+
+
+def test_a_run_that_was_killed_goes_on_with_what_is_left(monkeypatch: MonkeyPatch) -> None:
+    expected = shards_of({"a.jsonl": [row for part in PARTS.values() for row in part]}, revision=1).manifest["outputs"]
+    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS)
+    spec = spec_of(source)
+    gathered: list[int] = []
+
+    def dies(parts: list[Path], places: Any) -> Any:
+        gathered.append(1)
+        if len(gathered) == 3:
+            raise SystemExit
+        return gather(parts, places)
+
+    monkeypatch.setattr("colbert_zero.shards.gather", dies)
+    with pytest.raises(SystemExit):
+        run_step(make, None, ["--spec", spec.text])
+    kept = {path.name: path.stat().st_ino for path in spec.state.glob("shards/*.parquet")}
+    assert sorted(kept) == ["rows-00000.parquet", "rows-00001.parquet"]
+    nothing_is_read(monkeypatch)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    artifact = Artifact.open(spec.name)
+    assert len(gathered) == 5
+    assert {name: artifact.file(name).stat().st_ino for name in kept} == kept
+    assert artifact.manifest["outputs"] == expected
+    assert artifact.facts["dropped"] == {"duplicate": 2}
+    assert not spec.state.exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_several_jobs_make_the_same_shards(monkeypatch: MonkeyPatch, jobs: int) -> None:
+    expected = shards_of({"a.jsonl": [row for part in PARTS.values() for row in part]}, revision=1)
+    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS))
+    for of in ("files", "shards"):
+        for share in range(jobs, 0, -1):
+            words = ["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", str(jobs)]
+            assert shares.main(words) == 0
+    nothing_is_read(monkeypatch)
+    monkeypatch.setattr("colbert_zero.shards.gather", None)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
+    # A share that comes late finds nothing to do.
+    assert shares.main(["--spec", spec.text, "--of", "files", "--share", "1", "--jobs", "2"]) == 0
+    assert not spec.state.exists()
+
+
+def test_a_damaged_file_is_named_by_a_process_of_several(capsys: CaptureFixture[str]) -> None:
+    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS)
+    next(Path("resources/sources").glob("*/b.jsonl")).write_text("{}")
+    assert run_step(make, None, ["--spec", spec_of(source).text, "--threads", "2"]) == 1
+    assert "b.jsonl has 2 bytes, its manifest says" in capsys.readouterr().err
+
+
 # Teacher scores
 
 QUERIES = pa.table({"query_id": [10, 11, 12, 13], "text": ["ten", "eleven ", " ", "Ten"]})
@@ -259,3 +330,24 @@ def test_every_query_has_its_lowest_score_at_0_and_its_highest_at_1() -> None:
 def test_no_usable_judgement_is_refused(capsys: CaptureFixture[str]) -> None:
     source = scored_source([judged(10, [0, 1], [1, 1])])
     assert "1 read, 1 all scores are equal" in fails_with(capsys, source)
+
+
+def test_files_that_differ_in_the_number_of_documents_need_to_be_told(capsys: CaptureFixture[str]) -> None:
+    parts = {"1.jsonl": [judged(10, [0, 1, 2], [1, 2, 3])], "2.jsonl": [judged(11, [0, 1], [1, 2])]}
+    files = {**parts, "queries/a.parquet": QUERIES, "documents/a.parquet": DOCUMENTS}
+    roles = {"train": list(parts), "queries": ["queries/a.parquet"], "documents": ["documents/a.parquet"]}
+    source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
+    assert "its files have [2, 3] documents for a query; say in the registry" in fails_with(capsys, source)
+
+
+def test_several_jobs_make_the_same_scored_shards(monkeypatch: MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    rows = [judged(10 + at % 2, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for at in range(40)]
+    expected = scored(rows)
+    spec = spec_of(scored_source(rows, revision=1))
+    for of in ("files", "shards"):
+        for share in (1, 2):
+            assert shares.main(["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", "2"]) == 0
+    nothing_is_read(monkeypatch)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]

@@ -11,15 +11,17 @@ dropped and counted. The plan knows nothing of how many processes train: a step'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colbert_zero.artifact import Job, main_of
+from colbert_zero.artifact import Artifact, Job, main_of
 from colbert_zero.console import UserError
 from colbert_zero.draws import draw
+from colbert_zero.rows import RowReader
 
 PLAN = pa.schema([("step", pa.int64()), ("rows", pa.int32()), ("start", pa.int64())])
 """`rows` says which of the stage's sources, by its place; the batch is that one's rows from `start` on."""
@@ -63,6 +65,38 @@ def plan(rows: Sequence[int], labels: Sequence[str], batch_size: int, epochs: in
             sources.append(source)
             starts.append(start)
     return pa.Table.from_arrays([np.arange(len(starts)), np.array(sources, np.int32), np.array(starts)], schema=PLAN)
+
+
+class Plan:
+    """The batches of a stage, read from `batches` and `rows`; by several threads, if need be."""
+
+    def __init__(self, job: Job) -> None:
+        """Open the job's plan and rows."""
+        batches = job.input("batches")
+        self.readers = [RowReader(artifact) for artifact in job.inputs("rows")]
+        self.size: int = batches.spec.settings["batch_size"]
+        self.epochs: int = batches.spec.settings["epochs"]
+        table = pq.read_table(batches.file("plan.parquet"), columns=["rows", "start"])
+        self._rows, self._start = table["rows"].to_numpy(), table["start"].to_numpy()
+        self._reading = Lock()
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return len(self._rows)
+
+    def source(self, step: int) -> Artifact:
+        """Where the rows of a step come from."""
+        return self.readers[int(self._rows[step])].artifact
+
+    def where(self, step: int) -> str:
+        """Which rows a step has, for a message."""
+        return f"{self.source(step).name}, {self.size} rows from row {self._start[step]}"
+
+    def table(self, step: int) -> pa.Table:
+        """The rows of a step."""
+        start = int(self._start[step])
+        with self._reading:
+            return self.readers[int(self._rows[step])].read(start, start + self.size)
 
 
 def make(job: Job) -> Mapping[str, Any]:

@@ -6,50 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from threading import Lock
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pylate import models
 
-from colbert_zero.artifact import Artifact, Job
+from colbert_zero.batches import Plan
 from colbert_zero.colbert import Tokens, tokenize
 from colbert_zero.processes import Group
-from colbert_zero.rows import RowReader
 from colbert_zero.stages import Batch, Stage
-
-
-class Plan:
-    """The batches of a stage, read from `batches` and `rows`; by several threads, if need be."""
-
-    def __init__(self, job: Job) -> None:
-        """Open the job's plan and rows."""
-        batches = job.input("batches")
-        self.readers = [RowReader(artifact) for artifact in job.inputs("rows")]
-        self.size: int = batches.spec.settings["batch_size"]
-        self.epochs: int = batches.spec.settings["epochs"]
-        table = pq.read_table(batches.file("plan.parquet"), columns=["rows", "start"])
-        self._rows, self._start = table["rows"].to_numpy(), table["start"].to_numpy()
-        self._reading = Lock()
-
-    def __len__(self) -> int:
-        """The number of steps."""
-        return len(self._rows)
-
-    def source(self, step: int) -> Artifact:
-        """Where the rows of a step come from."""
-        return self.readers[int(self._rows[step])].artifact
-
-    def where(self, step: int) -> str:
-        """Which rows a step has, for a message."""
-        return f"{self.source(step).name}, {self.size} rows from row {self._start[step]}"
-
-    def table(self, step: int) -> pa.Table:
-        """The rows of a step."""
-        start = int(self._start[step])
-        with self._reading:
-            return self.readers[int(self._rows[step])].read(start, start + self.size)
 
 
 @dataclass(frozen=True)

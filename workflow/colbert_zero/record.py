@@ -29,7 +29,9 @@ class Record:
         if tensorboard is not None:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(tensorboard), purge_step=len(history) + 1)
+            # The files of two attempts that begin within a second would have one name.
+            begun = len(history)
+            self._board = SummaryWriter(str(tensorboard), purge_step=begun + 1, filename_suffix=f".{begun}")
 
     def step(self, line: Mapping[str, Any]) -> None:
         """Write down a step."""

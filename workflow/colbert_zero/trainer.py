@@ -14,10 +14,11 @@ import torch
 from pylate import models
 from torch import Tensor
 
+from colbert_zero.batches import Plan
 from colbert_zero.checkpoints import Checkpoint
 from colbert_zero.console import UserError
 from colbert_zero.gradcache import Engine
-from colbert_zero.loading import Loader, Plan
+from colbert_zero.loading import Loader
 from colbert_zero.processes import Group
 from colbert_zero.stages import Stage
 

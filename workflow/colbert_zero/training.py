@@ -30,27 +30,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
 from colbert_zero.artifact import Job, run_step
+from colbert_zero.batches import Plan
 from colbert_zero.checkpoints import Checkpoint, Checkpoints
 from colbert_zero.colbert import load_colbert, save_colbert
 from colbert_zero.console import Passing, UserError, log
 from colbert_zero.devices import add_device_option, choose_device, threads
-from colbert_zero.evaluating import Evaluator
-from colbert_zero.gpus import Gpu
 from colbert_zero.gradcache import Engine, Limits
-from colbert_zero.loading import Loader, Plan
-from colbert_zero.meter import Meter
+from colbert_zero.loading import Loader
 from colbert_zero.processes import ALONE, Group, Lost, join
-from colbert_zero.record import LOSSES, Record
+from colbert_zero.record import LOSSES
 from colbert_zero.slurm import time_is_up
 from colbert_zero.stages import Stage
 from colbert_zero.trainer import Diverged, Trainer
+from colbert_zero.watching import Watch
 
 CHECKPOINT_SECONDS = 600.0
 CHUNK = {"cpu": 2048, "cuda": 16384}
@@ -130,13 +128,14 @@ def train(job: Job, stopped: Callable[[int], bool], group: Group = ALONE) -> Map
     saved, kept = time.monotonic(), trainer.step
     with ExitStack() as closed:
         closed.enter_context(closing(trainer.loader))
-        watch = group.together(lambda: closed.enter_context(closing(_Watch(job, trainer, device))))
+        watch = group.together(lambda: closed.enter_context(closing(Watch(job, trainer, device))))
         trainer.model.train()
         while trainer.step < len(trainer.plan):
             try:
                 line = trainer.advance()
             except Diverged as error:
                 raise UserError(f"{error}; the checkpoint of step {kept} is kept in {checkpoints.folder}") from None
+            trainer.counts.joules += group.totals(watch.joules())[0]
             group.together(partial(watch.look, line))
             stop, due = group.any(
                 stopped(trainer.step) or time_is_up(), time.monotonic() - saved >= job.options.checkpoint_seconds
@@ -148,53 +147,12 @@ def train(job: Job, stopped: Callable[[int], bool], group: Group = ALONE) -> Map
                 raise Passing(
                     f"stopped at step {trainer.step} of {len(trainer.plan)}; the same command goes on from there"
                 )
-    joules = group.totals(trainer.counts.joules)[0]
     trainer.model.eval()
     if group.rank == 0:
         job.note(end_step=trainer.step)
         save_colbert(trainer.model, job.folder, trainer.stage.encoding)
         (job.folder / LOSSES).write_text("".join(line + "\n" for line in trainer.history), encoding="utf-8")
-    return _facts(job, trainer, device, joules)
-
-
-class _Watch:
-    """What is shown, written down and measured of a training, besides its checkpoints."""
-
-    def __init__(self, job: Job, trainer: Trainer, device: str) -> None:
-        options, first = job.options, trainer.group.rank == 0
-        self._trainer = trainer
-        self._gpu = Gpu.of(torch.cuda.current_device()) if device == "cuda" else None
-        self._joules = self._gpu.joules() if self._gpu else 0.0
-        self._meter = Meter(trainer) if first else None
-        tensorboard = Path("logs/tensorboard") / job.spec.folder.name if options.tensorboard else None
-        self._record = Record(job.state / LOSSES, trainer.history, tensorboard) if first else None
-        self._evaluator = Evaluator(options.evaluate["collections"]) if first and options.evaluate else None
-        self._at = frozenset(options.evaluate.get("steps", ()))
-
-    def look(self, line: Mapping[str, Any]) -> None:
-        """Show and write down the step just done, whose line this is."""
-        found = dict(line)
-        if self._gpu is not None:
-            found |= self._gpu.look()
-            joules = self._gpu.joules()
-            self._trainer.counts.joules += joules - self._joules
-            self._joules = joules
-        if self._record is not None:
-            self._record.step(found)
-        if self._meter is not None:
-            self._meter.show(found)
-        if self._evaluator is not None and self._record is not None and line["step"] in self._at:
-            values = self._evaluator.evaluate(self._trainer.model)
-            for collection, value in values.items():
-                log.info("step %d: nDCG@10 %.2f on %s", line["step"], 100 * value, collection)
-                self._trainer.evaluations.append({"step": line["step"], "collection": collection, "nDCG@10": value})
-            self._record.evaluation(line["step"], values)
-
-    def close(self) -> None:
-        """Close what is open."""
-        for part in (self._meter, self._record):
-            if part is not None:
-                part.close()
+    return _facts(job, trainer, device)
 
 
 def _last(checkpoints: Checkpoints, group: Group) -> Checkpoint | None:
@@ -244,7 +202,7 @@ def _device(job: Job, group: Group) -> str:
     return device
 
 
-def _facts(job: Job, trainer: Trainer, device: str, joules: float) -> dict[str, Any]:
+def _facts(job: Job, trainer: Trainer, device: str) -> dict[str, Any]:
     stage, counts, plan = trainer.stage, trainer.counts, trainer.plan
     samples = len(plan) * plan.size
     facts = {
@@ -268,7 +226,8 @@ def _facts(job: Job, trainer: Trainer, device: str, joules: float) -> dict[str, 
         "evaluations": trainer.evaluations,
     }
     if device == "cuda":
-        facts |= {"gpu_peak_memory_mb": torch.cuda.max_memory_allocated() // 2**20, "gpu_watt_hours": joules / 3600}
+        facts["gpu_peak_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
+        facts["gpu_watt_hours"] = counts.joules / 3600
     if trainer.temperature is not None:
         facts["temperature"] = trainer.temperature.item()
     return facts
