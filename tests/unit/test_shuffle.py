@@ -45,10 +45,11 @@ def shuffled(folder: Path, texts: list[str], cuts: list[int], rows_per_shard: in
     for number, (start, stop) in enumerate(zip(marks, marks[1:] or marks, strict=False)):
         folders.append(folder / str(number))
         partition(batches(texts[start:stop]), folders[-1])
-    made = [gather(folders, places) for places in shards_of(folders, rows_per_shard)]
+    made = [list(gather(folders, places)) for places in shards_of(folders, rows_per_shard)]
     counts = [counts_of(folder) for folder in folders]
-    left_out = sum(duplicates for _, duplicates in made) + sum(count["duplicates"] for count in counts)
-    return [table["text"].to_pylist() for table, _ in made], left_out, sum(count["rows"] for count in counts)
+    left_out = sum(count for pieces in made for _, count in pieces) + sum(count["duplicates"] for count in counts)
+    shards = [[text for table, _ in pieces for text in table["text"].to_pylist()] for pieces in made]
+    return shards, left_out, sum(count["rows"] for count in counts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,7 +91,8 @@ def test_every_place_belongs_to_one_shard(tmp_path: Path) -> None:
     ranges = shards_of([tmp_path / "0"], 7)
     assert [ranges[0].first, ranges[-1].stop] == [0, shuffle.BUCKETS]
     assert [place.stop for place in ranges[:-1]] == [place.first for place in ranges[1:]]
-    assert gather([tmp_path / "0"], Range(0, shuffle.BUCKETS))[0].num_rows == 50
+    pieces = gather([tmp_path / "0"], Range(0, shuffle.BUCKETS))
+    assert sum(table.num_rows for table, _ in pieces) == 50
 
 
 def test_what_is_partitioned_is_not_read_again_and_what_failed_leaves_nothing(tmp_path: Path) -> None:

@@ -219,15 +219,16 @@ def _sort(spec: Spec, shard: tuple[int, Range]) -> None:
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    table, duplicates = gather(work.parts, places)
     # A process's own, so that two that make the same shard do not meet.
     unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
     writer = ShardWriter(unfinished, work.rows.schema([counts_of(part) for part in work.parts]))
-    characters = 0
-    for start in range(0, table.num_rows, ROWS_AT_ONCE):
-        rows = work.rows.write(table.slice(start, ROWS_AT_ONCE)).select(writer.schema.names).cast(writer.schema)
-        characters += sum(map(_characters, rows.columns))
-        writer.write(rows)
+    characters = duplicates = 0
+    for table, left_out in gather(work.parts, places):
+        duplicates += left_out
+        for start in range(0, table.num_rows, ROWS_AT_ONCE):
+            rows = work.rows.write(table.slice(start, ROWS_AT_ONCE)).select(writer.schema.names).cast(writer.schema)
+            characters += sum(map(_characters, rows.columns))
+            writer.write(rows)
     writer.close()
     facts = {"rows": writer.rows, "duplicates": duplicates, "characters": characters}
     path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")

@@ -27,7 +27,7 @@ from colbert_zero.draws import draw
 
 BUCKETS = 4096
 """Into so many ranges of equal size the places are divided; a shard is made of whole ones."""
-SPILL_BYTES = 2**26
+SPILL_BYTES = 2**24
 """A spill is sorted in memory: it and two copies are what partitioning takes."""
 SHARD_BYTES = 2**27
 """So many bytes of text a shard may have: rows with long lists make shards of fewer rows."""
@@ -90,6 +90,9 @@ def _partition(batches: Iterable[pa.RecordBatch], folder: Path) -> dict[str, int
         counts["duplicates"] += table.num_rows - spill.num_rows
         with pa.ipc.new_file(folder / f"spill-{number:05d}.arrow", spill.schema) as file:
             file.write_table(spill.combine_chunks())
+        del table, spill
+        # The allocator keeps what was freed; other processes have better use for it.
+        pa.default_memory_pool().release_unused()
     np.save(folder / HISTOGRAM, histogram)
     return counts
 
@@ -120,9 +123,14 @@ def _bytes_in(column: pa.ChunkedArray) -> int:
     return total
 
 
+def _edge(bucket: int) -> int:
+    """The first place of a bucket."""
+    return bucket * (2**64 // BUCKETS)
+
+
 def _bucket(table: pa.Table) -> npt.NDArray[np.int64]:
     places = table[PLACE.name].to_numpy()
-    buckets: npt.NDArray[np.int64] = (places // np.uint64(2**64 // BUCKETS)).astype(np.int64)
+    buckets: npt.NDArray[np.int64] = (places // np.uint64(_edge(1))).astype(np.int64)
     return buckets
 
 
@@ -182,27 +190,28 @@ def shards_of(folders: Sequence[Path], rows_per_shard: int) -> list[Range]:
     return [*ranges, Range(first, BUCKETS)]
 
 
-def gather(folders: Sequence[Path], places: Range) -> tuple[pa.Table, int]:
-    """The rows of one shard in order, and how many duplicates were left out.
+def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, int]]:
+    """The rows of one shard in order, and how many duplicates were left out, a bucket at a time.
 
     Args:
         folders: Those of all files, partitioned.
         places: Which rows.
     """
-    slices = []
+    edges = np.array([_edge(bucket) for bucket in range(places.first, places.stop)], dtype=np.uint64)
+    spills = []
     for path in sorted(path for folder in folders for path in folder.glob("spill-*.arrow")):
-        # Mapped: only the pages of the slice, and a few that the search looks at, are read.
+        # Mapped: only the pages of the shard, and a few that the search looks at, are read.
         spill = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        sorted_places = spill[PLACE.name].chunk(0).to_numpy()
-        first, stop = _start(sorted_places, places.first), _start(sorted_places, places.stop)
-        slices.append(spill.slice(first, stop - first))
-    table = pa.concat_tables(slices)
-    kept = distinct(table)
-    return kept.drop_columns([PLACE.name, DIGEST.name]), table.num_rows - kept.num_rows
-
-
-def _start(places: npt.NDArray[np.uint64], bucket: int) -> int:
-    """Where a bucket begins among sorted places."""
-    if bucket == BUCKETS:
-        return len(places)
-    return int(np.searchsorted(places, np.uint64(bucket * (2**64 // BUCKETS))))
+        ordered = spill[PLACE.name].chunk(0).to_numpy()
+        last = len(ordered) if places.stop == BUCKETS else np.searchsorted(ordered, np.uint64(_edge(places.stop)))
+        spills.append((spill, np.append(np.searchsorted(ordered, edges), last)))
+    for bucket in range(places.stop - places.first):
+        slices = [
+            spill.slice(starts[bucket], starts[bucket + 1] - starts[bucket])
+            for spill, starts in spills
+            if starts[bucket] < starts[bucket + 1]
+        ]
+        if slices:
+            table = pa.concat_tables(slices)
+            kept = distinct(table)
+            yield kept.drop_columns([PLACE.name, DIGEST.name]), table.num_rows - kept.num_rows
