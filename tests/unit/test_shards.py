@@ -351,3 +351,11 @@ def test_several_jobs_make_the_same_scored_shards(monkeypatch: MonkeyPatch) -> N
     nothing_is_read(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
+
+
+def test_a_source_of_scores_without_texts_is_refused(capsys: CaptureFixture[str]) -> None:
+    empty = pa.table({"query_id": [10], "text": [" "]})
+    files = {"1.jsonl": [judged(10, [0, 1], [1, 2])], "q.parquet": empty, "d.parquet": DOCUMENTS}
+    roles = {"train": ["1.jsonl"], "queries": ["q.parquet"], "documents": ["d.parquet"]}
+    source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
+    assert "none of its queries has an id and a text" in fails_with(capsys, source)

@@ -65,11 +65,13 @@ class Texts:
         """Whether all is written."""
         return (self.folder / "order.npy").is_file()
 
+    def __len__(self) -> int:
+        """How many texts there are."""
+        return len(self._ids)
+
     def find(self, identifiers: list[str]) -> npt.NDArray[np.int64]:
         """Where the texts of these ids are, -1 for an id that has none."""
         wanted = np.array([_number(identifier) for identifier in identifiers], dtype=np.uint64)
-        if len(self._ids) == 0:
-            return np.full(len(wanted), -1)
         at = np.searchsorted(self._ids, wanted).clip(max=len(self._ids) - 1)
         return np.where(self._ids[at] == wanted, self._order[at], -1)
 
@@ -124,13 +126,19 @@ class ScoredRows:
         return files
 
     def prepare(self) -> None:
-        """Have the texts in files."""
+        """Have the texts in files.
+
+        Raises:
+            UserError: There are none.
+        """
         for texts, role, identifier in (
             (self._queries, "queries", "query_id"),
             (self._documents, "documents", "document_id"),
         ):
             if not texts.complete:
                 texts.write(texts.folder, self._pairs(role, identifier))
+            if not len(texts):
+                raise UserError(f"{self.source.name}: none of its {role} has an id and a text; mend the source")
 
     def read(self, file: str, sieve: Sieve, seed: int, label: str) -> Iterator[pa.RecordBatch]:
         """The valid rows of a file, with their places: where their texts are, and scores.
