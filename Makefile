@@ -4,12 +4,14 @@
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
 # make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
 # make cluster-stop    ends it
+# make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
+# make bench-train     each stage against PyLate's trainer: samples/s and memory
 # make lock            the locks anew, from envs/*.in (needs uv)
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint host cluster test-cluster cluster-stop lock
+.PHONY: demo test lint host cluster test-cluster cluster-stop bench-data bench-train lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -37,6 +39,9 @@ cluster-stop:
 test-cluster: demo cluster
 	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py
 	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_failures.py tests/cluster/test_site.py
+
+bench-data bench-train: .venv/installed
+	python tests/benchmarks/$(subst -,_,$@).py
 
 # The markers are touched last, so an interrupted installation is taken up again. The larger one does for the smaller.
 .venv/host: envs/host.txt pyproject.toml

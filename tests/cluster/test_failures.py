@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from slurm_cluster import SCRIPT, copy_of, short_study, slurm, wait_for
+from slurm_cluster import SCRIPT, STEPS, copy_of, short_study, slurm, wait_for
 
 
 def ends(attempts):
@@ -39,7 +39,10 @@ def test_scancel(training, prepared):
 def test_time_limit(training, prepared):
     """Two minutes before the limit a checkpoint is written, and a retry goes on from there."""
     # Not on the node that another test takes down.
-    training.write(short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3"))
+    config = short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3")
+    # They change no byte, and take long enough for more than one attempt.
+    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(16, STEPS, 16)), "collections": ["mine"]}
+    training.write(config)
     attempts = training.end(training.start(training.target))
     assert_resumed(training, prepared, attempts)
     assert "stopped at step" in ends(attempts)[0]

@@ -28,18 +28,22 @@ def steps():
 
 @cache
 def imports(module):
-    """What a module imports when it is imported: top-level names, and modules of the package."""
+    """What a module imports: other packages at once, modules of this one also when it needs them."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     names = set()
-    for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == OWN:
+            names |= {f"{OWN}.{alias.name}" for alias in node.names} if node.module == OWN else {node.module}
+    for node in tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{OWN}.{alias.name}" for alias in node.names} if node.module == OWN else {node.module}
-    return names
+            names.add(node.module)
+    return names - {OWN}
 
 
 def closure(module):
-    """All that a step imports before it does anything."""
+    """All that a step may import of this package, and what those modules import at once."""
     found, todo = set(), [module]
     while todo:
         for name in imports(todo.pop()):

@@ -10,7 +10,6 @@ import torch
 
 from colbert_zero.artifact import Job
 from colbert_zero.console import log
-from colbert_zero.evaluating import MEASURE, Evaluator
 from colbert_zero.gpus import Gpu
 from colbert_zero.meter import Meter
 from colbert_zero.record import LOSSES, Record
@@ -51,7 +50,12 @@ class _Teller:
     def __init__(self, job: Job, trainer: Trainer) -> None:
         wanted = job.options.evaluate
         self._trainer = trainer
-        self._evaluator = Evaluator(wanted.get("collections", {}))
+        self._evaluator: Any = None
+        if wanted:
+            # What searches and measures takes seconds to import.
+            from colbert_zero.evaluating import Evaluator
+
+            self._evaluator = Evaluator(wanted["collections"])
         self._at = frozenset(wanted.get("steps", ()))
         beyond = sorted(step for step in self._at if step > len(trainer.plan))
         if beyond:
@@ -67,8 +71,8 @@ class _Teller:
         if step in self._at:
             values = self._evaluator.evaluate(self._trainer.model)
             for collection, value in values.items():
-                log.info("step %d: %s %.2f on %s", step, MEASURE, 100 * value, collection)
-                self._trainer.evaluations.append({"step": step, "collection": collection, MEASURE: value})
+                log.info("step %d: nDCG@10 %.2f on %s", step, 100 * value, collection)
+                self._trainer.evaluations.append({"step": step, "collection": collection, "nDCG@10": value})
             self._record.evaluation(step, values)
 
     def close(self) -> None:
