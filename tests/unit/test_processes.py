@@ -35,14 +35,7 @@ TOLERANCE = 1e-6
 """How far a weight may be from that of one process: some roundings in fp32, after 20 steps of up to 1e-4 each."""
 
 
-@pytest.fixture(autouse=True)
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty study to work in, and nothing left of what training sets for its process."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("study")
 
 
 def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

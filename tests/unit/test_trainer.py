@@ -23,15 +23,7 @@ from colbert_zero.gpus import Gpu
 from publishing import publish_collection
 from tiny_stages import BATCH, STAGES, contents, job, model_spec, never
 
-
-@pytest.fixture(autouse=True)
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An empty study to work in, and nothing left of what training sets for its process."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("study")
 
 
 def trained(spec: Spec, *flags: str) -> tuple[dict[str, Any], dict[str, bytes]]:
