@@ -7,9 +7,10 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from colbert_zero.console import progress
+from colbert_zero.console import Passing, progress
 
 T = TypeVar("T")
 
@@ -22,6 +23,9 @@ def each(work: Callable[[T], None], items: Sequence[T], processes: int, what: st
         items: What to work on.
         processes: How many processes; one does it here.
         what: The noun after the number of items, for the progress.
+
+    Raises:
+        Passing: One of the processes was killed.
     """
     if min(processes, len(items)) <= 1:
         for item in progress(items, len(items), what):
@@ -34,6 +38,11 @@ def each(work: Callable[[T], None], items: Sequence[T], processes: int, what: st
         try:
             for done in progress(as_completed(waiting), len(waiting), what):
                 done.result()
+        except BrokenProcessPool:
+            raise Passing(
+                f"one of {processes} processes was killed ({what}), for want of memory perhaps: take fewer threads; "
+                "the same command goes on from there"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
