@@ -38,7 +38,8 @@ from colbert_zero import base, batches, docstrings
 from colbert_zero.artifact import Artifact, Job, Make, Spec, run_step
 from colbert_zero.colbert import load_colbert, save_colbert
 from colbert_zero.config import read_config
-from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter, min_max, read_source
+from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter, min_max
+from colbert_zero.sources import read_source
 from colbert_zero.stages import Stage
 from colbert_zero.study import Study
 from measured import Measured, measure, table

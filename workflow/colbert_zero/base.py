@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from colbert_zero.artifact import Artifact, Job, main_of
 from colbert_zero.console import UserError
 from colbert_zero.draws import draw
-from colbert_zero.rows import read_source
+from colbert_zero.sources import read_source
 
 POSITIONS = 1024
 """The longest input: documents of 512 tokens, and room for prompts. Rotary positions have no parameters."""

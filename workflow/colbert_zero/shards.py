@@ -31,10 +31,11 @@ from colbert_zero.console import UserError
 from colbert_zero.local_files import link
 from colbert_zero.locks import hold
 from colbert_zero.pool import each
-from colbert_zero.rows import PAIRS, TRIPLES, ShardWriter, read_source, row_facts, shard_name, text_digest
+from colbert_zero.rows import PAIRS, TRIPLES, ShardWriter, row_facts, shard_name, text_digest
 from colbert_zero.scored import ScoredRows
 from colbert_zero.shuffle import Range, counts_of, gather, partition, placed, shards_of
 from colbert_zero.sieve import Sieve, stripped
+from colbert_zero.sources import read_source
 
 ROWS_AT_ONCE = 512
 """Rows put together at a time: with 32 documents each they stay far below the 2 GB that an Arrow column may hold."""
