@@ -20,6 +20,7 @@ import torch
 from pylate import models
 
 from colbert_zero.colbert import embed, load_colbert, tokenize
+from colbert_zero.devices import keep_freed_memory
 from colbert_zero.stages import Stage
 
 AT_ONCE = (1024, 2048, 4096, 16384)
@@ -47,6 +48,7 @@ def main() -> None:
     stage, rows = Stage(**asked["settings"]), pq.read_table(asked["rows"])
     model = load_colbert(Path(asked["start"]), stage.encoding, asked["device"], strict=False)
     model.train()
+    keep_freed_memory()
     columns = [rows[name].to_pylist() for name in rows.column_names if name not in ("query", "scores")]
     documents = [text for column in columns for text in (chain(*column) if isinstance(column[0], list) else column)]
     queries = tokenize(model, rows["query"].to_pylist(), True, stage.query_prompt)

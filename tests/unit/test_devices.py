@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +92,26 @@ def test_threads_are_for_all_processes_of_a_node(monkeypatch: pytest.MonkeyPatch
     assert threads(asking("cpu", 1)) == 1
     choose_device(asking("cpu", 7))
     assert torch.get_num_threads() == 2
+
+
+FAULTS = """
+import resource, torch
+from colbert_zero.devices import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for megabytes in (40, 70, 30) * 3:
+        torch.ones(megabytes, 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+as_it_is = faults()
+keep_freed_memory()
+print(as_it_is, faults(), faults())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has it")
+def test_memory_that_is_freed_is_used_again() -> None:
+    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    as_it_is, _, kept = map(int, said.split())
+    assert kept < as_it_is / 10

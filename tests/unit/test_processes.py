@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from colbert_zero import processes, training
+from colbert_zero import gradcache, processes, training
 from colbert_zero.artifact import Artifact, Spec
 from colbert_zero.console import Passing, UserError
 from colbert_zero.processes import ALONE, Group, Lost
@@ -113,6 +113,32 @@ def test_any_number_of_processes_makes_the_model_of_one(modernbert: Path) -> Non
                     assert others_line["loss"] == pytest.approx(line["loss"], abs=1e-5)
                     assert others_line["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=1e-4)
                 assert others_counts | {"seconds": 0} == counts | {"seconds": 0}
+
+
+def short_of_memory(spec: Spec) -> tuple[list[float], int]:
+    """Losses of a training whose second process has too little memory, and what all compute at once in the end."""
+    embed, gradcache.LEAST = gradcache.embed, 8
+    with joined() as group:
+
+        def limited(model: Any, features: dict[str, torch.Tensor]) -> torch.Tensor:
+            if group.rank == 1 and features["input_ids"].numel() > 70:
+                raise torch.OutOfMemoryError
+            return embed(model, features)
+
+        gradcache.embed = limited
+        trainer = training._trainer(job(spec, Path("out")), "cpu", group)
+        trainer.model.train()
+        losses = [trainer.advance()["loss"] for _ in range(3)]
+        return losses, trainer.engine.limits.chunk
+
+
+def test_where_one_process_runs_out_of_memory_all_compute_less_at_once(modernbert: Path) -> None:
+    for stage in STAGES:
+        spec = model_spec(modernbert, stage)
+        (losses, chunk), other = in_processes(2, short_of_memory, spec)
+        assert other == (losses, chunk) and chunk <= 70
+        [(_, history, _)] = all_steps([spec], [])
+        assert losses == pytest.approx([line["loss"] for line in history[:3]], abs=1e-4)
 
 
 def stopped_and_resumed(spec: Spec) -> tuple[str, int]:

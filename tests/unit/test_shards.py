@@ -1,6 +1,11 @@
 """Laws of shards: each valid row once, in an order that only seed, source and content decide; every loss counted."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +204,29 @@ def test_a_run_that_was_killed_goes_on_with_what_is_left(monkeypatch: MonkeyPatc
     assert {name: artifact.file(name).stat().st_ino for name in kept} == kept
     assert artifact.manifest["outputs"] == expected
     assert artifact.facts["dropped"] == {"duplicate": 2}
+    assert not spec.state.exists()
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
+    files = {
+        f"{file:02d}.jsonl": [{"query": f"question {row}", "document": f"answer {row}"} for row in range(file, 9000, 9)]
+        for file in range(9)
+    }
+    limits = {"rows_per_shard": 500}
+    expected = shards_of({"a.jsonl": [row for rows in files.values() for row in rows]}, revision=1, **limits)
+    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), files), **limits)
+    for there in ("parts/.0*", "parts/0000[0-8]", "parts/00007", "shards/rows-*", "shards/rows-*.parquet"):
+        command = [sys.executable, "-m", "colbert_zero.shards", "--spec", spec.text, "--threads", "2"]
+        running = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not any(spec.state.glob(there)):
+            time.sleep(0.001)
+        os.killpg(running.pid, signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        assert not spec.folder.exists()
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    artifact = Artifact.open(spec.name)
+    assert artifact.manifest["outputs"] == expected.manifest["outputs"]
+    assert (artifact.facts["read"], artifact.facts["rows"], artifact.facts["dropped"]) == (9000, 9000, {})
     assert not spec.state.exists()
 
 
