@@ -62,7 +62,7 @@ def test_commands_off_the_network_say_so(paper):
     [
         ("recepies", {}, "did you mean recipes?"),
         ("stages", {"unsupervised": {"learning_rte": 1.0}}, "did you mean learning_rate?"),
-        ("recipes", {"x": {"stages": ["supervised"]}}, "'base' is a required property"),
+        ("recipes", {"x": {"stages": ["supervised"]}}, "base is missing"),
     ],
 )
 def test_bad_config_is_one_line_before_anything_runs(tmp_path, section, value, words):

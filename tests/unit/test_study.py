@@ -85,7 +85,7 @@ def change(path, value):
 MISTAKES = {
     "mistyped key": (change(["stages", "unsupervised", "learning_rte"], 0.1), "did you mean learning_rate?"),
     "unknown section": (change(["recepies"], {}), "did you mean recipes?"),
-    "no base": (change(["recipes", "colbert-zero", "base"], None), "'base' is a required property"),
+    "no base": (change(["recipes", "colbert-zero", "base"], None), "base is missing"),
     "unknown base": (change(["recipes", "colbert-zero", "base"], "tinny"), "did you mean tiny?"),
     "wrong order": (change(["recipes", "colbert-zero", "stages"], ["distillation", "supervised"]), "in the order"),
     "twice": (change(["recipes", "colbert-zero", "stages"], ["supervised", "supervised"]), "at most once"),
@@ -98,6 +98,19 @@ MISTAKES = {
     "unknown teacher": (change(["stages", "distillation", "teacher"], "bm52"), "did you mean bm25?"),
     "text for a number": (change(["stages", "supervised", "learning_rate"], "1e-3"), "write 1.0e-3"),
     "two origins": (change(["sources", "torch"], {"package": "torch", "file": "x"}), "exactly one of"),
+    "no origin": (change(["sources", "torch"], {}), "exactly one of"),
+    "two kinds": (
+        change(["miners", "x"], {"depth": 3, "bm25": {}, "lsa": {}}),
+        "give exactly one of bm25, lsa, encoder",
+    ),
+    "no kind": (change(["models", "x"], {}), "give exactly one of registry, folder, random"),
+    "not a number": (change(["stages", "supervised", "batch_size"], 1.5), "batch_size: 1.5 is not a whole number"),
+    "not a name": (change(["study"], "a b"), 'study: "a b" is not of the form'),
+    "nothing": (change(["recipes"], {}), "recipes: there is nothing in it"),
+    "twice the same": (
+        change(["mining", "fused", "miners"], ["bm25", "bm25"]),
+        'miners: ["bm25", "bm25"] has something twice',
+    ),
     "no such file": (change(["sources", "torch"], {"file": "nowhere.parquet"}), "does not exist"),
     "package not locked": (change(["sources", "torch"], {"package": "leftpad"}), "is not in"),
     "p above one": (change(["mining", "fused", "p"], 1.5), "mining.fused.p"),

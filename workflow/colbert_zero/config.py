@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -17,6 +18,17 @@ from colbert_zero.console import UserError
 WORKFLOW = Path(__file__).parents[1]
 
 Config = Mapping[str, Any]
+
+TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a group of settings",
+    "null": "null",
+}
+"""JSON's types, for people."""
 
 
 @cache
@@ -65,18 +77,48 @@ def check(config: Config) -> dict[str, Any]:
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
-    # Of several alternatives, the one that came closest has the deepest error.
-    while error.context:
+    while error.context and not _one_key_of(error):
+        # Of several alternatives, the one that came closest has the deepest error.
         error = max(error.context, key=lambda inner: (len(inner.path), inner.validator == "additionalProperties"))
-    where = ".".join(map(str, error.absolute_path)) or "the study"
-    schema = error.schema
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict) and isinstance(schema, dict):
-        settings = list(schema["properties"])
-        unknown = next(key for key in error.instance if key not in settings)
-        return f"{where}: {unknown} is not a setting; {_hint(str(unknown), settings)}"
-    if error.validator == "type" and isinstance(error.instance, str) and error.validator_value == "number":
-        return f"{where}: {error.instance!r} is text, not a number (YAML reads 1e-3 as text; write 1.0e-3)"
-    return f"{where}: {error.message}"
+    return f"{'.'.join(map(str, error.absolute_path)) or 'the study'}: {_words(error)}"
+
+
+def _one_key_of(error: jsonschema.ValidationError) -> list[str]:
+    """The keys of which exactly one is wanted, if that is what is wrong."""
+    schema: Any = error.schema
+    if error.validator in ("minProperties", "maxProperties"):
+        return list(schema.get("properties", ()))
+    alternatives = schema["oneOf"] if error.validator == "oneOf" else []
+    return [key for alternative in alternatives for key in alternative.get("required", ())]
+
+
+def _words(error: jsonschema.ValidationError) -> str:
+    """What is wrong with a value, for whoever wrote it."""
+    value: Any = error.instance
+    wanted: Any = error.validator_value
+    schema: Any = error.schema
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    if keys := _one_key_of(error):
+        return f"give exactly one of {', '.join(keys)}"
+    match error.validator:
+        case "additionalProperties":
+            unknown = next(key for key in value if key not in schema["properties"])
+            return f"{unknown} is not a setting; {_hint(str(unknown), list(schema['properties']))}"
+        case "required":
+            return f"{next(key for key in wanted if key not in value)} is missing"
+        case "type" if isinstance(value, str) and wanted == "number":
+            return f"{shown} is text, not a number (YAML reads 1e-3 as text; write 1.0e-3)"
+        case "type":
+            types = [wanted] if isinstance(wanted, str) else wanted
+            return f"{shown} is not {' or '.join(map(TYPES.__getitem__, types))}"
+        case "pattern":
+            return f"{shown} is not of the form {wanted}"
+        case "minItems" | "minProperties":
+            return "there is nothing in it"
+        case "uniqueItems":
+            return f"{shown} has something twice"
+        case _:
+            return error.message
 
 
 def _hint(name: str, names: Sequence[str]) -> str:
