@@ -242,7 +242,7 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
-    counts = True
+    tells = True
 
     def nvmlInit(self) -> None:
         pass
@@ -256,10 +256,12 @@ class FakeNvml:
         return SimpleNamespace(used=3 * 2**30)
 
     def nvmlDeviceGetUtilizationRates(self, _handle: str) -> Any:
+        if not self.tells:
+            raise self.NVMLError
         return SimpleNamespace(gpu=87)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, _handle: str) -> int:
-        if not self.counts:
+        if not self.tells:
             raise self.NVMLError
         return 123_456
 
@@ -272,7 +274,8 @@ def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpu is not None
     assert gpu.look() == {"gpu_memory_mb": 3072, "gpu_utilisation": 87}
     assert gpu.joules() == pytest.approx(123.456)
-    library.counts = False
+    library.tells = False
+    assert gpu.look() == {"gpu_memory_mb": 3072}
     assert gpu.joules() == 0
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="other"))
     assert Gpu.of(0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -28,15 +29,17 @@ class Gpu:
             return None
 
     def look(self) -> dict[str, int]:
-        """Memory in use (MiB) and the share of the last moments in which it computed (%)."""
-        return {
-            "gpu_memory_mb": self._library.nvmlDeviceGetMemoryInfo(self._handle).used // 2**20,
-            "gpu_utilisation": self._library.nvmlDeviceGetUtilizationRates(self._handle).gpu,
-        }
+        """Memory in use (MiB) and the share of the last moments in which it computed (%), where it tells."""
+        found = {}
+        with suppress(self._library.NVMLError):
+            found["gpu_memory_mb"] = self._library.nvmlDeviceGetMemoryInfo(self._handle).used // 2**20
+        # A part of a GPU (MIG) does not tell.
+        with suppress(self._library.NVMLError):
+            found["gpu_utilisation"] = self._library.nvmlDeviceGetUtilizationRates(self._handle).gpu
+        return found
 
     def joules(self) -> float:
         """The energy it has used since its driver was loaded; 0 where it does not count that."""
-        try:
+        with suppress(self._library.NVMLError):
             return float(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
-        except self._library.NVMLError:
-            return 0.0
+        return 0.0

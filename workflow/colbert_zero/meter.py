@@ -38,7 +38,9 @@ class Meter:
             f"{(self._tokens_done() - self._tokens) / seconds:.0f} tokens/s"
         )
         if "gpu_utilisation" in line:
-            shown += f", GPU {line['gpu_utilisation']} % busy, {line['gpu_memory_mb'] / 1024:.1f} GB"
+            shown += f", GPU {line['gpu_utilisation']} % busy"
+        if "gpu_memory_mb" in line:
+            shown += f", {line['gpu_memory_mb'] / 1024:.1f} GB of GPU memory"
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update()
