@@ -17,8 +17,9 @@ demo: .venv/installed
 	snakemake --profile local
 	colbert-zero table --directory local
 
+# The longest file first, so that no process is left alone with it.
 test: .venv/installed lint
-	pytest -n auto --maxprocesses 4 --dist loadfile
+	pytest -n auto --maxprocesses 4 --dist loadfile tests/workflow tests/unit tests/contract
 
 lint: .venv/installed
 	ruff check workflow tests
