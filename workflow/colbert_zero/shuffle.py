@@ -204,7 +204,9 @@ def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, i
         spill = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         ordered = spill[PLACE.name].chunk(0).to_numpy()
         last = len(ordered) if places.stop == BUCKETS else np.searchsorted(ordered, np.uint64(_edge(places.stop)))
-        spills.append((spill, np.append(np.searchsorted(ordered, edges), last)))
+        starts = np.append(np.searchsorted(ordered, edges), last)
+        # Copied, since the system maps much more around what is read, and all spills' would add up.
+        spills.append((spill.take(pa.array(np.arange(starts[0], last))), starts - starts[0]))
     for bucket in range(places.stop - places.first):
         slices = [
             spill.slice(starts[bucket], starts[bucket + 1] - starts[bucket])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from colbert_zero.text import document_text
-
 
 @dataclass
 class Sieve:
@@ -36,5 +34,5 @@ class Sieve:
 
 
 def stripped(text: str | None) -> str:
-    """A text as it is kept; none is empty."""
-    return document_text(None, text)
+    """A text as it is kept, like a document without a title; None is empty."""
+    return text.strip() if text else ""
