@@ -95,6 +95,14 @@ def test_every_place_belongs_to_one_shard(tmp_path: Path) -> None:
     assert sum(table.num_rows for table, _ in pieces) == 50
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux tells what is mapped")
+def test_no_spill_stays_mapped_while_a_shard_is_made(tmp_path: Path) -> None:
+    partition(batches([f"text {number}" for number in range(50)]), tmp_path / "part")
+    (places,) = shards_of([tmp_path / "part"], 100)
+    for table, _ in gather([tmp_path / "part"], places):
+        assert table.num_rows and str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_what_is_partitioned_is_not_read_again_and_what_failed_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Iterator[pa.RecordBatch]:
         yield from batches(["a", "b"])

@@ -197,16 +197,8 @@ def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, i
         folders: Those of all files, partitioned.
         places: Which rows.
     """
-    edges = np.array([_edge(bucket) for bucket in range(places.first, places.stop)], dtype=np.uint64)
-    spills = []
-    for path in sorted(path for folder in folders for path in folder.glob("spill-*.arrow")):
-        # Mapped: only the pages of the shard, and a few that the search looks at, are read.
-        spill = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        ordered = spill[PLACE.name].chunk(0).to_numpy()
-        last = len(ordered) if places.stop == BUCKETS else np.searchsorted(ordered, np.uint64(_edge(places.stop)))
-        starts = np.append(np.searchsorted(ordered, edges), last)
-        # Copied, since the system maps much more around what is read, and all spills' would add up.
-        spills.append((spill.take(pa.array(np.arange(starts[0], last))), starts - starts[0]))
+    paths = sorted(path for folder in folders for path in folder.glob("spill-*.arrow"))
+    spills = [_rows_of(path, places) for path in paths]
     for bucket in range(places.stop - places.first):
         slices = [
             spill.slice(starts[bucket], starts[bucket + 1] - starts[bucket])
@@ -217,3 +209,15 @@ def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, i
             table = pa.concat_tables(slices)
             kept = distinct(table)
             yield kept.drop_columns([PLACE.name, DIGEST.name]), table.num_rows - kept.num_rows
+
+
+def _rows_of(path: Path, places: Range) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """The rows of one shard in a spill, and where among them each bucket starts; at last where the last one ends."""
+    # Mapped: only the pages of the shard, and a few that the search looks at, are read.
+    spill = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    ordered = spill[PLACE.name].chunk(0).to_numpy()
+    edges = np.array([_edge(bucket) for bucket in range(places.first, places.stop)], dtype=np.uint64)
+    last = len(ordered) if places.stop == BUCKETS else np.searchsorted(ordered, np.uint64(_edge(places.stop)))
+    starts = np.append(np.searchsorted(ordered, edges), last)
+    # Copied, since the system maps much more around what is read, and all spills' would add up.
+    return spill.take(pa.array(np.arange(starts[0], last))), starts - starts[0]
