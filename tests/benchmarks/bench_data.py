@@ -1,7 +1,7 @@
 """From a source's files to every batch of an epoch: our shards against `datasets`, on the same rows in the same run.
 
     make bench-data
-    python tests/benchmarks/bench_data.py [--rows N] [--growth N N ...] [--folder FOLDER]
+    python tests/benchmarks/bench_data.py [--rows N] [--growth N N ...] [--processes N] [--folder FOLDER]
 
 The peer does as the reference does: load, shuffle, save, then read batches through a random permutation of all rows.
 Both end with the same rows in batches, which is checked.
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows for both")
     parser.add_argument("--growth", type=int, nargs="*", default=[1_000_000, 10_000_000], help="rows for ours alone")
     parser.add_argument("--processes", type=int, default=2, help="processes that make our shards")
-    parser.add_argument("--folder", type=Path, help="where to write some 5 GB for a million rows; by default in TMPDIR")
+    parser.add_argument("--folder", type=Path, help="where to write some 15 GB; by default in TMPDIR")
     options = parser.parse_args()
     lines, ratios = [], ""
     for rows in sorted([options.rows, *options.growth]):

@@ -17,7 +17,7 @@ from colbert_zero import console
 from colbert_zero.console import UserError, guarded, progress
 from colbert_zero.draws import draw, sample
 from colbert_zero.locks import hold
-from colbert_zero.text import document_text, normalise
+from colbert_zero.text import document_text, normalise, stripped
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 
@@ -61,6 +61,11 @@ def test_a_sample_has_no_item_twice_and_keeps_their_order(items, size, seed):
 )
 def test_title_and_body_are_joined_by_one_space_as_beir_does(title, body, text):
     assert document_text(title, body) == text
+
+
+@given(st.none() | st.text())
+def test_a_text_is_stripped_as_a_document_without_a_title_is(text):
+    assert stripped(text) == document_text(None, text)
 
 
 @given(st.text())

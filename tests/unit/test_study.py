@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,8 @@ MISTAKES = {
     "no kind": (change(["models", "x"], {}), "give exactly one of registry, folder, random"),
     "not a number": (change(["stages", "supervised", "batch_size"], 1.5), "batch_size: 1.5 is not a whole number"),
     "not a name": (change(["study"], "a b"), 'study: "a b" is not of the form'),
+    "a date": (change(["study"], date(2024, 1, 1)), 'study: "2024-01-01" is not text'),
+    "a date for a key": (change(["recepies"], {date(2024, 1, 1): {}}), "did you mean recipes?"),
     "nothing": (change(["recipes"], {}), "recipes: there is nothing in it"),
     "twice the same": (
         change(["mining", "fused", "miners"], ["bm25", "bm25"]),

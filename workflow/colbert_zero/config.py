@@ -97,7 +97,8 @@ def _words(error: jsonschema.ValidationError) -> str:
     value: Any = error.instance
     wanted: Any = error.validator_value
     schema: Any = error.schema
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    # YAML knows dates, which may be values, and keys.
+    shown = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
     if keys := _one_key_of(error):
         return f"give exactly one of {', '.join(keys)}"
     match error.validator:

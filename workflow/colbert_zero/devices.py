@@ -56,8 +56,8 @@ def choose_device(job: Job) -> str:
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for what is asked for next.
 
-    A large tensor is otherwise new memory each time, which the system clears page by page as it is first written:
-    more than half the time of a training with large batches. glibc alone can be told so.
+    A large tensor is otherwise new memory each time, which the system clears page by page as it is first written; with
+    large batches that can take longer than what is computed. glibc alone can be told so.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

@@ -21,8 +21,9 @@ from colbert_zero.artifact import Artifact
 from colbert_zero.console import UserError, progress
 from colbert_zero.rows import SCORED, min_max, text_digest
 from colbert_zero.shuffle import placed
-from colbert_zero.sieve import Sieve, stripped
+from colbert_zero.sieve import Sieve
 from colbert_zero.sources import id_column, ids_column, numbers_column, read_files, text_column
+from colbert_zero.text import stripped
 
 
 @dataclass(frozen=True)

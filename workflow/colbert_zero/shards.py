@@ -34,8 +34,9 @@ from colbert_zero.pool import each
 from colbert_zero.rows import PAIRS, TRIPLES, ShardWriter, row_facts, shard_name, text_digest
 from colbert_zero.scored import ScoredRows
 from colbert_zero.shuffle import Range, counts_of, gather, partition, placed, shards_of
-from colbert_zero.sieve import Sieve, stripped
+from colbert_zero.sieve import Sieve
 from colbert_zero.sources import read_source
+from colbert_zero.text import stripped
 
 ROWS_AT_ONCE = 512
 """Rows put together at a time: with 32 documents each they stay far below the 2 GB that an Arrow column may hold."""

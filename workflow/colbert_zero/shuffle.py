@@ -191,7 +191,7 @@ def shards_of(folders: Sequence[Path], rows_per_shard: int) -> list[Range]:
 
 
 def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, int]]:
-    """The rows of one shard in order, and how many duplicates were left out, a bucket at a time.
+    """The rows of one shard in order, and how many duplicates were left out, a bucket at a time; holds the whole shard.
 
     Args:
         folders: Those of all files, partitioned.

@@ -31,8 +31,3 @@ class Sieve:
         if self.maximum is not None and len(text) > self.maximum:
             return f"{what} is too long"
         return None
-
-
-def stripped(text: str | None) -> str:
-    """A text as it is kept, like a document without a title; None is empty."""
-    return text.strip() if text else ""

@@ -10,6 +10,11 @@ def document_text(title: str | None, body: str | None) -> str:
     return f"{title or ''} {body or ''}".strip()
 
 
+def stripped(text: str | None) -> str:
+    """A text as it is kept: what `document_text` makes of a body alone, at half the cost."""
+    return text.strip() if text else ""
+
+
 def normalise(text: str) -> str:
     """NFKC, case-folded, white space collapsed: equal results mean the same text for deduplication."""
     folded = unicodedata.normalize("NFKC", text).casefold()
