@@ -18,6 +18,8 @@ import pytest
 import torch
 from pylate import models
 from safetensors import SafetensorError
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import get_linear_schedule_with_warmup
 
 from colbert_zero import training
@@ -25,7 +27,7 @@ from colbert_zero.artifact import Artifact, Spec, run_step
 from colbert_zero.checkpoints import NOTES, TENSORS, Checkpoint, Checkpoints
 from colbert_zero.colbert import Encoding, load_colbert, tokenize
 from colbert_zero.console import Passing, UserError, guarded
-from colbert_zero.gradcache import Engine, Limits, chunks, contrastive_loss
+from colbert_zero.gradcache import Embedded, Engine, Limits, chunks, contrastive_loss
 from colbert_zero.slurm import DEADLINE, RESERVE_SECONDS
 from colbert_zero.stages import Stage
 from colbert_zero.trainer import Trainer, adamw
@@ -60,6 +62,38 @@ def test_the_cached_gradient_is_the_plain_one(
     assert plain[1].keys() == cached[1].keys()
     for name, gradient in plain[1].items():
         torch.testing.assert_close(cached[1][name], gradient, atol=1e-6, rtol=1e-6)
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how large the tensors are that PyTorch makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        self.seen += [part.numel() for part in tree_leaves(result) if isinstance(part, torch.Tensor)]
+        return result
+
+
+def test_no_block_of_queries_brings_a_gradient_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With 16,384 queries in 600 blocks, filling such gradients with zeros took most of a step.
+    count, width, size = 64, 2, 4
+    monkeypatch.setattr("colbert_zero.gradcache.PAIRS", 4 * width * count)
+    mask = torch.ones(count, width, dtype=torch.bool)
+    queries, *documents = (
+        Embedded.into(torch.zeros(len(rows), width, size), rows, torch.randn(len(rows), width, size), mask[: len(rows)])
+        for rows in (torch.arange(count), *torch.arange(count).split(8))
+    )
+    with Sizes() as sizes:
+        parts = list(contrastive_loss(1, 0.2, width).parts(queries, documents))
+        for part in parts:
+            part.backward()
+    assert len(parts) == count // 4
+    assert queries.vectors.grad is not None
+    assert queries.vectors.grad.any(dim=2).all()
+    assert max(sizes.seen) < queries.vectors.numel()
 
 
 def test_the_size_of_chunks_does_not_decide_the_gradient(modernbert: Path) -> None:

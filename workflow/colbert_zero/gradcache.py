@@ -29,7 +29,7 @@ from torch import Tensor
 from colbert_zero.colbert import Tokens, embed, scored
 from colbert_zero.console import UserError, log
 from colbert_zero.draws import draw
-from colbert_zero.losses import contrastive, distillation, maxsim, maxsim_pairs
+from colbert_zero.losses import Scorer, contrastive, distillation, maxsim, maxsim_pairs
 from colbert_zero.processes import ALONE, Group
 
 T = TypeVar("T")
@@ -67,6 +67,23 @@ class Embedded:
     vectors: Tensor
     mask: Tensor
 
+    @classmethod
+    def into(cls, gradient: Tensor, rows: Tensor, vectors: Tensor, mask: Tensor) -> Embedded:
+        """Embeddings, cut off from what they come from, whose gradient is added up in `gradient`."""
+        leaf = vectors.detach().requires_grad_()
+        # Autograd adds to a gradient that is there, in place.
+        leaf.grad = gradient
+        return cls(rows, leaf, mask)
+
+    def part(self, some: slice) -> Embedded:
+        """Some of the texts, whose gradient is added to its place in this one's.
+
+        As a slice that autograd knew of, each of them would bring a gradient of all texts, zeros but for its own.
+        """
+        gradient = self.vectors.grad
+        assert gradient is not None
+        return Embedded.into(gradient[some], self.rows[some], self.vectors[some], self.mask[some])
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -83,12 +100,14 @@ class Loss:
     scale: float = 1.0
 
 
-def contrastive_loss(per_query: int, temperature: float | Tensor, padded_to: int, scale: float = 1.0) -> Loss:
+def contrastive_loss(
+    per_query: int, temperature: float | Tensor, padded_to: int, scale: float = 1.0, scorer: Scorer = maxsim
+) -> Loss:
     """InfoNCE over all documents of a step; the first of each query's `per_query` documents is its positive.
 
-    A `temperature` that is a parameter gets a gradient, too.
+    A `temperature` that is a parameter gets a gradient, too. `scorer` scores queries with documents.
     """
-    parts = partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to)
+    parts = partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to, scorer=scorer)
     return Loss(parts, over_all=True, scale=scale)
 
 
@@ -98,23 +117,23 @@ def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
 
 
 def _contrastive(
-    queries: Embedded, documents: list[Embedded], per_query: int, temperature: float | Tensor, padded_to: int
+    queries: Embedded,
+    documents: list[Embedded],
+    per_query: int,
+    temperature: float | Tensor,
+    padded_to: int,
+    scorer: Scorer,
 ) -> Iterator[Tensor]:
     column = torch.cat([chunk.rows for chunk in documents]).argsort()
-    targets = column[queries.rows * per_query]
     count = len(queries.rows)
     # A query's loss needs only its own scores: a block of queries after the other, none of them held any longer.
     step = max(1, PAIRS // (queries.mask.shape[1] * len(column)))
     for first in range(0, count, step):
-        block = slice(first, first + step)
+        block = queries.part(slice(first, first + step))
         scores = torch.cat(
-            [
-                maxsim(queries.vectors[block], queries.mask[block], chunk.vectors, chunk.mask, padded_to)
-                for chunk in documents
-            ],
-            dim=1,
+            [scorer(block.vectors, block.mask, chunk.vectors, chunk.mask, padded_to) for chunk in documents], dim=1
         )
-        yield contrastive(scores, targets[block], temperature) * (len(scores) / count)
+        yield contrastive(scores, column[block.rows * per_query], temperature) * (len(scores) / count)
 
 
 def _distillation(queries: Embedded, documents: list[Embedded], teacher: Tensor, padded_to: int) -> Iterator[Tensor]:
@@ -171,11 +190,9 @@ class _Exchange:
         for rows, shape in (chunk for part in chunks for chunk in part):
             tokens = slice(start, start + shape.numel())
             start = tokens.stop
-            leaf = vectors[tokens].view(*shape, -1).requires_grad_()
-            # Autograd adds to a gradient that is there, in place.
-            leaf.grad = self._gradient[tokens].view_as(leaf)
+            gradient, embedded = (buffer[tokens].view(*shape, -1) for buffer in (self._gradient, vectors))
             numbers = torch.from_numpy(rows).to(mask.device)
-            self.documents.append(Embedded(numbers, leaf, mask[tokens].view(shape)))
+            self.documents.append(Embedded.into(gradient, numbers, embedded, mask[tokens].view(shape)))
 
     def gradients(self) -> list[Tensor]:
         """What the losses of all processes ask of this process's documents, by chunk."""
@@ -341,4 +358,5 @@ class Engine:
             rows = self._rows(chunk)
             joined[rows, : vector.shape[1]] = vector.detach()
             mask[rows, : vector.shape[1]] = chunk.mask
-        return Embedded(torch.arange(share.start, share.stop, device=self.device), joined.requires_grad_(), mask)
+        numbers = torch.arange(share.start, share.stop, device=self.device)
+        return Embedded.into(torch.zeros_like(joined), numbers, joined, mask)

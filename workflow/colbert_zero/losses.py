@@ -8,6 +8,7 @@ token offers none. The same is computed here from documents that are padded less
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ BLOCK = 2**24
 """How many similarities are held at once (64 MiB in fp32)."""
 EPSILON = 1e-8
 """Keeps the min-max of equal scores finite; PyLate's value."""
+
+Scorer = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""`maxsim`, or what computes the same otherwise."""
 
 
 class _Maxima(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor
 from colbert_zero.colbert import Encoding
 from colbert_zero.console import UserError
 from colbert_zero.gradcache import Loss, contrastive_loss, distillation_loss
+from colbert_zero.losses import Scorer, maxsim
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ class Stage:
             raise UserError(f"{where}: a teacher score is not finite; make the scores again")
         return Batch(queries, documents, torch.from_numpy(scores).view(len(queries), -1))
 
-    def loss(self, batch: Batch, rows: int, temperature: Tensor | None, device: torch.device) -> Loss:
+    def loss(
+        self, batch: Batch, rows: int, temperature: Tensor | None, device: torch.device, scorer: Scorer = maxsim
+    ) -> Loss:
         """What to make of the embeddings of a batch.
 
         Args:
@@ -121,13 +124,14 @@ class Stage:
             rows: Of the whole step.
             temperature: The parameter, where there is one.
             device: Where to compute.
+            scorer: What scores queries with the documents of all of them.
         """
         if batch.teacher is not None:
             return distillation_loss(batch.teacher.to(device), self.document_length)
         per_query = len(batch.documents) // len(batch.queries)
         scale = float(rows) if self.gradient == "reference" else 1.0
         return contrastive_loss(
-            per_query, self.temperature if temperature is None else temperature, self.document_length, scale
+            per_query, self.temperature if temperature is None else temperature, self.document_length, scale, scorer
         )
 
     def rate(self, step: int, steps: int) -> float:

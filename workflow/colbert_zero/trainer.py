@@ -19,6 +19,7 @@ from colbert_zero.checkpoints import Checkpoint
 from colbert_zero.console import UserError
 from colbert_zero.gradcache import Engine
 from colbert_zero.loading import Loader
+from colbert_zero.losses import Scorer, maxsim
 from colbert_zero.processes import Group
 from colbert_zero.stages import Stage
 
@@ -52,6 +53,7 @@ class Trainer:
         engine: What computes its gradients.
         loader: What hands out this process's shares of the steps.
         group: The processes that share each step.
+        scorer: What scores queries with the documents of all of them.
         step: How many steps are done.
         history: A line of JSON for each.
         counts: What that took.
@@ -66,6 +68,7 @@ class Trainer:
     engine: Engine
     loader: Loader
     group: Group
+    scorer: Scorer = maxsim
     step: int = 0
     history: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -127,7 +130,7 @@ class Trainer:
         """The gradient of this process's share, added to nothing; its part of the loss."""
         while True:
             self.optimiser.zero_grad()
-            loss = self.stage.loss(share.batch, self.plan.size, self.temperature, self.engine.device)
+            loss = self.stage.loss(share.batch, self.plan.size, self.temperature, self.engine.device, self.scorer)
             try:
                 return self.engine.backward(self.step, share.queries, share.documents, loss, self.plan.size)
             except torch.OutOfMemoryError:

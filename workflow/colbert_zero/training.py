@@ -41,8 +41,10 @@ from colbert_zero.checkpoints import Checkpoint, Checkpoints
 from colbert_zero.colbert import load_colbert, save_colbert
 from colbert_zero.console import Passing, UserError, log
 from colbert_zero.devices import add_device_option, choose_device, threads
+from colbert_zero.fused import check_fused, fused_maxsim
 from colbert_zero.gradcache import Engine, Limits
 from colbert_zero.loading import Loader
+from colbert_zero.losses import Scorer, maxsim
 from colbert_zero.processes import ALONE, Group, Lost, join
 from colbert_zero.record import LOSSES
 from colbert_zero.slurm import time_is_up
@@ -57,6 +59,8 @@ KEPT = 65536
 """Padded tokens whose activations are kept: about 1 GB for 2 layers of 128, 70 GB for ModernBERT-base in bf16."""
 WORKERS = {"cpu": 0, "cuda": 2}
 """Threads that prepare coming steps: a CPU that computes has none to spare."""
+SCORERS: dict[str, Scorer] = {"torch": maxsim, "fused": fused_maxsim}
+"""By what queries are scored with the documents of all of a step."""
 
 
 @contextmanager
@@ -179,10 +183,13 @@ def _trainer(job: Job, device: str, group: Group = ALONE) -> Trainer:
         strict=False,
         attention=options.attention,
     )
+    if options.maxsim == "fused":
+        check_fused(device, stage.precision, model.get_sentence_embedding_dimension() or stage.dimensions)
     limits = Limits(options.tokens_per_chunk or CHUNK[device], options.tokens_in_memory)
     engine = Engine(model, limits, stage.precision, stage.seed, group)
     workers = WORKERS[device] if options.loader_workers is None else options.loader_workers
-    return Trainer(stage, plan, model, engine, Loader(plan, stage, model, group, workers), group)
+    loader = Loader(plan, stage, model, group, workers)
+    return Trainer(stage, plan, model, engine, loader, group, SCORERS[options.maxsim])
 
 
 def _device(job: Job, group: Group) -> str:
@@ -222,6 +229,7 @@ def _facts(job: Job, trainer: Trainer, device: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "tokens_per_chunk": trainer.engine.limits.chunk,
         "tokens_in_memory": trainer.engine.limits.kept,
+        "maxsim": job.options.maxsim,
         "final_loss": json.loads(trainer.history[-1])["loss"],
         "evaluations": trainer.evaluations,
     }
@@ -256,6 +264,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--attention",
         choices=("sdpa", "eager", "flash_attention_2"),
         help="its implementation, by default what transformers takes for the model",
+    )
+    parser.add_argument(
+        "--maxsim",
+        choices=tuple(SCORERS),
+        default="torch",
+        help="by what queries are scored with all documents of a step: fused, on a GPU in bf16, writes no similarity "
+        "down (torch)",
     )
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files to logs/tensorboard, too")
     parser.add_argument(

@@ -188,6 +188,7 @@ def flags_of_training(wildcards):
         "device": device(step),
         "checkpoint-seconds": asked(step, "checkpoint_seconds"),
         "attention": asked(step, "attention"),
+        "maxsim": asked(step, "maxsim"),
         "loader-workers": asked(step, "loader_workers"),
         "evaluate": (
             json.dumps(study.evaluations[wildcards.key])
