@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from colbert_zero import console
 from colbert_zero.console import UserError, guarded, progress
-from colbert_zero.draws import draw, sample
+from colbert_zero.draws import draw, draws, sample
 from colbert_zero.locks import hold
 from colbert_zero.text import document_text, normalise, stripped
 
@@ -35,6 +35,11 @@ def test_a_draw_is_the_same_in_every_process():
         for seed in ("0", "1")
     }
     assert found == {f"{draw(42, 'shuffle', 'torch', 7)}\n"}
+
+
+def test_draws_of_many_are_those_of_each():
+    names = ["a", "", "b\x1fc", "é"]
+    assert draws(42, "shuffle", "torch", identities=names) == [draw(42, "shuffle", "torch", name) for name in names]
 
 
 def test_draws_for_different_things_differ():

@@ -26,25 +26,26 @@ def test_scores_and_gradients_are_those_of_maxsim() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "dimensions", "reason"),
+    ("stage", "device", "precision", "dimensions", "reason"),
     [
-        ("cpu", "bf16", 128, "needs a GPU"),
-        ("cuda", "fp32", 128, "precision: fp32"),
-        ("cuda", "bf16", 100, "not 100"),
-        ("cuda", "bf16", 512, "not 512"),
+        ("distillation", "cuda", "bf16", 128, "the documents of all"),
+        ("unsupervised", "cpu", "bf16", 128, "needs a GPU"),
+        ("unsupervised", "cuda", "fp32", 128, "precision: fp32"),
+        ("supervised", "cuda", "bf16", 100, "not 100"),
+        ("supervised", "cuda", "bf16", 512, "not 512"),
     ],
 )
 def test_what_the_kernels_are_not_made_for_is_refused(
-    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, dimensions: int, reason: str
+    monkeypatch: pytest.MonkeyPatch, stage: str, device: str, precision: str, dimensions: int, reason: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    check_fused("cuda", "bf16", 128)
+    check_fused("unsupervised", "cuda", "bf16", 128)
     with pytest.raises(UserError, match=f"maxsim: fused .*{reason}.*; take it out"):
-        check_fused(device, precision, dimensions)
+        check_fused(stage, device, precision, dimensions)
 
 
 def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "V100")
     with pytest.raises(UserError, match="which V100 does not"):
-        check_fused("cuda", "bf16", 128)
+        check_fused("unsupervised", "cuda", "bf16", 128)

@@ -14,7 +14,9 @@ from pytest import MonkeyPatch, TempPathFactory
 from colbert_zero import rows as rows_module
 from colbert_zero.artifact import Artifact, Spec, listing
 from colbert_zero.console import UserError
-from colbert_zero.rows import MINED, RowReader, RowWriter, min_max, text_digest
+from colbert_zero.rows import MINED, RowReader, RowWriter, min_max, text_digest, text_digests
+
+TEXTS = st.text("aZ \t\x1f\x7fé\u2003ß", max_size=6)
 
 
 def shards_of(folder: Path, facts: dict[str, object]) -> Artifact:
@@ -147,3 +149,9 @@ def test_min_max_is_per_query() -> None:
 def test_a_digest_tells_pairs_apart_by_where_they_part(one: str, other: str) -> None:
     assert text_digest(f" {one.upper()}", other) == text_digest(one.upper(), f"{other}\n")
     assert text_digest("a" + one, other) != text_digest("", "a" + one + other)
+
+
+@given(rows=st.lists(st.tuples(TEXTS, TEXTS)), skipped=st.integers(0, 3))
+def test_digests_of_columns_are_those_of_their_rows(rows: list[tuple[str, str]], skipped: int) -> None:
+    columns = [pa.array([row[number] for row in rows], pa.large_string())[skipped:] for number in range(2)]
+    assert text_digests(*columns) == [text_digest(*row) for row in rows[skipped:]]

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+SEPARATOR = "\x1f"
+"""Between texts that are digested together."""
+
 
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8 kept, no NaN."""

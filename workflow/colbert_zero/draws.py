@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TypeVar
+
+from colbert_zero.digests import SEPARATOR
 
 T = TypeVar("T")
 
@@ -16,7 +19,16 @@ def draw(seed: int, purpose: str, *identity: str | int) -> int:
         purpose: What is drawn, e.g. `shuffle`; two purposes never share a stream.
         identity: Of what it is drawn, e.g. a source and a row.
     """
-    text = "\x1f".join(map(str, (seed, purpose, *identity)))
+    return _number(SEPARATOR.join(map(str, (seed, purpose, *identity))))
+
+
+def draws(seed: int, purpose: str, *shared: str | int, identities: Iterable[str]) -> list[int]:
+    """`draw(seed, purpose, *shared, identity)` of each identity."""
+    start = SEPARATOR.join(map(str, (seed, purpose, *shared, "")))
+    return [_number(start + identity) for identity in identities]
+
+
+def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -26,18 +26,21 @@ AMPERE = (8, 0)
 warnings.filterwarnings("ignore", message="late-interaction-kernels: .* median L2 norm")
 
 
-def check_fused(device: str, precision: str, dimensions: int) -> None:
+def check_fused(stage: str, device: str, precision: str, dimensions: int) -> None:
     """Refuse a training for which the kernels are not made.
 
     Args:
+        stage: What is trained.
         device: Where it computes.
-        precision: The stage's.
+        precision: In what.
         dimensions: Of the embeddings.
 
     Raises:
         UserError: Why not.
     """
-    if device != "cuda":
+    if stage == "distillation":
+        reason = "is for stages that score each query with the documents of all"
+    elif device != "cuda":
         reason = "needs a GPU"
     elif torch.cuda.get_device_capability() < AMPERE:
         reason = f"needs a GPU that multiplies in bf16, which {torch.cuda.get_device_name()} does not"

@@ -31,7 +31,7 @@ from colbert_zero.console import UserError
 from colbert_zero.local_files import link
 from colbert_zero.locks import hold
 from colbert_zero.pool import each
-from colbert_zero.rows import PAIRS, TRIPLES, ShardWriter, row_facts, shard_name, text_digest
+from colbert_zero.rows import PAIRS, TRIPLES, ShardWriter, row_facts, shard_name, text_digests
 from colbert_zero.scored import ScoredRows
 from colbert_zero.shuffle import Range, counts_of, gather, partition, placed, shards_of
 from colbert_zero.sieve import Sieve
@@ -101,13 +101,12 @@ class TextRows:
         for batch in read_source(self.source, [file]):
             rows = [row for row in _texts_in(batch) if _is_valid(row, sieve)]
             self.has_negatives |= any(others for _, _, others in rows)
+            queries = pa.array([query for query, _, _ in rows], text)
+            documents = pa.array([document for _, document, _ in rows], text)
+            negatives = pa.array([others for _, _, others in rows], pa.large_list(text))
             yield placed(
-                {
-                    "query": pa.array([query for query, _, _ in rows], text),
-                    "document": pa.array([document for _, document, _ in rows], text),
-                    "negatives": pa.array([others for _, _, others in rows], pa.large_list(text)),
-                },
-                [text_digest(query, document) for query, document, _ in rows],
+                {"query": queries, "document": documents, "negatives": negatives},
+                text_digests(queries, documents),
                 seed,
                 label,
             )

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from colbert_zero.digests import canonical
-from colbert_zero.draws import draw
+from colbert_zero.draws import draws
 
 BUCKETS = 4096
 """Into so many ranges of equal size the places are divided; a shard is made of whole ones."""
@@ -31,6 +31,8 @@ SPILL_BYTES = 2**24
 """A spill is sorted in memory: it and two copies are what partitioning takes."""
 SHARD_BYTES = 2**27
 """So many bytes of text a shard may have: rows with long lists make shards of fewer rows."""
+PIECES = 16
+"""In so many a shard is sorted: all at once, it would be held twice."""
 PLACE, DIGEST = pa.field("place", pa.uint64()), pa.field("digest", pa.binary(16))
 COUNTS, HISTOGRAM = "counts.json", "rows-by-bucket.npy"
 
@@ -44,7 +46,7 @@ def placed(columns: Mapping[str, pa.Array], digests: Sequence[bytes], seed: int,
         seed: The study's seed.
         source: The source's label.
     """
-    places = [draw(seed, "shuffle", source, digest.hex()) for digest in digests]
+    places = draws(seed, "shuffle", source, identities=[digest.hex() for digest in digests])
     keys = {PLACE.name: pa.array(places, PLACE.type), DIGEST.name: pa.array(digests, DIGEST.type)}
     return pa.RecordBatch.from_pydict(keys | dict(columns))
 
@@ -89,7 +91,7 @@ def _partition(batches: Iterable[pa.RecordBatch], folder: Path) -> dict[str, int
         spill = distinct(table)
         counts["duplicates"] += table.num_rows - spill.num_rows
         with pa.ipc.new_file(folder / f"spill-{number:05d}.arrow", spill.schema) as file:
-            file.write_table(spill.combine_chunks())
+            file.write_table(spill)
         del table, spill
         # The allocator keeps what was freed; other processes have better use for it.
         pa.default_memory_pool().release_unused()
@@ -105,10 +107,10 @@ def _heaps(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         waiting.append(batch)
         size += batch.nbytes
         if size >= SPILL_BYTES:
-            yield pa.Table.from_batches(waiting)
+            yield pa.Table.from_batches(waiting).combine_chunks()
             waiting, size = [], 0
     if waiting:
-        yield pa.Table.from_batches(waiting)
+        yield pa.Table.from_batches(waiting).combine_chunks()
 
 
 def _bytes_in(column: pa.ChunkedArray) -> int:
@@ -191,7 +193,7 @@ def shards_of(folders: Sequence[Path], rows_per_shard: int) -> list[Range]:
 
 
 def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, int]]:
-    """The rows of one shard in order, and how many duplicates were left out, a bucket at a time; holds the whole shard.
+    """The rows of one shard in order, and how many duplicates were left out, piece by piece; holds the whole shard.
 
     Args:
         folders: Those of all files, partitioned.
@@ -199,11 +201,14 @@ def gather(folders: Sequence[Path], places: Range) -> Iterator[tuple[pa.Table, i
     """
     paths = sorted(path for folder in folders for path in folder.glob("spill-*.arrow"))
     spills = [_rows_of(path, places) for path in paths]
-    for bucket in range(places.stop - places.first):
+    buckets = places.stop - places.first
+    step = -(-buckets // PIECES)
+    for first in range(0, buckets, step):
+        stop = min(first + step, buckets)
         slices = [
-            spill.slice(starts[bucket], starts[bucket + 1] - starts[bucket])
+            spill.slice(starts[first], starts[stop] - starts[first])
             for spill, starts in spills
-            if starts[bucket] < starts[bucket + 1]
+            if starts[first] < starts[stop]
         ]
         if slices:
             table = pa.concat_tables(slices)

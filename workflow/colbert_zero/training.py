@@ -184,7 +184,7 @@ def _trainer(job: Job, device: str, group: Group = ALONE) -> Trainer:
         attention=options.attention,
     )
     if options.maxsim == "fused":
-        check_fused(device, stage.precision, model.get_sentence_embedding_dimension() or stage.dimensions)
+        check_fused(stage.stage, device, stage.precision, model.get_sentence_embedding_dimension() or stage.dimensions)
     limits = Limits(options.tokens_per_chunk or CHUNK[device], options.tokens_in_memory)
     engine = Engine(model, limits, stage.precision, stage.seed, group)
     workers = WORKERS[device] if options.loader_workers is None else options.loader_workers
