@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from colbert_zero.artifact import MANIFEST, SPEC, Spec, listing
-from measured import Measured, measure, table
+from measured import Measured, measure, table, work_folder
 
 ROWS_PER_FILE = 100_000
 BATCH = 16_384
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows for both")
     parser.add_argument("--growth", type=int, nargs="*", default=[1_000_000, 10_000_000], help="rows for ours alone")
     parser.add_argument("--processes", type=int, default=2, help="processes that make our shards")
-    parser.add_argument("--folder", type=Path, help="where to write some 15 GB; by default in TMPDIR")
+    parser.add_argument("--folder", type=work_folder, help="where to write some 15 GB; by default in TMPDIR")
     options = parser.parse_args()
     lines, ratios = [], ""
     for rows in sorted([options.rows, *options.growth]):

@@ -42,7 +42,7 @@ from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter, min_max
 from colbert_zero.sources import read_source
 from colbert_zero.stages import Stage
 from colbert_zero.study import Study
-from measured import Measured, measure, table
+from measured import Measured, measure, table, work_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"unsupervised": (128, 30), "supervised": (16, 10), "distillation": (8, 8)}
@@ -241,7 +241,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of each side (2)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)")
-    parser.add_argument("--folder", type=Path, help="where to work; by default in TMPDIR")
+    parser.add_argument("--folder", type=work_folder, help="where to work; by default in TMPDIR")
     options = parser.parse_args()
     if any(getattr(options, stage)[1] < 2 for stage in options.stages):
         parser.error("two steps at least, since the peer's first is not counted")

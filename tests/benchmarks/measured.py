@@ -34,6 +34,13 @@ class Measured:
     output: str
 
 
+def work_folder(name: str) -> Path:
+    """A folder that is asked for, made if need be."""
+    path = Path(name)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def measure(command: Sequence[str], folder: Path) -> Measured:
     """Run a command in `folder`.
 
