@@ -172,7 +172,10 @@ def test_preemption(training, prepared):
     training.write(short_study(slurm_extra="--nodelist=n3"))
     process = training.begin("--set-resources", "train_stage:slurm_partition=scavenge")
     job = training.job()
-    taker = slurm("sbatch", "--parsable", "--partition=main", "--nodelist=n3", "--exclusive", "--wrap=sleep 1").strip()
+    taker = slurm(
+        *("sbatch", "--parsable", "--output=/dev/null"),
+        *("--partition=main", "--nodelist=n3", "--exclusive", "--wrap=sleep 1"),
+    ).strip()
     attempts = training.end(process)
     assert taker not in training.jobs()
     assert_resumed(training, prepared, attempts)
