@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -35,9 +36,12 @@ class Measured:
 
 
 def work_folder(name: str) -> Path:
-    """A folder that is asked for, made if need be."""
+    """A folder that is asked for on a command line, made if need be."""
     path = Path(name)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error.strerror}") from None
     return path
 
 

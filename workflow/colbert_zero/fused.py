@@ -22,7 +22,7 @@ MULTIPLE, MOST = 8, 256
 AMPERE = (8, 0)
 """The first generation of GPUs that multiplies in bf16."""
 
-# It looks at the first tokens, of which many are padding.
+# The package warns of embeddings that are not of length 1, and takes the padding of queries for such.
 warnings.filterwarnings("ignore", message="late-interaction-kernels: .* median L2 norm")
 
 
@@ -32,7 +32,7 @@ def check_fused(stage: str, device: str, precision: str, dimensions: int) -> Non
     Args:
         stage: What is trained.
         device: Where it computes.
-        precision: In what.
+        precision: `fp32` or `bf16`.
         dimensions: Of the embeddings.
 
     Raises:
@@ -60,7 +60,7 @@ def fused_maxsim(
 ) -> Tensor:
     """`losses.maxsim`, fused: the same arguments and scores, up to the rounding of half precision.
 
-    Gradients are added up in fp32, in a fixed order, and rounded once.
+    Gradients are products in half precision, added up in fp32 in a fixed order.
     """
     from late_interaction_kernels.autograd import maxsim
 
@@ -69,6 +69,6 @@ def fused_maxsim(
     if padded_to is not None and documents.shape[1] < padded_to:
         # Padded to the full length, each of them would end on a zero.
         documents = F.pad(documents, (0, 0, 0, 1))
-    # "lowmem" is the one without atomic additions.
+    # "lowmem" is the way back without atomic additions, whose order would differ from run to run.
     scores: Tensor = maxsim(queries.to(DTYPE), documents.to(DTYPE), q_mask=queries_mask, backward="lowmem")
     return scores
