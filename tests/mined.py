@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from colbert_zero.artifact import Artifact, Job, Spec, run_step
-from colbert_zero.candidates import Candidates, write_candidates
-from colbert_zero.corpus import TrainingCorpus
-from colbert_zero.rows import PAIRS, RowReader, RowWriter
+from colbert_zero.data.rows import PAIRS, RowReader, RowWriter
+from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
+from colbert_zero.mining.candidates import Candidates, write_candidates
+from colbert_zero.mining.corpus import TrainingCorpus
 from publishing import publish
 
 

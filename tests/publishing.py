@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.artifact import Artifact, Job, Spec, run_step
-from colbert_zero.beir import Document, check, write_collection
+from colbert_zero.data.beir import Document, check, write_collection
+from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
 
 
 def publish(

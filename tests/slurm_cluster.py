@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from colbert_zero.artifact import Spec
-from colbert_zero.study import Study
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.study import Study
 from own_study import CONFIG as OWN
 
 ROOT = Path(__file__).parents[1]

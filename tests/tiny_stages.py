@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from colbert_zero import batches, training
-from colbert_zero.artifact import Job, Spec, run_step
-from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter
+from colbert_zero.data import batches
+from colbert_zero.data.rows import PAIRS, SCORED, TRIPLES, RowWriter
+from colbert_zero.graph.artifact import Job, Spec, run_step
+from colbert_zero.training import train as training
 
 STAGES = ("unsupervised", "supervised", "distillation")
 WORDS = ["a", "model", "scores", "every", "query", "document", "it", "sums", "best", "the", "quick", "fox", ",", "!"]

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colbert_zero.artifact import MANIFEST, SPEC, Spec, listing
+from colbert_zero.graph.artifact import MANIFEST, SPEC, Spec, listing
 from measured import Measured, measure, table, work_folder
 
 ROWS_PER_FILE = 100_000
@@ -69,8 +69,8 @@ def ours(folder: Path, processes: int) -> tuple[Measured, Measured]:
     shards = Spec("shards", "mine", settings, {"source": [source.name]})
     plan = Spec("batches", "unsupervised", {"batch_size": BATCH, "epochs": 1, "seed": 7}, {"rows": [shards.name]})
     module = [sys.executable, "-m"]
-    made = measure([*module, "colbert_zero.shards", "--spec", shards.text, "--threads", str(processes)], study)
-    planned = measure([*module, "colbert_zero.batches", "--spec", plan.text], study)
+    made = measure([*module, "colbert_zero.data.shards", "--spec", shards.text, "--threads", str(processes)], study)
+    planned = measure([*module, "colbert_zero.data.batches", "--spec", plan.text], study)
     read = measure([sys.executable, str(Path(__file__).with_name("read_ours.py")), plan.text, shards.name], study)
     return made, _one_after_the_other(planned, read)
 

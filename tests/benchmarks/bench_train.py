@@ -34,14 +34,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from colbert_zero import base, batches, docstrings
-from colbert_zero.artifact import Artifact, Job, Make, Spec, run_step
-from colbert_zero.colbert import load_colbert, save_colbert
-from colbert_zero.config import read_config
-from colbert_zero.rows import PAIRS, SCORED, TRIPLES, RowWriter, min_max
-from colbert_zero.sources import read_source
-from colbert_zero.stages import Stage
-from colbert_zero.study import Study
+from colbert_zero.data import batches, docstrings
+from colbert_zero.data.rows import PAIRS, SCORED, TRIPLES, RowWriter, min_max
+from colbert_zero.data.sources import read_source
+from colbert_zero.graph.artifact import Artifact, Job, Make, Spec, run_step
+from colbert_zero.graph.config import read_config
+from colbert_zero.graph.study import Study
+from colbert_zero.models import random_base as base
+from colbert_zero.models.colbert import load_colbert, save_colbert
+from colbert_zero.training.stages import Stage
 from measured import Measured, measure, table, work_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,7 +192,7 @@ def prepare(settings: Mapping[str, Any], size: tuple[int, int], start: str, text
 def train_ours(task: Task, threads: int) -> tuple[Measured, Artifact]:
     """Run the command of a study; the model."""
     flags = ["--threads", str(threads), "--device", task.asked["device"]]
-    run = measure([sys.executable, "-m", "colbert_zero.training", "--spec", task.spec.text, *flags], Path())
+    run = measure([sys.executable, "-m", "colbert_zero.training.train", "--spec", task.spec.text, *flags], Path())
     return run, Artifact.open(task.spec.name)
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import torch
 from pylate import models
 
-from colbert_zero.colbert import embed, load_colbert, tokenize
-from colbert_zero.devices import keep_freed_memory
-from colbert_zero.stages import Stage
+from colbert_zero.machine.devices import keep_freed_memory
+from colbert_zero.models.colbert import embed, load_colbert, tokenize
+from colbert_zero.training.stages import Stage
 
 AT_ONCE = (1024, 2048, 4096, 16384)
 """Tokens."""

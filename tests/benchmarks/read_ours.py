@@ -4,8 +4,8 @@ import json
 import sys
 from types import SimpleNamespace
 
-from colbert_zero.artifact import Artifact, Spec
-from colbert_zero.batches import Plan
+from colbert_zero.data.batches import Plan
+from colbert_zero.graph.artifact import Artifact, Spec
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from colbert_zero.locks import hold
+from colbert_zero.graph.locks import acquire_lock
 from own_study import write_data
 from slurm_cluster import Cluster, Training, copy_of, short_study
 
@@ -12,7 +12,7 @@ def prepared(tmp_path_factory):
     """A study with everything made that the training needs, and its model, trained without interruption; for all."""
     shared = tmp_path_factory.getbasetemp().parent
     folder = shared / "prepared"
-    with hold(shared / "prepared.lock", "preparing the study", wait=3600):
+    with acquire_lock(shared / "prepared.lock", "preparing the study", wait=3600):
         if not folder.is_dir():
             (folder / "data").mkdir(parents=True)
             write_data(folder / "data")

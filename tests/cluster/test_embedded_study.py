@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from colbert_zero.cli import main
-from colbert_zero.config import read_config
-from colbert_zero.study import Study
+from colbert_zero.graph.config import read_config
+from colbert_zero.graph.study import Study
 from slurm_cluster import ROOT, Cluster, images
 
 HOST = ROOT / "local"

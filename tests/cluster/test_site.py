@@ -3,7 +3,7 @@
 import subprocess
 import time
 
-from colbert_zero.images import images as planned_images
+from colbert_zero.machine.images import images as planned_images
 from slurm_cluster import SCRIPT, short_study, slurm, wait_for
 
 MODEL = "pretend-gpu-80gb"

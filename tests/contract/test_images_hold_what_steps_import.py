@@ -19,21 +19,25 @@ def steps():
     for file in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
         for rule in re.split(r"^rule ", file.read_text(), flags=re.MULTILINE)[1:]:
             image = re.search(r'container:\s+image\("(\w+)"\)', rule)
-            modules = re.findall(rf"-m {OWN}\.(\w+)", rule)
+            modules = re.findall(rf"-m {OWN}\.([\w.]+)", rule)
             # It starts the training in processes of its own.
-            modules += ["training"] * ("launching" in modules)
+            modules += ["training.train"] * ("machine.launch" in modules)
             if image and modules:
                 yield from ((image[1], module) for module in modules)
+
+
+def file_of(module):
+    return PACKAGE / f"{module.replace('.', '/')}.py"
 
 
 @cache
 def imports(module):
     """What a module imports: other packages at once, modules of this one also when it needs them."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse(file_of(module).read_text())
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == OWN:
-            names |= {f"{OWN}.{alias.name}" for alias in node.names} if node.module == OWN else {node.module}
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     for node in tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
@@ -48,13 +52,13 @@ def closure(module):
     while todo:
         for name in imports(todo.pop()):
             if name.startswith(OWN + "."):
-                inner = name.split(".")[1]
-                if inner not in found and (PACKAGE / f"{inner}.py").is_file():
+                inner = name.removeprefix(OWN + ".")
+                if inner not in found and file_of(inner).is_file():
                     found.add(inner)
                     todo.append(inner)
             else:
                 found.add(name.split(".")[0])
-    return {name for name in found if not (PACKAGE / f"{name}.py").is_file()} - sys.stdlib_module_names
+    return {name for name in found if not file_of(name).is_file()} - sys.stdlib_module_names
 
 
 def locked(image):
@@ -73,4 +77,4 @@ def test_the_image_has_what_the_step_imports(image, module):
 def test_every_step_is_looked_at():
     found = set(steps())
     assert {image for image, _ in found} == {"torch", "lucene"}
-    assert ("torch", "launching") in found and ("lucene", "mining_bm25") in found and len(found) > 12
+    assert ("torch", "machine.launch") in found and ("lucene", "mining.bm25") in found and len(found) > 12

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from colbert_zero.study import Study
+from colbert_zero.graph.study import Study
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = yaml.safe_load((ROOT / "local" / "config.yaml").read_text())

@@ -45,7 +45,9 @@ def test_slurm_profile_plans_the_whole_paper(paper):
 
 def test_prompts_reach_the_shell_with_their_trailing_space(paper):
     _, output = paper
-    (command,) = [line for line in output.splitlines() if "colbert_zero.launching" in line and "16384" not in line][:1]
+    (command,) = [
+        line for line in output.splitlines() if "colbert_zero.machine.launch" in line and "16384" not in line
+    ][:1]
     assert '"query_prompt":"search_query: "' in command
 
 
@@ -54,7 +56,7 @@ def test_commands_off_the_network_say_so(paper):
     commands = [line for line in output.splitlines() if line.startswith("Shell command: ") and "python" in line]
     online = [line for line in commands if "HF_HUB_OFFLINE=0" in line]
     assert len(online) == 40 + 26 + 5
-    assert all("colbert_zero.fetch" in line for line in online)
+    assert all("colbert_zero.data.fetch" in line for line in online)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +96,8 @@ def test_a_forced_rule_deletes_nothing(tmp_path):
 
 
 def _target(folder, start):
-    from colbert_zero.config import read_config
-    from colbert_zero.study import Study
+    from colbert_zero.graph.config import read_config
+    from colbert_zero.graph.study import Study
 
     study = Study(read_config(folder / "config.yaml"), folder)
     (spec,) = [spec for spec in study.specs.values() if spec.name.startswith(start)]

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from colbert_zero.config import check
-from colbert_zero.images import NAMES, images
-from colbert_zero.locks import hold
-from colbert_zero.provenance import COMMIT, RUN, commit
-from colbert_zero.study import Study
+from colbert_zero.graph.config import check
+from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.provenance import COMMIT, RUN, commit
+from colbert_zero.graph.study import Study
+from colbert_zero.machine.images import NAMES, images
 from own_study import CONFIG, write_data
 from programs import laptop, program, says
 
@@ -82,7 +82,7 @@ def made(folder):
 
 def test_any_machine_can_plan(study, programs):
     """Without SLURM, Apptainer or an image; a run that is under way is no hindrance either."""
-    with hold(study / ".snakemake" / "colbert_zero.lock", "a run of study own"):
+    with acquire_lock(study / ".snakemake" / "colbert_zero.lock", "a run of study own"):
         counts = planned(study, programs)
     assert counts["train_stage"] == 3
     assert not {"build_image", "train_stage_on_nodes"} & counts.keys()
@@ -292,7 +292,9 @@ def test_what_is_handed_to_the_training_is_what_decides_it(submitted):
     """Spec and all, in the command that the job's shell is given."""
     said, models = submitted.said, submitted.models
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("Shell command: ")]
-    trainings = {words[words.index("--spec") + 1]: words for words in commands if "colbert_zero.launching" in words}
+    trainings = {
+        words[words.index("--spec") + 1]: words for words in commands if "colbert_zero.machine.launch" in words
+    }
     assert trainings.keys() == {spec.text for spec in models.values()}
     for stage, gpus_of_node in (("supervised", "1"), ("distillation", "4")):
         words = trainings[models[stage].text]

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from colbert_zero.artifact import Spec, run_step
 from colbert_zero.cli import main
+from colbert_zero.graph.artifact import Spec, run_step
 
 PARENT = Spec("shards", "letters", {"text": "abc"})
 CHILD = Spec("batches", "plan", {}, {"rows": [PARENT.name]})

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from colbert_zero.cli import main
-from colbert_zero.study import Study
+from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from colbert_zero.artifact import KEY_DIGITS, MANIFEST, SPEC, Artifact, Spec, content_digest, published
-from colbert_zero.config import read_config
-from colbert_zero.console import UserError, guarded
-from colbert_zero.digests import digest
-from colbert_zero.study import Study
+from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST, SPEC, Artifact, Spec, content_digest, published
+from colbert_zero.graph.config import read_config
+from colbert_zero.graph.console import UserError, run_reporting_errors
+from colbert_zero.graph.digests import digest
+from colbert_zero.graph.study import Study
 
 
 def status(study: Study) -> int:
@@ -80,7 +80,7 @@ def _findings(folder: Path) -> Iterator[str]:
     if artifact.manifest["name"] != name:
         yield f"{folder / MANIFEST} is another artifact's: {artifact.manifest['name']}"
     for file in outputs:
-        finding = artifact.finding(file)
+        finding = artifact.problem_with(file)
         if finding:
             yield finding
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = Study(read_config(Path("config.yaml")), Path())
         return status(study) if options.command == "status" else table(study)
 
-    return guarded(run)
+    return run_reporting_errors(run)
 
 
 if __name__ == "__main__":

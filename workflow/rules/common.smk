@@ -10,14 +10,14 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from colbert_zero import slurm
-from colbert_zero.artifact import locate
-from colbert_zero.console import UserError
-from colbert_zero.failures import explain
-from colbert_zero.images import NAMES, RUNS, check_apptainer, environment, images
-from colbert_zero.locks import hold
-from colbert_zero.provenance import COMMIT, RUN, commit
-from colbert_zero.study import Study
+from colbert_zero.machine import slurm
+from colbert_zero.graph.artifact import locate
+from colbert_zero.graph.console import UserError
+from colbert_zero.machine.failures import explain
+from colbert_zero.machine.images import NAMES, RUNS, check_apptainer, environment, images
+from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.provenance import COMMIT, RUN, commit
+from colbert_zero.graph.study import Study
 
 try:
     study = Study(config, Path("."))
@@ -47,7 +47,7 @@ shell.prefix(
     f"export PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
 )
 
-asked = study.asked
+asked = study.resource
 # Each attempt at a training goes on from the last checkpoint: so many time limits may it meet. The Snakemake inside of a
 # job tries nothing again: that job's time may be up.
 RETRIES_OF_TRAINING = 10 if workflow.is_main_process else 0
@@ -59,7 +59,7 @@ onstart:
         try:
             # In place of Snakemake's own lock, which outlives a killed Snakemake.
             LOCKS.append(
-                hold(
+                acquire_lock(
                     Path(".snakemake/colbert_zero.lock"),
                     f"a run of study {study.name}",
                 )
@@ -74,7 +74,7 @@ onstart:
                     )
             if workflow.non_local_exec:
                 slurm.check([job.resources for job in workflow.dag.needrun_jobs()])
-                slurm.mend_executor()
+                slurm.patch_executor()
             if not workflow.execution_settings.retries:
                 # With `--retries 0`, and so on one's own machine, a training is not tried again either.
                 for step in workflow.rules:
@@ -157,7 +157,7 @@ def slurm_extra(step, *more):
 
 def slurm_extra_of_training(wildcards):
     """As `slurm_extra`, and after a job that a killed Snakemake left at it."""
-    others = slurm.under_way(wildcards.key) if workflow.is_main_process else []
+    others = slurm.running_jobs(wildcards.key) if workflow.is_main_process else []
     after = f"--dependency=afterany:{':'.join(others)}" if others else None
     return slurm_extra(wildcards.label, after)
 

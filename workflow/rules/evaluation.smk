@@ -26,7 +26,7 @@ rule build_index:
     message:
         "Encode {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.indexing --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.evaluation.index --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule search_index:
@@ -54,7 +54,7 @@ rule search_index:
     message:
         "Search {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.searching --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.evaluation.search --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule search_bm25:
@@ -79,7 +79,7 @@ rule search_bm25:
     message:
         "Search {wildcards.label} with BM25"
     shell:
-        "python -m colbert_zero.searching_bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.evaluation.bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule measure_run:
@@ -105,4 +105,4 @@ rule measure_run:
     message:
         "Measure {params.rows} on {wildcards.label}"
     shell:
-        "python -m colbert_zero.measuring --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.evaluation.measure --spec {params.spec:q} --threads {threads} 2> {log:q}"

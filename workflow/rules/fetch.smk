@@ -23,7 +23,7 @@ rule read_docstrings_source:
     message:
         "Read the documentation of {wildcards.label}"
     shell:
-        "python -m colbert_zero.docstrings --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.data.docstrings --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule read_docstrings_collection:
@@ -48,7 +48,7 @@ rule read_docstrings_collection:
     message:
         "Read the held-out documentation of {wildcards.label}"
     shell:
-        "python -m colbert_zero.docstrings --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.data.docstrings --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule fetch_source:
@@ -68,7 +68,7 @@ rule fetch_source:
     message:
         "Fetch the source {wildcards.label}"
     shell:
-        "HF_HUB_OFFLINE=0 python -m colbert_zero.fetch --spec {params.spec:q} --path={params.path:q} 2> {log:q}"
+        "HF_HUB_OFFLINE=0 python -m colbert_zero.data.fetch --spec {params.spec:q} --path={params.path:q} 2> {log:q}"
 
 
 rule fetch_collection:
@@ -88,7 +88,7 @@ rule fetch_collection:
     message:
         "Fetch the collection {wildcards.label}"
     shell:
-        "HF_HUB_OFFLINE=0 python -m colbert_zero.fetch --spec {params.spec:q} --path={params.path:q} 2> {log:q}"
+        "HF_HUB_OFFLINE=0 python -m colbert_zero.data.fetch --spec {params.spec:q} --path={params.path:q} 2> {log:q}"
 
 
 rule fetch_base:
@@ -108,7 +108,7 @@ rule fetch_base:
     message:
         "Fetch the model {wildcards.label}"
     shell:
-        "HF_HUB_OFFLINE=0 python -m colbert_zero.fetch --spec {params.spec:q} --path={params.path:q} 2> {log:q}"
+        "HF_HUB_OFFLINE=0 python -m colbert_zero.data.fetch --spec {params.spec:q} --path={params.path:q} 2> {log:q}"
 
 
 rule build_base:
@@ -133,4 +133,4 @@ rule build_base:
     message:
         "Make the untrained model {wildcards.label}"
     shell:
-        "python -m colbert_zero.base --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.models.random_base --spec {params.spec:q} --threads {threads} 2> {log:q}"

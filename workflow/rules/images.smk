@@ -16,4 +16,4 @@ rule build_image:
     message:
         "Build the image {wildcards.image}"
     shell:
-        "python -m colbert_zero.images --name {wildcards.image} --output {output:q} {params.build:q} 2> {log:q}"
+        "python -m colbert_zero.machine.images --name {wildcards.image} --output {output:q} {params.build:q} 2> {log:q}"

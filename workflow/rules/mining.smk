@@ -23,7 +23,7 @@ rule mine_bm25:
     message:
         "Search {wildcards.label} for candidates with BM25"
     shell:
-        "python -m colbert_zero.mining_bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.mining.bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule mine_dense:
@@ -50,7 +50,7 @@ rule mine_dense:
     message:
         "Search {wildcards.label} for candidates with a dense encoder"
     shell:
-        "python -m colbert_zero.mining_dense --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.mining.dense --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule filter_negatives:
@@ -75,4 +75,4 @@ rule filter_negatives:
     message:
         "Choose the negatives of {wildcards.label}"
     shell:
-        "python -m colbert_zero.negatives --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.mining.negatives --spec {params.spec:q} --threads {threads} 2> {log:q}"

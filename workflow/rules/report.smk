@@ -18,4 +18,4 @@ rule write_report:
     message:
         "Write the report of {wildcards.label}"
     shell:
-        "python -m colbert_zero.report --spec {params.spec:q} 2> {log:q}"
+        "python -m colbert_zero.report.page --spec {params.spec:q} 2> {log:q}"

@@ -28,7 +28,7 @@ rule share_shards:
     message:
         "Shuffle {wildcards.label}: the {wildcards.of}, share {wildcards.share} of {wildcards.jobs}"
     shell:
-        "python -m colbert_zero.shares --spec {params.spec:q} --of {wildcards.of} --share {wildcards.share} "
+        "python -m colbert_zero.data.shard_worker --spec {params.spec:q} --of {wildcards.of} --share {wildcards.share} "
         "--jobs {wildcards.jobs} --threads {threads} 2> {log:q}"
 
 
@@ -55,7 +55,7 @@ rule build_shards:
     message:
         "Shuffle {wildcards.label} into shards"
     shell:
-        "python -m colbert_zero.shards --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.data.shards --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule plan_batches:
@@ -81,4 +81,4 @@ rule plan_batches:
     message:
         "Plan the batches of the {wildcards.label} stage of {params.rows}"
     shell:
-        "python -m colbert_zero.batches --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.data.batches --spec {params.spec:q} --threads {threads} 2> {log:q}"

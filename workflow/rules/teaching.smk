@@ -23,7 +23,7 @@ rule teach_bm25:
     message:
         "Score {wildcards.label} with BM25"
     shell:
-        "python -m colbert_zero.teaching_bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.teaching.bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule teach_neural:
@@ -50,4 +50,4 @@ rule teach_neural:
     message:
         "Score {wildcards.label} with a re-ranker"
     shell:
-        "python -m colbert_zero.teaching_neural --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.teaching.neural --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"

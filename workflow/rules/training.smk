@@ -32,7 +32,7 @@ rule train_stage:
     message:
         "Train the {wildcards.label} stage of {params.rows}"
     shell:
-        "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} -- "
+        "python -m colbert_zero.machine.launch --gpus {params.gpus} --threads {threads} -- "
         "--spec {params.spec:q} {params.flags:q} 2> {log:q}"
 
 
@@ -72,6 +72,6 @@ rule train_stage_on_nodes:
     message:
         "Train the {wildcards.label} stage of {params.rows} on {resources.nodes} nodes"
     shell:
-        "python -m colbert_zero.launching --gpus {params.gpus} --threads {threads} --nodes {resources.nodes} "
+        "python -m colbert_zero.machine.launch --gpus {params.gpus} --threads {threads} --nodes {resources.nodes} "
         "--image={params.image:q} --apptainer-args={params.apptainer:q} -- "
         "--spec {params.spec:q} {params.flags:q} 2> {log:q}"

@@ -1,0 +1,207 @@
+"""Laws of reading, checking and writing BEIR-format collections."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from colbert_zero.data import beir
+from colbert_zero.data.beir import Collection, Document
+from colbert_zero.graph import artifact
+from colbert_zero.graph.artifact import Artifact, Job, Spec
+from colbert_zero.graph.console import UserError
+
+DOCUMENTS = [
+    Document("d1", "Trees", "A tree is a graph without cycles."),
+    Document("d2", "", "Straße, 木"),
+    Document("d3", "", ""),
+]
+QUERIES = {"q2": "what is a tree", "q1": "streets", "q3": "nobody judged this"}
+QRELS = {"q2": {"d1": 2, "d2": 0}, "q1": {"d2": 1}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sound collection of three documents and three queries, of which two are judged."""
+    beir.write_collection(tmp_path, DOCUMENTS, QUERIES, QRELS)
+    return tmp_path
+
+
+def lines(path: Path, *records: object) -> None:
+    """Write records as JSON lines."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def refusal(folder: Path, split: str = "test") -> str:
+    """The message with which `check` refuses a folder, one line."""
+    with pytest.raises(UserError) as caught:
+        beir.check(folder, split)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_written_is_read_back_in_order(folder: Path) -> None:
+    collection = Collection.open(folder)
+    assert list(collection.documents()) == list(beir.read_corpus(folder)) == DOCUMENTS
+    assert list(collection.queries.items()) == list(beir.read_queries(folder).items()) == list(QUERIES.items())
+    assert collection.qrels == beir.read_qrels(folder) == QRELS
+
+
+def test_only_judged_queries_are_evaluated(folder: Path) -> None:
+    assert list(Collection.open(folder).judged) == ["q2", "q1"]
+
+
+def test_the_counts_are_of_what_is_there(folder: Path) -> None:
+    assert beir.check(folder) == {
+        "documents": 3,
+        "queries": 2,
+        "unjudged_queries": 1,
+        "judgements": 3,
+        "positive_judgements": 2,
+        "judgements_of_unknown_documents": 0,
+        "judgements_of_unknown_queries": 0,
+        "empty_documents": 1,
+        "empty_queries": 0,
+    }
+
+
+def test_unknown_ids_in_qrels_are_counted_reported_and_kept(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (folder / "qrels/test.tsv").open("a", encoding="utf-8") as file:
+        file.write("q1\tgone\t1\nnobody\td1\t1\nnobody\td2\t1\n")
+    with caplog.at_level(logging.INFO, "colbert_zero"):
+        facts = beir.check(folder)
+    assert (facts["judgements_of_unknown_documents"], facts["judgements_of_unknown_queries"]) == (1, 2)
+    assert "1 judgements of unknown documents" in caplog.text
+    collection = Collection.open(folder)
+    assert collection.qrels["q1"] == {"d2": 1, "gone": 1}
+    assert "nobody" in collection.qrels and "nobody" not in collection.judged
+
+
+def test_the_same_collection_is_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        beir.write_collection(tmp_path / name, iter(DOCUMENTS), QUERIES, QRELS)
+    assert artifact.listing(tmp_path / "a") == artifact.listing(tmp_path / "b")
+
+
+def test_title_may_be_absent_null_or_empty_and_text_null(folder: Path) -> None:
+    lines(
+        folder / "corpus.jsonl",
+        {"_id": "d1", "text": "a"},
+        {"_id": "d2", "title": None, "text": "b"},
+        {"_id": "d3", "title": "", "text": None},
+    )
+    assert list(beir.read_corpus(folder)) == [Document("d1", "", "a"), Document("d2", "", "b"), Document("d3", "", "")]
+    assert beir.check(folder)["empty_documents"] == 1
+
+
+def test_a_gzipped_corpus_reads_as_a_plain_one(folder: Path) -> None:
+    plain = folder / "corpus.jsonl"
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert list(beir.read_corpus(folder)) == DOCUMENTS
+
+
+def test_a_truncated_gzip_is_refused(folder: Path) -> None:
+    plain = folder / "corpus.jsonl"
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes())[:-12])
+    plain.unlink()
+    assert "corpus.jsonl.gz: damaged" in refusal(folder)
+
+
+@pytest.mark.parametrize("header", ["", "query-id\tcorpus-id\tscore\r\n", "\ufeffquery-id\tcorpus-id\tscore\n"])
+def test_qrels_read_with_or_without_header_and_with_scores_as_floats(folder: Path, header: str) -> None:
+    (folder / "qrels/test.tsv").write_text(f"{header}q1\td2\t1.0\r\n\nq2\td1\t-1\n", encoding="utf-8", newline="")
+    assert beir.read_qrels(folder) == {"q1": {"d2": 1}, "q2": {"d1": -1}}
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("q1 d2 1", "with tabs between"),
+        ("q1\td2", "with tabs between"),
+        ("q1\t\t1", "with tabs between"),
+        ("q1\td2\tyes", "'yes' is not a whole number"),
+        ("q1\td2\t0.5", "'0.5' is not a whole number"),
+        ("q1\td2\tnan", "'nan' is not a whole number"),
+        ("q2\td1\t1", "two scores"),
+    ],
+)
+def test_a_malformed_judgement_is_refused_with_its_line(folder: Path, row: str, complaint: str) -> None:
+    path = folder / "qrels/test.tsv"
+    path.write_text(path.read_text() + row + "\n")
+    message = refusal(folder)
+    assert f"{path}:5: " in message and complaint in message
+
+
+def test_a_judgement_repeated_alike_counts_once(folder: Path) -> None:
+    path = folder / "qrels/test.tsv"
+    path.write_text(path.read_text() + "q1\td2\t1.0\n")
+    assert beir.check(folder)["judgements"] == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"_id": "d1", "text": "again"}', "document 'd1' is there twice"),
+        (b'{"_id": "d9", "text": "\xe9t\xe9"}', "not UTF-8 at byte 24"),
+        (b'{"_id": "d9", "text": "\\ud800"}', "surrogate"),
+        (b'{"_id": "d9", "text": "cut', "not JSON"),
+        (b'["d9", "text"]', "a JSON list, where an object is needed"),
+        (b'{"id": "d9", "text": "a"}', "no _id"),
+        (b'{"_id": "", "text": "a"}', "no _id"),
+        (b'{"_id": "d 9", "text": "a"}', "white space"),
+        (b'{"_id": "d9", "body": "a"}', "no text"),
+        (b'{"_id": "d9", "text": ["a"]}', "text must be a string or null, not list"),
+        (b'{"_id": "d9", "text": "a", "title": 3}', "title must be a string or null, not int"),
+    ],
+)
+def test_a_malformed_document_is_refused_with_its_line(folder: Path, line: bytes, complaint: str) -> None:
+    path = folder / "corpus.jsonl"
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    message = refusal(folder)
+    assert f"{path}:4: " in message and complaint in message
+
+
+def test_a_query_there_twice_is_refused_with_its_line(folder: Path) -> None:
+    lines(folder / "queries.jsonl", {"_id": "q1", "text": "a"}, {"_id": "q1", "text": "b"})
+    assert f"{folder / 'queries.jsonl'}:2: query 'q1' is there twice" in refusal(folder)
+
+
+def test_an_empty_corpus_is_refused(folder: Path) -> None:
+    (folder / "corpus.jsonl").write_text("\n")
+    assert "no document in it" in refusal(folder)
+
+
+def test_a_collection_without_a_judged_query_is_refused(folder: Path) -> None:
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nelsewhere\td1\t1\n")
+    assert "nothing to evaluate" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert f"{folder / name} is missing" in refusal(folder)
+
+
+def test_a_missing_split_names_those_there_are(folder: Path) -> None:
+    assert "splits there: test" in refusal(folder, "dev")
+
+
+def test_a_published_collection_knows_its_split_and_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(job: Job) -> dict[str, int]:
+        beir.write_collection(job.folder, DOCUMENTS, QUERIES, QRELS, "dev")
+        return beir.check(job.folder, "dev")
+
+    monkeypatch.chdir(tmp_path)
+    spec = Spec("collections", "folder.mine", {"split": "dev"})
+    assert artifact.run_step(make, None, ["--spec", spec.text]) == 0
+    assert Collection.open(Artifact.open(spec.name)).qrels == QRELS
+    path = spec.folder / "corpus.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"cycles", b"circle"))
+    with pytest.raises(UserError, match="was changed"):
+        Collection.open(Artifact.open(spec.name))

@@ -1,0 +1,391 @@
+"""Laws of shards: each valid row once, in an order that only seed, source and content decide; every loss counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pytest import CaptureFixture, MonkeyPatch
+
+from colbert_zero.data import shard_worker as shares
+from colbert_zero.data.rows import RowReader, min_max
+from colbert_zero.data.shards import make
+from colbert_zero.data.shuffle import gather
+from colbert_zero.graph.artifact import MANIFEST, SPEC, Artifact, Spec, listing, run_step
+
+COLUMNS = {"query": "query", "document": "document", "negatives": "negatives"}
+LIMITS = {"rows_per_shard": 10, "minimum_characters": 1, "maximum_characters": None, "seed": 7}
+ROWS = [{"query": f"question {number}", "document": f"answer {number}"} for number in range(37)]
+
+
+@pytest.fixture(autouse=True)
+def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def publish(spec: Spec, files: dict[str, Any], facts: dict[str, Any] | None = None) -> str:
+    """A source made by hand: JSON lines of dictionaries, Parquet of tables."""
+    for name, content in files.items():
+        (spec.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, pa.Table):
+            pq.write_table(content, spec.folder / name)
+        else:
+            (spec.folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+    (spec.folder / SPEC).write_text(spec.text)
+    (spec.folder / MANIFEST).write_text(json.dumps({"outputs": listing(spec.folder), "facts": facts or {}}))
+    return spec.name
+
+
+def sharded(source: str, threads: int = 1, **changes: Any) -> Artifact:
+    spec = Spec("shards", "mine", LIMITS | changes, {"source": [source]})
+    assert run_step(make, None, ["--spec", spec.text, "--threads", str(threads)]) == 0
+    return Artifact.open(spec.name)
+
+
+def plan_shards(files: dict[str, Any], revision: int = 0, **changes: Any) -> Artifact:
+    settings_ = {"columns": COLUMNS, "format": "rows", "revision": revision}
+    return sharded(publish(Spec("sources", "hub.mine", settings_), files), **changes)
+
+
+def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
+    reader = RowReader(artifact)
+    rows: list[dict[str, Any]] = reader.read(0, len(reader)).to_pylist()
+    return rows
+
+
+def pairs_in(artifact: Artifact) -> list[tuple[str, str]]:
+    return [(row["query"], row["document"]) for row in rows_in(artifact)]
+
+
+def test_every_row_is_kept_once() -> None:
+    artifact = plan_shards({"a.jsonl": ROWS})
+    assert sorted(pairs_in(artifact)) == sorted((row["query"], row["document"]) for row in ROWS)
+    assert pairs_in(artifact) != [(row["query"], row["document"]) for row in ROWS]
+    assert artifact.files() == [f"rows-0000{number}.parquet" for number in range(4)]
+    assert artifact.facts == {
+        "rows": 37,
+        "rows_by_shard": [10, 10, 10, 7],
+        "read": 37,
+        "dropped": {},
+        "characters": sum(len(row["query"]) + len(row["document"]) for row in ROWS),
+    }
+
+
+def test_files_and_their_order_do_not_matter() -> None:
+    whole = plan_shards({"a.jsonl": ROWS})
+    backwards = pa.Table.from_pylist(ROWS[:20:-1])
+    parts = plan_shards({"a.parquet": backwards, "b.jsonl": ROWS[:21]}, revision=1)
+    assert whole.manifest["outputs"] == parts.manifest["outputs"]
+
+
+def test_the_size_of_shards_does_not_change_the_order() -> None:
+    assert pairs_in(plan_shards({"a.jsonl": ROWS})) == pairs_in(plan_shards({"a.jsonl": ROWS}, 1, rows_per_shard=3))
+
+
+def test_threads_do_not_change_a_byte() -> None:
+    one = plan_shards({"a.jsonl": ROWS})
+    four = plan_shards({"a.jsonl": ROWS}, 1, threads=4)
+    assert one.manifest["outputs"] == four.manifest["outputs"]
+
+
+def test_the_seed_changes_the_order() -> None:
+    one, other = plan_shards({"a.jsonl": ROWS}), plan_shards({"a.jsonl": ROWS}, 1, seed=8)
+    assert pairs_in(one) != pairs_in(other)
+    assert sorted(pairs_in(one)) == sorted(pairs_in(other))
+
+
+def test_losses_are_counted_by_reason() -> None:
+    rows = [
+        {"query": " Question", "document": "An answer\n"},
+        {"query": "question", "document": "AN  ANSWER"},
+        {"query": "question", "document": "another answer"},
+        {"query": "  ", "document": "an answer"},
+        {"query": "question"},
+        {"query": 7, "document": "an answer"},
+        {"query": "why", "document": "an answer"},
+        {"query": "question", "document": "because" * 3},
+        {"query": "question", "document": "the answer", "negatives": "[1]"},
+    ]
+    artifact = plan_shards({"a.jsonl": rows}, minimum_characters=4, maximum_characters=20)
+    # Of equal rows the one whose content sorts first stays, whichever comes first.
+    assert sorted(pairs_in(artifact)) == [("question", "AN  ANSWER"), ("question", "another answer")]
+    assert artifact.facts["read"] == 9
+    assert artifact.facts["dropped"] == {
+        "document is too long": 1,
+        "duplicate": 1,
+        "negatives are not texts": 1,
+        "no document": 1,
+        "no query": 2,
+        "query is too short": 1,
+    }
+
+
+def test_negatives_stay_with_their_row_and_blank_ones_go() -> None:
+    rows = [{**row, "negatives": [row["document"] + " not", " ", "other "]} for row in ROWS]
+    rows.append({"query": "alone", "document": "without"})
+    for row in rows_in(plan_shards({"a.jsonl": rows})):
+        expected = [] if row["query"] == "alone" else [row["document"] + " not", "other"]
+        assert row["negatives"] == expected
+
+
+def test_a_source_without_negatives_has_no_column_of_them() -> None:
+    assert RowReader(plan_shards({"a.jsonl": ROWS})).schema.names == ["query", "document"]
+
+
+def fails_with(capsys: CaptureFixture[str], source: str, **changes: Any) -> str:
+    spec = Spec("shards", "mine", LIMITS | changes, {"source": [source]})
+    assert run_step(make, None, ["--spec", spec.text]) == 1
+    assert not spec.folder.exists()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "0 read, none dropped"),
+        ([{"query": "why", "document": ""}, {"query": "a", "document": "x"}], "2 read, 1 no document, 1 query is too"),
+    ],
+)
+def test_a_source_without_a_valid_row_is_refused(
+    capsys: CaptureFixture[str], rows: list[dict[str, Any]], says: str
+) -> None:
+    source = publish(Spec("sources", "file.mine", {"columns": COLUMNS}), {"a.jsonl": rows})
+    error = fails_with(capsys, source, minimum_characters=2)
+    assert f"{source} gives no row: {says}" in error
+
+
+def nothing_is_read(monkeypatch: MonkeyPatch) -> None:
+    """From now on."""
+
+    def read(*_: Any) -> Iterator[Any]:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("colbert_zero.data.shards.read_source", read)
+    monkeypatch.setattr("colbert_zero.data.scored.read_files", read)
+
+
+def spec_of(source: str, **changes: Any) -> Spec:
+    return Spec("shards", "mine", LIMITS | changes, {"source": [source]})
+
+
+PARTS = {"a.jsonl": ROWS[:10], "b.jsonl": ROWS[8:30], "c.jsonl": ROWS[30:]}
+
+
+def test_a_run_that_was_killed_goes_on_with_what_is_left(monkeypatch: MonkeyPatch) -> None:
+    expected = plan_shards({"a.jsonl": [row for part in PARTS.values() for row in part]}, revision=1).manifest[
+        "outputs"
+    ]
+    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS)
+    spec = spec_of(source)
+    gathered: list[int] = []
+
+    def dies(parts: list[Path], places: Any) -> Any:
+        gathered.append(1)
+        if len(gathered) == 3:
+            raise SystemExit
+        return gather(parts, places)
+
+    monkeypatch.setattr("colbert_zero.data.shards.gather", dies)
+    with pytest.raises(SystemExit):
+        run_step(make, None, ["--spec", spec.text])
+    kept = {path.name: path.stat().st_ino for path in spec.state.glob("shards/*.parquet")}
+    assert sorted(kept) == ["rows-00000.parquet", "rows-00001.parquet"]
+    nothing_is_read(monkeypatch)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    artifact = Artifact.open(spec.name)
+    assert len(gathered) == 5
+    assert {name: artifact.file(name).stat().st_ino for name in kept} == kept
+    assert artifact.manifest["outputs"] == expected
+    assert artifact.facts["dropped"] == {"duplicate": 2}
+    assert not spec.state.exists()
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
+    files = {
+        f"{file:02d}.jsonl": [{"query": f"question {row}", "document": f"answer {row}"} for row in range(file, 9000, 9)]
+        for file in range(9)
+    }
+    limits = {"rows_per_shard": 500}
+    expected = plan_shards({"a.jsonl": [row for rows in files.values() for row in rows]}, revision=1, **limits)
+    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), files), **limits)
+    for there in ("parts/.0*", "parts/0000[0-8]", "parts/00007", "shards/rows-*", "shards/rows-*.parquet"):
+        command = [sys.executable, "-m", "colbert_zero.data.shards", "--spec", spec.text, "--threads", "2"]
+        running = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not any(spec.state.glob(there)):
+            time.sleep(0.001)
+        os.killpg(running.pid, signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        assert not spec.folder.exists()
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    artifact = Artifact.open(spec.name)
+    assert artifact.manifest["outputs"] == expected.manifest["outputs"]
+    assert (artifact.facts["read"], artifact.facts["rows"], artifact.facts["dropped"]) == (9000, 9000, {})
+    assert not spec.state.exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_several_jobs_make_the_same_shards(monkeypatch: MonkeyPatch, jobs: int) -> None:
+    expected = plan_shards({"a.jsonl": [row for part in PARTS.values() for row in part]}, revision=1)
+    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS))
+    for of in ("files", "shards"):
+        for share in range(jobs, 0, -1):
+            words = ["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", str(jobs)]
+            assert shares.main(words) == 0
+    nothing_is_read(monkeypatch)
+    monkeypatch.setattr("colbert_zero.data.shards.gather", None)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
+    # A share that comes late finds nothing to do.
+    assert shares.main(["--spec", spec.text, "--of", "files", "--share", "1", "--jobs", "2"]) == 0
+    assert not spec.state.exists()
+
+
+def test_a_damaged_file_is_named_by_a_process_of_several(capsys: CaptureFixture[str]) -> None:
+    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS)
+    next(Path("resources/sources").glob("*/b.jsonl")).write_text("{}")
+    assert run_step(make, None, ["--spec", spec_of(source).text, "--threads", "2"]) == 1
+    assert "b.jsonl has 2 bytes, its manifest says" in capsys.readouterr().err
+
+
+# Teacher scores
+
+QUERIES = pa.table({"query_id": [10, 11, 12, 13], "text": ["ten", "eleven ", " ", "Ten"]})
+DOCUMENTS = pa.table({"document_id": list(range(8)), "text": [f"document {number}" for number in range(7)] + [None]})
+
+
+def scored(train: Any, name: str = "train.jsonl", revision: int = 0, **settings: Any) -> Artifact:
+    return sharded(scored_source(train, name, revision, **settings))
+
+
+def scored_source(train: Any, name: str = "train.jsonl", revision: int = 0, **settings: Any) -> str:
+    files = {"queries/a.parquet": QUERIES, "documents/a.parquet": DOCUMENTS[:3], "documents/b.parquet": DOCUMENTS[3:]}
+    roles = {
+        "train": [name],
+        "queries": ["queries/a.parquet"],
+        "documents": ["documents/a.parquet", "documents/b.parquet"],
+    }
+    spec = Spec("sources", "hub.marco", {"format": "scored", "revision": revision, **settings})
+    return publish(spec, {name: train, **files}, {"files": roles})
+
+
+def judged(query: Any, documents: Any, scores: Any) -> dict[str, Any]:
+    return {"query_id": query, "document_ids": documents, "scores": scores}
+
+
+def test_ids_are_joined_with_their_texts_and_scores_normalised() -> None:
+    train = [judged(10, "[3, 1, 2]", "[4.0, 2.0, 3.0]"), judged("11", [0, "5", 6], [-1, 0.5, -2.5])]
+    artifact = scored(train)
+    rows = {row["query"]: row for row in rows_in(artifact)}
+    assert rows["ten"]["documents"] == ["document 3", "document 1", "document 2"]
+    assert rows["ten"]["raw"] == [4.0, 2.0, 3.0]
+    assert rows["ten"]["scores"] == [1.0, 0.0, 0.5]
+    assert rows["eleven"]["documents"] == ["document 0", "document 5", "document 6"]
+    assert rows["eleven"]["scores"] == [0.5, 1.0, 0.0]
+    assert artifact.facts["documents"] == 3
+    assert artifact.facts["characters"] == len("ten") + len("eleven") + 6 * len("document 0")
+
+
+def test_lists_stored_as_strings_or_lists_or_in_parquet_are_the_same() -> None:
+    lists = [judged(10, [3, 1], [4.0, 2.0]), judged(11, [0, 5], [0.25, 1.0])]
+    strings = [judged(row["query_id"], str(row["document_ids"]), str(row["scores"])) for row in lists]
+    outputs = [
+        scored(lists).manifest["outputs"],
+        scored(strings, revision=1).manifest["outputs"],
+        scored(pa.Table.from_pylist(lists), "train.parquet", 2).manifest["outputs"],
+        scored(pa.Table.from_pylist(strings), "train.parquet", 3).manifest["outputs"],
+    ]
+    assert outputs[1:] == outputs[:-1]
+
+
+def test_scored_losses_are_counted_by_reason() -> None:
+    nan = float("nan")
+    train = [
+        judged(10, [0, 1, 2], [1, 2, 3]),
+        judged(13, [0, 1, 2], [3, 2, 1]),
+        judged(11, [0, 1, 99], [1, 2, 3]),
+        judged(11, [0, 1, 7], [1, 2, 3]),
+        judged(11, [0, 1], [1, 2]),
+        judged(11, [0, 1, 2], [1, 1, 1]),
+        judged(11, [0, 1, 2, 3], [1, 1, 1, 2]),
+        judged(11, [0, 1, 2], [1, nan, 1]),
+        judged(11, [0, 1, 2], [1, 1]),
+        judged(11, "__import__('os')", [1, 1]),
+        judged(11, [0, 1, 2], None),
+        judged(12, [0, 1, 2], [1, 2, 3]),
+        judged(99, [0, 1, 2], [1, 2, 3]),
+        judged(None, [0, 1, 2], [1, 2, 3]),
+    ]
+    artifact = scored(train, documents=3)
+    assert [row["query"] for row in rows_in(artifact)] == ["ten"]
+    assert artifact.facts["read"] == 14
+    assert artifact.facts["dropped"] == {
+        "a score is not finite": 1,
+        "all scores are equal": 2,
+        "documents or scores are not lists": 2,
+        "duplicate": 1,
+        "no document": 2,
+        "no query": 3,
+        "not as many scores as documents": 1,
+        "too few documents": 1,
+    }
+
+
+def test_rows_of_several_sizes_need_to_be_told_how_many(capsys: CaptureFixture[str]) -> None:
+    train = [judged(10, [0, 1, 2], [1, 2, 3]), judged(11, [0, 1], [1, 2])]
+    assert "query 11 has 2 documents, others 3; say in" in fails_with(capsys, scored_source(train))
+    artifact = scored(train, revision=1, documents=2)
+    assert {len(row["documents"]) for row in rows_in(artifact)} == {2}
+    assert artifact.facts["rows"] == 2
+
+
+def test_every_query_has_its_lowest_score_at_0_and_its_highest_at_1() -> None:
+    rng = np.random.default_rng(3)
+    rows = [judged(10, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for _ in range(50)]
+    for row in rows_in(scored(rows)):
+        raw = np.array(row["raw"], dtype=np.float32)
+        assert row["scores"] == min_max(raw).tolist()
+        assert (min(row["scores"]), max(row["scores"])) == (0.0, pytest.approx(1.0))
+        assert np.argsort(row["scores"]).tolist() == np.argsort(raw).tolist()
+
+
+def test_no_usable_judgement_is_refused(capsys: CaptureFixture[str]) -> None:
+    source = scored_source([judged(10, [0, 1], [1, 1])])
+    assert "1 read, 1 all scores are equal" in fails_with(capsys, source)
+
+
+def test_files_that_differ_in_the_number_of_documents_need_to_be_told(capsys: CaptureFixture[str]) -> None:
+    parts = {"1.jsonl": [judged(10, [0, 1, 2], [1, 2, 3])], "2.jsonl": [judged(11, [0, 1], [1, 2])]}
+    files = {**parts, "queries/a.parquet": QUERIES, "documents/a.parquet": DOCUMENTS}
+    roles = {"train": list(parts), "queries": ["queries/a.parquet"], "documents": ["documents/a.parquet"]}
+    source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
+    assert "its files have [2, 3] documents for a query; say in the registry" in fails_with(capsys, source)
+
+
+def test_several_jobs_make_the_same_scored_shards(monkeypatch: MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    rows = [judged(10 + at % 2, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for at in range(40)]
+    expected = scored(rows)
+    spec = spec_of(scored_source(rows, revision=1))
+    for of in ("files", "shards"):
+        for share in (1, 2):
+            assert shares.main(["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", "2"]) == 0
+    nothing_is_read(monkeypatch)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
+    assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
+
+
+def test_a_source_of_scores_without_texts_is_refused(capsys: CaptureFixture[str]) -> None:
+    empty = pa.table({"query_id": [10], "text": [" "]})
+    files = {"1.jsonl": [judged(10, [0, 1], [1, 2])], "q.parquet": empty, "d.parquet": DOCUMENTS}
+    roles = {"train": ["1.jsonl"], "queries": ["q.parquet"], "documents": ["d.parquet"]}
+    source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
+    assert "none of its queries has an id and a text" in fails_with(capsys, source)

@@ -1,0 +1,162 @@
+"""Indexing: what is encoded, how it is kept, and that the same spec gives the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+
+from colbert_zero.evaluation import index as indexing
+from colbert_zero.evaluation import search as searching
+from colbert_zero.evaluation.index import index_kind
+from colbert_zero.evaluation.trec import read_run
+from colbert_zero.evaluation.vectors import Vectors, VectorWriter
+from colbert_zero.graph.artifact import Artifact, Spec, listing, run_step
+from colbert_zero.graph.console import UserError
+from colbert_zero.machine.devices import add_device_option
+from colbert_zero.models.colbert import Encoding, load_colbert, save_colbert
+from publishing import publish, publish_collection
+
+ENCODING = {
+    "query_prompt": "search_query: ",
+    "document_prompt": "search_document: ",
+    "query_length": 24,
+    "document_length": 40,
+    "query_expansion": False,
+}
+WORDS = ["query", "document", "similarity", "model", "sums", "brown", "fox", "lazy", "dog", "prompts", "over", "quick"]
+DOCUMENTS = {f"d{number}": " ".join(WORDS[number % 11 : number % 11 + number % 5 + 1]) for number in range(60)}
+DOCUMENTS["empty"] = ""
+QUERIES = {"q1": "the quick fox", "unjudged": "nothing", "q2": "query similarity of a model"}
+QRELS = {"q1": {"d1": 1}, "q2": {"d2": 1}}
+
+
+def run(make: object, spec: Spec) -> Artifact:
+    assert run_step(make, None, ["--spec", spec.text], add_device_option) == 0  # type: ignore[arg-type]
+    return Artifact.open(spec.name)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modernbert: Path) -> tuple[str, str]:
+    """A trained model and a collection, published in a study of their own."""
+    monkeypatch.chdir(tmp_path)
+    encoding = Encoding(**ENCODING)
+    model = publish(
+        Spec("models", "toy", {}), lambda folder: save_colbert(load_colbert(modernbert, encoding), folder, encoding)
+    )
+    return model.name, publish_collection("toy", DOCUMENTS, QUERIES, QRELS).name
+
+
+def index_spec(study: tuple[str, str], kind: str, **changes: object) -> Spec:
+    settings = {"encoding": ENCODING | changes, "index": {"kind": kind, "seed": 1}}
+    return Spec("indexes", "toy", settings, {"model": [study[0]], "collection": [study[1]]})
+
+
+def test_documents_and_judged_queries_are_encoded_in_their_order_and_no_others(study: tuple[str, str]) -> None:
+    index = run(indexing.make, index_spec(study, "exact"))
+    assert pq.read_table(index.file("documents.parquet"))["id"].to_pylist() == list(DOCUMENTS)
+    assert pq.read_table(index.file("queries.parquet"))["id"].to_pylist() == ["q1", "q2"]
+    assert index.facts["documents"] == len(DOCUMENTS)
+    assert index.facts["queries"] == 2
+
+
+def test_vectors_are_those_of_the_model_with_its_prompts(study: tuple[str, str]) -> None:
+    index = run(indexing.make, index_spec(study, "exact"))
+    model = load_colbert(Artifact.open(study[0]).folder, Encoding(**ENCODING))
+    for name, texts, is_query in (("documents", DOCUMENTS, False), ("queries", QUERIES, True)):
+        vectors = Vectors.open(index.file(f"{name}.safetensors"), index.file(f"{name}.parquet"))
+        parts = torch.split(vectors.tokens, vectors.lengths.tolist())
+        for identity, part in zip(vectors.ids, parts, strict=True):
+            prompt = ENCODING["query_prompt" if is_query else "document_prompt"]
+            (expected,) = model.encode([f"{prompt}{texts[identity]}"], is_query=is_query, show_progress_bar=False)
+            np.testing.assert_allclose(part.float().numpy(), expected, atol=1e-3)
+
+
+def test_chunks_are_put_back_in_the_corpus_order(study: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(indexing.make, index_spec(study, "exact"))
+    expected = Vectors.open(whole.file("documents.safetensors"), whole.file("documents.parquet"))
+    tokens = expected.tokens.clone()
+    shutil.rmtree(whole.folder)
+    monkeypatch.setattr(indexing, "CHUNK", 7)
+    chunked = run(indexing.make, index_spec(study, "exact"))
+    found = Vectors.open(chunked.file("documents.safetensors"), chunked.file("documents.parquet"))
+    assert found.ids == expected.ids
+    torch.testing.assert_close(found.tokens, tokens, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["exact", "plaid"])
+def test_the_same_spec_gives_the_same_bytes(study: tuple[str, str], kind: str) -> None:
+    first = run(indexing.make, index_spec(study, kind))
+    bytes_of_first = listing(first.folder)
+    shutil.rmtree(first.folder)
+    torch.manual_seed(99)
+    assert listing(run(indexing.make, index_spec(study, kind)).folder) == bytes_of_first
+
+
+def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(study: tuple[str, str]) -> None:
+    best = {}
+    for kind in ("exact", "plaid"):
+        index = run(indexing.make, index_spec(study, kind))
+        assert index.facts["kind"] == kind
+        before = listing(index.folder)
+        settings = {"depth": 10, "drop_self": False}
+        found = run(
+            searching.make, Spec("runs", "colbert.toy", settings, {"index": [index.name], "collection": [study[1]]})
+        )
+        best[kind] = {query: {name for name, _ in hits} for query, hits in read_run(found.file("run.trec")).items()}
+        assert listing(index.folder) == before, "searching writes nothing into a published index"
+    assert not [name for name in before if name.endswith((".pkl", "embeddings.npy"))]
+    for query, documents in best["exact"].items():
+        assert len(documents & best["plaid"][query]) >= 7
+
+
+def test_a_trained_model_is_not_used_with_another_encoding(
+    study: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = index_spec(study, "exact", query_prompt="")
+    assert run_step(indexing.make, None, ["--spec", spec.text], add_device_option) == 1
+    assert "query_prompt" in capsys.readouterr().err
+
+
+def test_the_seed_decides_the_projection_of_an_untrained_base(study: tuple[str, str], modernbert: Path) -> None:
+    spec = Spec("bases", "folder.toy", {})
+    base = publish(spec, lambda folder: shutil.copytree(modernbert, folder, dirs_exist_ok=True))
+    contents = []
+    for seed in (1, 2, 1):
+        trained = index_spec((base.name, study[1]), "exact")
+        projection = {"projection": {"dimensions": 8, "seed": seed}}
+        index = run(indexing.make, Spec("indexes", "toy", {**trained.settings, **projection}, trained.inputs))
+        contents.append(index.file("documents.safetensors").read_bytes())
+        shutil.rmtree(index.folder)
+    assert contents[0] == contents[2]
+    assert contents[0] != contents[1]
+
+
+def test_an_index_is_exact_below_a_hundred_thousand_documents_and_either_on_request() -> None:
+    assert [index_kind("auto", documents) for documents in (1, 99_999, 100_000)] == ["exact", "exact", "plaid"]
+    assert index_kind("plaid", 10) == "plaid"
+    assert index_kind("exact", 10**7) == "exact"
+
+
+def test_vectors_come_back_as_they_went_in_to_half_precision(tmp_path: Path) -> None:
+    matrices = [np.linspace(-1, 1, 3 * size, dtype=np.float32).reshape(size, 3) for size in (2, 0, 5)]
+    with VectorWriter(tmp_path, "documents") as writer:
+        writer.write(["a", "b"], matrices[:2])
+        writer.write(["ç"], matrices[2:])
+    vectors = Vectors.open(writer.vectors, writer.texts)
+    assert vectors.ids == ["a", "b", "ç"]
+    assert vectors.starts.tolist() == [0, 2, 2]
+    torch.testing.assert_close(vectors.tokens, torch.from_numpy(np.concatenate(matrices)).half(), atol=0, rtol=0)
+    with safe_open(writer.vectors, framework="pt") as file:
+        assert list(file.keys()) == ["tokens"]
+
+
+def test_a_vector_that_is_not_finite_is_refused_with_the_text_it_is_of(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'broken'"), VectorWriter(tmp_path, "documents") as writer:
+        writer.write(["fine", "broken"], [np.ones((1, 2), np.float32), np.array([[1, np.nan]], np.float32)])
+    assert not writer.texts.exists()

@@ -1,0 +1,63 @@
+"""Locks: who waits goes on when the holder is gone; a file system without them is said so."""
+
+import errno
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from colbert_zero.graph import locks
+from colbert_zero.graph.console import UserError
+from colbert_zero.graph.locks import acquire_lock
+
+WORKFLOW = Path(__file__).parents[3] / "workflow"
+
+
+@pytest.mark.parametrize("end", ["released", "killed"])
+def test_who_waits_goes_on_when_the_holder_is_gone(tmp_path, monkeypatch, caplog, end):
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_LOOKS", 0.02)
+    path = tmp_path / "state" / "lock"
+    code = (
+        "import sys; from pathlib import Path; from colbert_zero.graph.locks import acquire_lock;"
+        f"lock = acquire_lock(Path({str(path)!r}), 'work'); print('held', flush=True); sys.stdin.read()"
+    )
+    environment = {"PYTHONPATH": str(WORKFLOW), "SLURM_JOB_ID": "17"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        timer = threading.Timer(0.2, holder.stdin.close if end == "released" else holder.kill)
+        timer.start()
+        with caplog.at_level(logging.INFO):
+            acquire_lock(path, "work", wait=60).close()
+        timer.join()
+    # Once, however often it looked.
+    (message,) = caplog.messages
+    assert message.startswith(f"work is under way in process {holder.pid} on ")
+    assert message.endswith(", SLURM job 17: waiting for it")
+    assert path.read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_nobody_waits_for_a_lock_that_is_free(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        acquire_lock(tmp_path / "lock", "work", wait=60).close()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, wait, number):
+    def flock(_file, _how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UserError, match="this file system has no locks") as error:
+        acquire_lock(tmp_path / "lock", "work", wait)
+    assert str(error.value).startswith(f"{tmp_path}: ")
+    assert "\n" not in str(error.value)

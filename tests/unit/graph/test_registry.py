@@ -1,0 +1,126 @@
+"""The registries: laws that what is known of the paper's data, collections, models and tables must obey."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colbert_zero.graph import registry
+
+REGISTRY = Path(__file__).parents[3] / "workflow" / "registry"
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((REGISTRY / name).read_text(encoding="utf-8"))
+
+
+COLLECTIONS, SOURCES, MODELS, PAPER = (load(f"{name}.yaml") for name in ("collections", "sources", "models", "paper"))
+TABLES = {name: PAPER[name] for name in ("table2", "table3", "table4", "mteb_rerun")}
+GROUPS = SOURCES["groups"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_average_is_the_plain_mean_of_its_15_columns(table: str) -> None:
+    assert len(PAPER["columns"]) == len(set(PAPER["columns"])) == 15
+    for row in TABLES[table]:
+        assert len(row["values"]) == 15
+        # Half a unit of the last digit printed, and what binary fractions add to it.
+        assert abs(sum(row["values"]) / 15 - row["average"]) <= 0.005 + 1e-9, row
+
+
+def test_the_tables_have_the_papers_44_rows() -> None:
+    assert [len(TABLES[name]) for name in ("table2", "table3", "table4", "mteb_rerun")] == [10, 9, 25, 3]
+    assert {row["block"] for row in PAPER["table4"]} == set(PAPER["blocks"])
+    assert {row["length"] for row in PAPER["table4"]} == {"plain", "plus_7", "plus_7_at_evaluation"}
+    names = [(row["block"], row["stage"], row["prompts"], row["length"]) for row in PAPER["table4"]]
+    assert len(set(names)) == len(names)
+
+
+def test_the_headline_is_in_every_table_that_has_it() -> None:
+    best = [max(TABLES[name], key=lambda row: row["average"])["average"] for name in ("table2", "table3", "table4")]
+    assert best == [55.43, 55.43, 55.43]
+    assert sum(PAPER["gpu_hours"].values()) == 408
+
+
+def test_26_collections_are_the_15_columns_of_the_table() -> None:
+    grouped = [member for members in COLLECTIONS["groups"].values() for member in members]
+    assert len(COLLECTIONS["collections"]) == 26
+    assert len(grouped) == len(set(grouped)) == 12
+    alone = [name for name in COLLECTIONS["collections"] if name not in grouped]
+    assert sorted([*alone, *COLLECTIONS["groups"]]) == sorted(PAPER["columns"])
+
+
+def test_the_collections_that_need_care_are_marked() -> None:
+    entries = COLLECTIONS["collections"]
+    assert {name for name in entries if entries[name].get("drop_self")} == {"arguana", "quora"}
+    in_domain = {name for name in entries if entries[name].get("in_domain")}
+    assert in_domain == {"fever", "msmarco", "nq", "hotpotqa", "quora"}
+    assert {name: entries[name]["split"] for name in entries if entries[name]["split"] != "test"} == {"msmarco": "dev"}
+
+
+def test_counts_and_scores_are_possible() -> None:
+    for name, entry in COLLECTIONS["collections"].items():
+        assert 0 < entry["queries"] <= entry["positive_judgements"] <= entry["queries"] * entry["documents"], name
+        assert all(0 < score < 1 for score in entry.get("bm25", {}).values()), name
+    forums = [COLLECTIONS["collections"][name] for name in COLLECTIONS["groups"]["cqadupstack"]]
+    totals = [sum(forum[field] for forum in forums) for field in ("documents", "queries", "positive_judgements")]
+    assert totals == [457_199, 13_145, 23_703]
+
+
+@pytest.mark.parametrize(
+    ("group", "sources", "rows"),
+    [("nomic-unsupervised", 29, 238_998_494), ("nomic-supervised", 10, 1_695_819), ("lightonai-bge-gemma", 1, 640_000)],
+)
+def test_sources_and_rows_add_up_to_what_was_trained_on(group: str, sources: int, rows: int) -> None:
+    members = GROUPS[group]["sources"]
+    assert (len(members), sum(member["rows"] for member in members.values())) == (sources, rows)
+
+
+@pytest.mark.parametrize(
+    ("group", "batch_size", "steps"), [("nomic-unsupervised", 16_384, 14_571), ("nomic-supervised", 64, 26_492)]
+)
+def test_whole_batches_of_one_source_each_make_the_papers_steps(group: str, batch_size: int, steps: int) -> None:
+    assert sum(member["rows"] // batch_size for member in GROUPS[group]["sources"].values()) == steps
+
+
+def test_every_revision_is_a_commit_or_main() -> None:
+    entries = [*COLLECTIONS["collections"].values(), *GROUPS.values(), *MODELS["models"].values()]
+    assert all(re.fullmatch(r"[0-9a-f]{40}|main", str(entry["revision"])) for entry in entries)
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+", entry["hub"]) for entry in entries)
+    # What is measured on is pinned without exception.
+    assert all(entry["revision"] != "main" for entry in COLLECTIONS["collections"].values())
+    hubs = [(entry["hub"], entry["revision"]) for entry in entries]
+    assert len(set(hubs)) == len(hubs)
+
+
+def test_globs_tell_a_groups_sources_apart() -> None:
+    for name in ("nomic-unsupervised", "nomic-supervised"):
+        settings = dict(registry.sources(name, "sources.x"))
+        globs = [glob for found in settings.values() for glob in found["files"]]
+        assert len(globs) == len(set(globs)) == len(GROUPS[name]["sources"])
+        assert not any("{" in glob for glob in globs)
+        assert all({"query", "document"} <= set(found["columns"]) for found in settings.values())
+
+
+def test_the_settings_of_a_scored_source_name_its_three_roles() -> None:
+    ((label, settings),) = registry.sources("lightonai-bge-gemma", "sources.x")
+    assert label == "ms-marco-en-bge-gemma"
+    assert settings["format"] == "scored"
+    assert set(settings["files"]) == {"train", "queries", "documents"}
+
+
+def test_no_registry_says_the_same_key_twice() -> None:
+    class BatchLoader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: {json.dumps(keys)}"
+        return loader.construct_mapping(node, deep=True)
+
+    BatchLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    for path in sorted(REGISTRY.glob("*.yaml")):
+        assert yaml.load(path.read_text(encoding="utf-8"), BatchLoader)

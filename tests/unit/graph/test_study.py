@@ -1,0 +1,182 @@
+"""A study: recipes share what they agree on, keys hold what decides, mistakes are one line."""
+
+import copy
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+
+from colbert_zero.graph.console import UserError
+from colbert_zero.graph.study import Study
+
+ROOT = Path(__file__).parents[3]
+EMBEDDED = yaml.safe_load((ROOT / "local" / "config.yaml").read_text())
+
+
+@pytest.fixture
+def config():
+    return copy.deepcopy(EMBEDDED)
+
+
+def row(study, name):
+    (found,) = [row for row in study.rows if row.name == name]
+    return found
+
+
+def test_recipes_that_agree_on_a_prefix_share_it(config):
+    study = Study(config, ROOT / "local")
+    full, mismatched = row(study, "colbert-zero"), row(study, "colbert-zero-mismatched")
+    assert full.stages[0] == mismatched.stages[0]
+    assert full.stages[1] != mismatched.stages[1]
+
+
+def test_every_input_of_a_spec_is_planned(config):
+    study = Study(config, ROOT / "local")
+    names = {spec.name for spec in study.specs.values()}
+    for spec in study.specs.values():
+        for inputs in spec.inputs.values():
+            assert set(inputs) <= names
+
+
+def test_prompt_text_decides_and_its_name_does_not(config):
+    before = Study(config, ROOT / "local")
+    config["prompts"]["renamed"] = config["prompts"].pop("search")
+    text = yaml.safe_dump(config).replace("prompts: search", "prompts: renamed")
+    assert Study(yaml.safe_load(text), ROOT / "local").report.key == before.report.key
+    config["prompts"]["renamed"]["query"] = "search_query:"
+    text = yaml.safe_dump(config).replace("prompts: search", "prompts: renamed")
+    assert Study(yaml.safe_load(text), ROOT / "local").report.key != before.report.key
+
+
+def test_candidates_are_shared_by_mining_and_teaching(config):
+    config["teachers"]["bm25"]["miners"] = ["lsa", "bm25"]
+    config["stages"]["distillation"]["sources"] = config["stages"]["supervised"]["sources"] = ["scipy", "pandas"]
+    kinds = [spec.kind for spec in Study(config, ROOT / "local").specs.values()]
+    assert kinds.count("candidates") == 2 * 2
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "local"])
+def test_planning_imports_nothing_heavy(folder):
+    code = (
+        "import sys, yaml; from pathlib import Path; from colbert_zero.graph.study import Study;"
+        "Study(yaml.safe_load(open('config.yaml')), Path('.'));"
+        "print(*{'torch', 'numpy', 'pyarrow', 'transformers', 'huggingface_hub', 'pandas'} & set(sys.modules))"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "workflow")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def change(path, value):
+    def apply(config):
+        *steps, last = path
+        for step in steps:
+            config = config[step]
+        if value is None:
+            del config[last]
+        else:
+            config[last] = value
+
+    return apply
+
+
+MISTAKES = {
+    "mistyped key": (change(["stages", "unsupervised", "learning_rte"], 0.1), "did you mean learning_rate?"),
+    "unknown section": (change(["recepies"], {}), "did you mean recipes?"),
+    "no base": (change(["recipes", "colbert-zero", "base"], None), "base is missing"),
+    "unknown base": (change(["recipes", "colbert-zero", "base"], "tinny"), "did you mean tiny?"),
+    "wrong order": (change(["recipes", "colbert-zero", "stages"], ["distillation", "supervised"]), "in the order"),
+    "twice": (change(["recipes", "colbert-zero", "stages"], ["supervised", "supervised"]), "at most once"),
+    "unknown stage": (change(["recipes", "colbert-zero", "stages"], ["unsupervized"]), "unsupervized"),
+    "unknown prompts": (change(["stages", "supervised", "prompts"], "serch"), "did you mean search?"),
+    "no data": (change(["stages", "distillation", "sources"], []), "no data"),
+    "unset": (change(["stages", "supervised", "temperature"], None), "temperature is not set"),
+    "unknown source": (change(["stages", "supervised", "sources"], ["torsh"]), "did you mean torch?"),
+    "unknown miner": (change(["mining", "fused", "miners"], ["bm52"]), "did you mean bm25?"),
+    "unknown teacher": (change(["stages", "distillation", "teacher"], "bm52"), "did you mean bm25?"),
+    "text for a number": (change(["stages", "supervised", "learning_rate"], "1e-3"), "write 1.0e-3"),
+    "two origins": (change(["sources", "torch"], {"package": "torch", "file": "x"}), "exactly one of"),
+    "no origin": (change(["sources", "torch"], {}), "exactly one of"),
+    "two kinds": (
+        change(["miners", "x"], {"depth": 3, "bm25": {}, "lsa": {}}),
+        "give exactly one of bm25, lsa, encoder",
+    ),
+    "no kind": (change(["models", "x"], {}), "give exactly one of registry, folder, random"),
+    "not a number": (change(["stages", "supervised", "batch_size"], 1.5), "batch_size: 1.5 is not a whole number"),
+    "not a name": (change(["study"], "a b"), 'study: "a b" is not of the form'),
+    "a date": (change(["study"], date(2024, 1, 1)), 'study: "2024-01-01" is not text'),
+    "a date for a key": (change(["recepies"], {date(2024, 1, 1): {}}), "did you mean recipes?"),
+    "nothing": (change(["recipes"], {}), "recipes: there is nothing in it"),
+    "twice the same": (
+        change(["mining", "fused", "miners"], ["bm25", "bm25"]),
+        'miners: ["bm25", "bm25"] has something twice',
+    ),
+    "no such file": (change(["sources", "torch"], {"file": "nowhere.parquet"}), "does not exist"),
+    "package not locked": (change(["sources", "torch"], {"package": "leftpad"}), "is not in"),
+    "p above one": (change(["mining", "fused", "p"], 1.5), "mining.fused.p"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_one_line_that_says_where(config, name):
+    apply, words = MISTAKES[name]
+    apply(config)
+    with pytest.raises(UserError) as caught:
+        Study(config, ROOT / "local")
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+
+
+def test_the_config_itself_is_not_changed(config):
+    Study(config, ROOT / "local")
+    assert config == EMBEDDED
+
+
+def test_own_file_is_known_by_its_bytes_not_its_date_or_place(config, tmp_path):
+    rows = '{"query": "q", "document": "d"}\n'
+    config["sources"]["torch"] = {"file": "own.jsonl"}
+    keys = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.jsonl").write_text(rows)
+        keys.append(Study(config, tmp_path / folder).report.key)
+    (tmp_path / "two" / "own.jsonl").write_text(rows)
+    keys.append(Study(config, tmp_path / "two").report.key)
+    assert len(set(keys)) == 1
+    (tmp_path / "two" / "own.jsonl").write_text(rows * 2)
+    assert Study(config, tmp_path / "two").report.key != keys[0]
+
+
+def test_evaluations_on_the_way_decide_nothing_and_are_all_done(config):
+    before = Study(config, ROOT / "local")
+    full = config["recipes"]["colbert-zero"]
+    full["stages"] = [{"unsupervised": {"evaluate": {"steps": [8, 2], "collections": ["numpy"]}}}, *full["stages"][1:]]
+    config["recipes"]["colbert-zero-mismatched"]["stages"][0] = {
+        "unsupervised": {"evaluate": {"steps": [2, 4], "collections": ["networkx"]}}
+    }
+    after = Study(config, ROOT / "local")
+    assert after.report.key == before.report.key
+    key = row(after, "colbert-zero").stages[0].key
+    planned = after.evaluations[key]
+    assert planned["steps"] == [2, 4, 8]
+    names = {spec.name for spec in after.specs.values() if spec.kind == "collections"}
+    assert planned["collections"].keys() <= names
+    labels = {name.split("/")[1].split("-")[0] for name in planned["collections"]}
+    assert labels == {"package.networkx", "package.numpy"}
+    assert not before.evaluations
+
+
+def test_an_unknown_collection_to_evaluate_on_is_one_line(config):
+    config["stages"]["unsupervised"]["evaluate"] = {"steps": [1], "collections": ["numpi"]}
+    with pytest.raises(UserError, match=r"stage unsupervised, evaluate: numpi is not in collections; did you mean"):
+        Study(config, ROOT / "local")
+
+
+def test_the_papers_gradient_is_the_references():
+    study = Study(yaml.safe_load((ROOT / "config.yaml").read_text()), ROOT)
+    assert row(study, "colbert-zero").stages[0].settings["gradient"] == "reference"
+    assert "gradient" not in row(study, "colbert-zero").stages[1].settings

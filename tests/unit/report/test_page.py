@@ -1,0 +1,302 @@
+"""The report: its numbers, what it says of everything behind them, and that it is one page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from colbert_zero.graph.artifact import Artifact, Spec, run_step
+from colbert_zero.report import figures, results, sections
+from colbert_zero.report import page as report
+from publishing import publish, publish_collection
+
+Facts = Mapping[str, Any]
+MEASURE = "nDCG@10"
+FORUMS = ["android", "gaming"]
+COLLECTIONS = ["numpy", *FORUMS, "<sympy>"]
+STAGES = {
+    "zero | full": ("unsupervised", "supervised", "distillation"),
+    "supervised-distillation": ("supervised", "distillation"),
+    "distillation-only": ("distillation",),
+    "zero-noprompts": ("unsupervised", "supervised", "distillation"),
+}
+VALUES = {
+    "bm25": (0.41, 0.30, 0.20, 0.39),
+    "untrained": (0.20, 0.10, 0.10, 0.25),
+    "zero | full": (0.50, 0.40, 0.20, 0.48),
+    "supervised-distillation": (0.47, 0.30, 0.20, 0.475),
+    "distillation-only": (0.44, 0.36, 0.24, 0.40),
+    "zero-noprompts": (0.49, 0.38, 0.22, 0.46),
+}
+"""By row, the mean on each collection."""
+
+
+class Study:
+    """A study whose every artifact is a few bytes, but whose specs, facts and manifests are like real ones."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        names = [f"package.{name}" for name in ("torch", "scipy")]
+        sources = [publish(Spec("sources", name, {"version": "1.0"}), None, {"rows": 4100}) for name in names]
+        dropped = {"duplicate": 31, "too short": 9}
+        self.shards = [
+            self.made("shards", source.spec.label.split(".")[1], {"seed": 42}, {"source": [source.name]}, facts)
+            for source, facts in zip(
+                sources, ({"rows": 4060, "dropped": dropped}, {"rows": 4_100_000, "dropped": {}}), strict=True
+            )
+        ]
+        self.base = self.made(
+            "bases", "random.tiny", {"hidden": 128, "seed": 42}, {"sources": [source.name for source in sources]}, {}
+        )
+        facts = {"documents": 1, "queries": 4}
+        self.collections = {
+            name: publish_collection(name.strip("<>"), {"a": "text"}, dict.fromkeys("pqrs", "text"), {"p": {"a": 1}})
+            for name in COLLECTIONS
+        }
+        assert facts["queries"] == 4
+        self.models: dict[tuple[str, ...], str] = {}
+        for name in ("bm25", "untrained"):
+            self.row(name, "baseline", [], None if name == "bm25" else self.base)
+        for name, stages in STAGES.items():
+            prompt = "" if "noprompts" in name else "search_query: "
+            start, done = self.base, []
+            for stage in stages:
+                start = self.model(stage, start, prompt)
+                done.append(start)
+            self.row(name, "recipe", done, start)
+
+    def made(
+        self,
+        kind: str,
+        label: str,
+        settings: Facts,
+        inputs: Mapping[str, list[str]],
+        facts: Facts,
+    ) -> str:
+        return publish(Spec(kind, label, settings, inputs), None, facts).name
+
+    def model(self, stage: str, start: str, prompt: str) -> str:
+        rows = self.shards
+        if stage == "supervised":
+            candidates = self.made("candidates", "bm25.torch", {"k1": 0.9}, {"shards": rows[:1]}, {"queries": 4060})
+            facts = {"rows": 3900, "dropped": {"too few negatives": 160}}
+            inputs = {"shards": rows[:1], "candidates": [candidates]}
+            rows = [self.made("negatives", "torch", {"p": 0.95}, inputs, facts)]
+        if stage == "distillation":
+            facts = {"rows": 4060, "documents": 16, "mean_positive_score": 0.9234}
+            rows = [self.made("scores", "bm25.torch", {"documents": 16}, {"shards": rows[:1]}, facts)]
+        facts = {"steps": 60, "steps_by_source": {"torch": 60}}
+        batches = self.made("batches", stage, {"batch_size": 64}, {"rows": rows}, facts)
+        settings = {"stage": stage, "seed": 42, "query_prompt": prompt, "learning_rate": 5e-4, "batch_size": 64}
+        spec = Spec("models", stage, settings, {"start": [start], "rows": rows, "batches": [batches]})
+        seconds = {"unsupervised": 65.5, "supervised": 40.25, "distillation": 20.0}[stage]
+        losses = [{"step": step, "loss": (1 if prompt else 1.1) + 3 / math.sqrt(step)} for step in range(1, 700)]
+        facts = {"seconds": seconds, "steps": 699, "device": "cpu", "parameters": 2_012_345}
+        lines = "".join(json.dumps(line) + "\n" for line in losses)
+        return publish(spec, lambda folder: (folder / "losses.jsonl").write_text(lines), facts).name
+
+    def row(self, name: str, kind: str, stages: list[str], model: str | None) -> None:
+        measures = {}
+        for collection, mean in zip(COLLECTIONS, VALUES[name], strict=True):
+            inputs = {"collection": [self.collections[collection].name]}
+            if model:
+                index = self.made("indexes", collection, {"seed": 1}, {"model": [model], **inputs}, {"kind": "exact"})
+                inputs = {"index": [index], **inputs}
+            run = self.made("runs", f"{'colbert' if model else 'bm25'}.{collection}", {"depth": 100}, inputs, {})
+            values = {"p": mean - 0.1, "q": mean + 0.1, "r": mean - 0.02, "s": mean + 0.02}
+            spec = Spec("measures", collection, {"measures": [MEASURE]}, {"run": [run], **inputs})
+            table = pa.table({"query_id": list(values), "measure": [MEASURE] * 4, "value": list(values.values())})
+            facts = {"means": {MEASURE: mean}}
+            publish(spec, lambda folder, table=table: pq.write_table(table, folder / "measures.parquet"), facts)
+            measures[collection] = spec.name
+        self.rows.append({"name": name, "kind": kind, "stages": stages, "measures": measures})
+
+    def spec(self, **changes: Any) -> Spec:
+        settings = {
+            "study": "Toy & <script>alert(1)</script>",
+            "seed": 42,
+            "measure": MEASURE,
+            "groups": {"cqadupstack": FORUMS},
+        } | changes
+        rows = settings.pop("rows", self.rows)
+        settings["rows"] = {row["name"]: {"kind": row["kind"], "stages": row["stages"]} for row in rows}
+        return Spec("reports", "toy", settings, {row["name"]: list(row["measures"].values()) for row in rows})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Study()
+
+
+def made(spec: Spec) -> Artifact:
+    assert run_step(report.make, None, ["--spec", spec.text]) == 0
+    return Artifact.open(spec.name)
+
+
+@pytest.fixture(scope="module")
+def published(study: Study) -> Artifact:
+    return made(study.spec())
+
+
+@pytest.fixture(scope="module")
+def page(published: Artifact) -> str:
+    return published.file("report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def table(published: Artifact) -> dict[str, dict[str, str]]:
+    with published.file("table.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_a_group_is_averaged_first_and_counts_once_in_the_mean(table: dict[str, dict[str, str]]) -> None:
+    row = table["zero | full"]
+    assert list(row)[3:7] == ["<sympy>", "cqadupstack", "numpy", "mean"]
+    assert float(row["cqadupstack"]) == pytest.approx(0.30)
+    assert float(row["mean"]) == pytest.approx((0.50 + 0.30 + 0.48) / 3)
+
+
+def test_training_time_is_the_sum_over_a_rows_stages_shared_ones_in_full(table: dict[str, dict[str, str]]) -> None:
+    assert float(table["zero | full"]["training_seconds"]) == pytest.approx(65.5 + 40.25 + 20)
+    assert float(table["supervised-distillation"]["training_seconds"]) == pytest.approx(40.25 + 20)
+    assert float(table["bm25"]["training_seconds"]) == 0
+
+
+def test_markdown_has_two_decimals_and_the_best_recipe_of_each_column_in_bold(published: Artifact) -> None:
+    lines = published.file("table.md").read_text(encoding="utf-8").splitlines()
+    cells = {line.split(" | ")[0].strip("| "): [cell.strip() for cell in line.split(" | ")] for line in lines[2:8]}
+    best_first = ["zero \\| full", "zero-noprompts", "supervised-distillation", "distillation-only"]
+    assert list(cells) == ["bm25", "untrained", *best_first], "baselines first, each kind from the best to the worst"
+    assert cells["zero \\| full"][1:] == [
+        "unsupervised → supervised → distillation", "**48.00**", "**30.00**", "**50.00**", "**42.67**", "2 min 06 s |",
+    ]  # fmt: skip
+    assert cells["distillation-only"][3] == "**30.00**", "equal as printed, so both are the best"
+    assert cells["bm25"][2] == "39.00", "a baseline is never in bold"
+    assert len({len(line) for line in lines[:8]}) == 1, "columns are aligned"
+
+
+def test_differences_are_to_the_best_baseline_and_paired_by_query(study: Study) -> None:
+    spec = study.spec()
+    found = report.Report.of(spec)
+    assert found.reference.name == "bm25"
+    recipe = next(row for row in found.recipes if row.name == "zero | full")
+    differences = recipe.differences_to(found.reference, found.columns)
+    assert [difference.value for difference in differences] == pytest.approx([9, 5, 9, 23 / 3])
+    # Each query differs by as much as all others do: paired, there is no uncertainty.
+    assert [difference.margin for difference in differences] == pytest.approx([0, 0, 0, 0], abs=1e-9)
+
+
+def test_the_interval_is_the_one_computed_by_hand() -> None:
+    mean, error = results._paired({"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.0, "b": 0.5, "c": 0.0})
+    assert mean == pytest.approx(1 / 3)
+    assert error == pytest.approx(math.sqrt((4 / 9 + 1 / 9 + 1 / 9) / 2 / 3))
+
+
+def test_a_study_without_baselines_or_with_one_collection_has_a_report(study: Study) -> None:
+    for rows in ([study.rows[0]], study.rows[2:3], study.rows[2:]):
+        assert "<svg" in made(study.spec(rows=rows)).file("report.html").read_text(encoding="utf-8")
+    rows = [row | {"measures": {"numpy": row["measures"]["numpy"]}} for row in study.rows]
+    assert made(study.spec(rows=rows, groups={})).facts["means"]["bm25"] == pytest.approx(0.41)
+
+
+def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page: str) -> None:
+    class Checker(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tags: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag not in ("script", "img", "link", "iframe", "object")
+            assert tag != "style" or "head" in self.tags
+            for name, value in attrs:
+                assert name not in ("src", "srcset")
+                assert name not in ("href", "xlink:href") or (value or "").startswith("#")
+            if tag not in ("meta", "use", "path", "br"):
+                self.tags.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag not in ("use", "path"):
+                assert self.tags.pop() == tag
+
+    checker = Checker()
+    checker.feed(page)
+    assert checker.tags == []
+    assert "http" not in page
+    assert "url(" not in page.replace("url(#", "")
+    assert page.count("<svg") == 3
+
+
+def test_names_are_shown_and_never_obeyed(page: str) -> None:
+    assert "<script>" not in page
+    assert "Toy &amp; &lt;script&gt;" in page
+    assert "&lt;sympy&gt;" in page
+    assert "<sympy>" not in page
+
+
+def test_the_page_states_sizes_drops_seeds_times_and_keys(page: str, study: Study) -> None:
+    text = page.replace("\u202f", " ")
+    drops = ("duplicate 31 · too short 9", "too few negatives 160")
+    for stated in ("4 100 000", *drops, "0.9234", "2 012 345", "Seed 42"):
+        assert stated in text, stated
+    for name in (study.base, *study.shards, *study.rows[2]["stages"]):
+        assert name in page
+    assert "&#34;search_query: &#34;" in page, "a prompt's last space is seen"
+    assert Artifact.open(study.base).manifest["code"]["digest"][:12] in page
+
+
+def test_settings_in_which_models_of_a_stage_differ_are_marked(study: Study) -> None:
+    spec = study.spec()
+    found = report.Report.of(spec)
+    grids = {grid.title: grid for grid in sections.settings_tables(found.models, found.users)}
+    assert [head.text for head in grids["settings of unsupervised"].heads[1:]] == ["zero | full", "zero-noprompts"]
+    marks = {line.name: line.mark for line in grids["settings of unsupervised"].rows}
+    assert marks["query prompt"] == "differs"
+    assert marks["learning rate"] == ""
+
+
+def test_a_model_that_recipes_share_is_named_with_all_of_them(study: Study) -> None:
+    rows = [study.rows[2], study.rows[2] | {"name": "twin"}, study.rows[0]]
+    spec = study.spec(rows=rows)
+    found = report.Report.of(spec)
+    assert found.users[study.rows[2]["stages"][0]] == "twin, zero | full"
+    assert found.users[study.collections["numpy"].name] == "all"
+
+
+def test_the_same_inputs_give_the_same_page(published: Artifact, study: Study) -> None:
+    spec = study.spec()
+    found = report.Report.of(spec)
+    assert found.page() == published.file("report.html").read_text(encoding="utf-8")
+
+
+def test_long_loss_histories_are_averaged_without_losing_a_step() -> None:
+    losses = [float(step) for step in range(1, 1001)]
+    steps, values = figures._thinned(losses)
+    assert len(steps) == figures.POINTS_PER_CURVE
+    assert steps == pytest.approx(values)
+    assert figures._thinned([3.0, 1.0]) == ([1.0, 2.0], [3.0, 1.0])
+
+
+def test_names_beside_the_cost_figure_do_not_overlap() -> None:
+    values = [44.0, 44.05, 44.1, 44.12, 30.0]
+    points = [figures.Point(f"name{number}", 10.0 + number, value, "#000000") for number, value in enumerate(values)]
+    svg = figures.quality_against_cost(points, "nDCG@10")
+    places = sorted(float(part.split('y="')[1].split('"')[0]) for part in svg.split("<text")[1:] if ">name" in part)
+    assert min(after - before for before, after in pairwise(places)) > 9
+
+
+def test_durations_are_in_the_unit_a_person_would_use() -> None:
+    assert [figures.duration(seconds) for seconds in (0.4, 45, 99.6, 605, 4000, 28_800, 1_468_800)] == [
+        "0.4 s", "45 s", "1 min 40 s", "10 min 05 s", "1 h 07 min", "8 h 00 min", "408 h",
+    ]  # fmt: skip

@@ -1,0 +1,239 @@
+"""Laws of teaching: as many documents on each row, the right one first, scores that one pair alone would get."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytest import CaptureFixture, MonkeyPatch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from colbert_zero.data.rows import min_max
+from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
+from colbert_zero.machine.devices import add_device_option
+from colbert_zero.models.lucene import LuceneIndex, add_options
+from colbert_zero.teaching import bm25 as teaching_bm25
+from colbert_zero.teaching import neural as teaching_neural
+from colbert_zero.teaching.neural import INSTRUCTION, CausalTeacher, CrossEncoderTeacher
+from colbert_zero.teaching.scoring import choose_documents, write_scores
+from mined import candidates, model, rows_in, shards, step
+
+PAIRS = [
+    ("red apple", "an apple is red"),
+    ("blue sky", "the sky is blue"),
+    ("red sky", "evening sky in red"),
+    ("Red  apple", "ripe apples"),
+    ("green grass", "grass is green and long " * 9),
+]
+LISTS = [
+    ([1, 0, 3, 2, 4], [9.0, 8.0, 7.0, 6.0, 5.0], 8.0),
+    ([1, 2], [9.0, 8.0], 9.0),
+    ([0, 1, 4], [9.0, 8.0, 7.0], 1.0),
+    ([0, 2, 1, 3], [9.0, 8.0, 7.0, 6.0], 6.0),
+    ([3, 2, 1, 0], [9.0, 8.0, 7.0, 6.0], 0.0),
+]
+"""Three documents a row: row 0 knows 0 and 3 (its question is row 3's), row 1 has one other candidate only."""
+EXPECTED = {0: [0, 1, 2], 2: [2, 0, 1], 3: [3, 2, 1], 4: [4, 3, 2]}
+SAMPLES = [(query, document) for query, _ in PAIRS for _, document in PAIRS] * 4
+SAMPLES += [("a query longer than the document " * 9, "the sky is blue")] * 3
+
+
+@pytest.fixture(autouse=True)
+def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def spec_of(kind: str, settings: dict[str, Any], **inputs: list[str]) -> Spec:
+    source = shards(PAIRS)
+    names = {"shards": [source.name], "candidates": [candidates(source, LISTS).name], **inputs}
+    return Spec("scores", f"{kind}.mine", {"documents": 3, **settings}, names)
+
+
+def teach(spec: Spec, scores: Sequence[Sequence[float]]) -> Artifact:
+    def make(job: Job) -> Any:
+        return write_scores(job, choose_documents(job), (np.array(row, np.float32) for row in scores))
+
+    return step(make, spec)
+
+
+SCORES = [[3.0, 1.0, 2.0], [0.0, 0.0, 0.0], [-1.0, 4.0, 9.0], [5.0, 5.0, 6.0]]
+
+
+def test_a_rows_own_document_comes_first_and_no_other_answer_follows() -> None:
+    made = teach(spec_of("x", {}), [[3.0, 2.0, 1.0]] * 4)
+    assert {row["row"]: row["documents"] for row in rows_in(made)} == {
+        row: [PAIRS[number][1] for number in numbers] for row, numbers in EXPECTED.items()
+    }
+    assert all(row["query"] == PAIRS[row["row"]][0] for row in rows_in(made))
+
+
+def test_scores_are_kept_raw_and_normalised_and_constant_rows_dropped() -> None:
+    made = teach(spec_of("x", {}), SCORES)
+    rows = rows_in(made)
+    assert [row["row"] for row in rows] == [0, 3, 4]
+    assert [row["raw"] for row in rows] == [SCORES[0], SCORES[2], SCORES[3]]
+    for row in rows:
+        assert row["scores"] == min_max(np.array(row["raw"], np.float32)).tolist()
+        assert min(row["scores"]) == 0 and max(row["scores"]) == pytest.approx(1)
+    assert made.facts["dropped"] == {"too few candidates": 1, "all scores equal": 1}
+    assert made.facts["positive_first"] == 1 and made.facts["rows"] == 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_stops_the_step_and_names_the_row(bad: float, capfd: CaptureFixture[str]) -> None:
+    spec = spec_of("x", {})
+    with pytest.raises(AssertionError):
+        teach(spec, [*SCORES[:2], [1.0, bad, 2.0], SCORES[3]])
+    assert "a score of row 3 is not finite" in capfd.readouterr().err
+    assert not spec.folder.exists()
+
+
+@pytest.mark.parametrize(("documents", "message"), [(9, "no row has 9 documents"), (3, "one score, on every row")])
+def test_no_row_left_is_one_clear_line(documents: int, message: str, capfd: CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError):
+        teach(spec_of("x", {"documents": documents}), [[1.0, 1.0, 1.0]] * 4)
+    assert message in capfd.readouterr().err
+
+
+def test_bm25_teaches_with_lucenes_scores() -> None:
+    spec = spec_of("bm25", {"k1": 0.9, "b": 0.4})
+    rows = rows_in(step(teaching_bm25.make, spec, "--threads", "2", add_options=add_options))
+    with LuceneIndex([document for _, document in PAIRS], 0.9, 0.4) as index:
+        expected = index.score([PAIRS[row][0] for row in EXPECTED], list(EXPECTED.values()))
+        assert [row["raw"] for row in rows] == [scores.tolist() for scores in expected]
+    assert [row["row"] for row in rows] == list(EXPECTED)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cross")
+    config = BertConfig.from_pretrained(bert, num_labels=1)
+    torch.manual_seed(2)
+    kind: Any = BertForSequenceClassification
+    kind(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("causal")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<pad>", "<eos>", "<bos>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator([INSTRUCTION, "Yes No", *(text for pair in PAIRS for text in pair)] * 3, trainer)
+    fast: Any = PreTrainedTokenizerFast
+    wrapped = fast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    wrapped.save_pretrained(folder)
+    # Caps its logits and ties its output layer to its input: what a head of our own must not lose.
+    config = Gemma2Config(
+        vocab_size=len(wrapped), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, pad_token_id=0, eos_token_id=1, bos_token_id=2, sliding_window=16,
+        initializer_range=0.2, final_logit_softcapping=5.0,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    kind: Any = Gemma2ForCausalLM
+    kind(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_cross_encoder_scores_as_it_would_one_pair(cross_encoder: Path) -> None:
+    plain = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(cross_encoder)
+    with torch.no_grad():
+        expected = [
+            plain(**tokenizer(*pair, truncation=True, max_length=40, return_tensors="pt")).logits.item()
+            for pair in SAMPLES
+        ]
+    scores = CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu").score(SAMPLES)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert np.ptp(scores) > 1e-3
+
+
+def one_by_one(folder: Path, maximum_length: int, instruction: str, answer: str) -> Iterator[float]:
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder)
+    plain.eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def tokens(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    for query, document in SAMPLES:
+        asked = tokens(f"A: {query}")[: maximum_length * 3 // 4]
+        texts = [2, *asked, *tokens("\n"), *tokens(f"B: {document}")][:maximum_length]
+        ids = [*texts, *tokens("\n"), *tokens(instruction)]
+        with torch.no_grad():
+            yield plain(torch.tensor([ids])).logits[0, -1, tokens(answer)[0]].item()
+
+
+@pytest.mark.parametrize(("instruction", "answer"), [(INSTRUCTION, "Yes"), ("Is B about A?", "No")])
+def test_a_language_model_scores_by_its_answers_logit_as_it_would_one_pair(
+    causal: Path, instruction: str, answer: str
+) -> None:
+    teacher = CausalTeacher(causal, 60, torch.float32, "cpu", instruction, answer)
+    scores = teacher.score(SAMPLES)
+    np.testing.assert_allclose(scores, list(one_by_one(causal, 60, instruction, answer)), atol=1e-5)
+    assert np.ptp(scores) > 1e-3
+
+
+def test_the_order_of_pairs_changes_no_score(causal: Path, cross_encoder: Path) -> None:
+    order = np.random.default_rng(0).permutation(len(SAMPLES))
+    shuffled = [SAMPLES[position] for position in order]
+    for teacher in (
+        CausalTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes"),
+        CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu"),
+    ):
+        np.testing.assert_allclose(teacher.score(shuffled), teacher.score(SAMPLES)[order], atol=1e-5)
+
+
+def test_half_precision_still_answers_in_single_precision(causal: Path) -> None:
+    scores = CausalTeacher(causal, 60, torch.bfloat16, "cpu", INSTRUCTION, "Yes").score(SAMPLES[:25])
+    np.testing.assert_allclose(scores, list(one_by_one(causal, 60, INSTRUCTION, "Yes"))[:25], atol=0.3)
+    assert (torch.tensor(scores).bfloat16().float().numpy() != scores).any()
+
+
+CROSS = {"kind": "cross-encoder", "maximum_length": 40, "precision": "fp32"}
+CAUSAL = {"kind": "causal-lm", "maximum_length": 60, "precision": "fp32", "instruction": None, "answer": "Yes"}
+
+
+@pytest.mark.parametrize("kind", ["cross-encoder", "causal-lm"])
+def test_a_neural_teacher_scores_the_documents_of_each_row(kind: str, causal: Path, cross_encoder: Path) -> None:
+    folder, settings = (cross_encoder, CROSS) if kind == "cross-encoder" else (causal, CAUSAL)
+    spec = spec_of("neural", {"teacher": settings}, model=[model(folder).name])
+    rows = rows_in(step(teaching_neural.make, spec, add_options=add_device_option))
+    teacher = (
+        CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu")
+        if kind == "cross-encoder"
+        else CausalTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes")
+    )
+    assert [row["row"] for row in rows] == list(EXPECTED)
+    for row in rows:
+        expected = teacher.score([(row["query"], document) for document in row["documents"]])
+        np.testing.assert_allclose(row["raw"], expected, atol=1e-5)
+
+
+def test_a_folder_without_such_a_model_is_one_clear_line(tmp_path: Path, capfd: CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "readme").write_text("nothing")
+    for settings in (CROSS, CAUSAL):
+        spec = spec_of("neural", {"teacher": settings}, model=[model(empty).name])
+        assert run_step(teaching_neural.make, None, ["--spec", spec.text], add_device_option) == 1
+        error = capfd.readouterr().err
+        assert f"no {settings['kind']} loads from it" in error and "Traceback" not in error

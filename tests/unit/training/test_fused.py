@@ -1,0 +1,51 @@
+"""The fused kernels against `losses.maxsim`, run by Triton's interpreter, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from colbert_zero.graph.console import UserError
+from colbert_zero.training.fused import check_fused
+
+
+def test_scores_and_gradients_are_those_of_maxsim() -> None:
+    script = Path(__file__).with_name("run_fused.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout)
+    none = {"scores": 0.0, "queries": 0.0, "documents": 0.0}
+    assert differences == {"full": none, "shorter": none, "alone": none}
+
+
+@pytest.mark.parametrize(
+    ("stage", "device", "precision", "dimensions", "reason"),
+    [
+        ("distillation", "cuda", "bf16", 128, "the documents of all"),
+        ("unsupervised", "cpu", "bf16", 128, "needs a GPU"),
+        ("unsupervised", "cuda", "fp32", 128, "precision: fp32"),
+        ("supervised", "cuda", "bf16", 100, "not 100"),
+        ("supervised", "cuda", "bf16", 512, "not 512"),
+    ],
+)
+def test_what_the_kernels_are_not_made_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, stage: str, device: str, precision: str, dimensions: int, reason: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    check_fused("unsupervised", "cuda", "bf16", 128)
+    with pytest.raises(UserError, match=f"maxsim: fused .*{reason}.*; take it out"):
+        check_fused(stage, device, precision, dimensions)
+
+
+def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "V100")
+    with pytest.raises(UserError, match="which V100 does not"):
+        check_fused("unsupervised", "cuda", "bf16", 128)

@@ -1,0 +1,181 @@
+"""Losses and gradients against PyLate's own, with PyLate's collator and its full padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pylate import losses
+from pylate.scores import colbert_kd_scores, colbert_scores
+from pylate.utils import ColBERTCollator
+
+from colbert_zero.models.colbert import Encoding, load_colbert, tokenize
+from colbert_zero.training.gradcache import GradCache, Loss, MemoryBudget, contrastive_loss, distillation_loss
+from colbert_zero.training.losses import contrastive, distillation, maxsim, maxsim_pairs
+
+ENCODING = Encoding("search_query: ", "search_document: ", 14, 20)
+QUERIES = ["the lazy dog", "", "retrieval of the best document by a model, again and again and again", "?!"]
+DOCUMENTS = [
+    # Cut; exactly the length without a skiplisted token; empty; nothing but punctuation; a repeated row.
+    ["quick fox " * 30, "the model sums", "", "(a) dog, the fox: jumps!"],
+    ["?! ... ;;", "fox dog fox dog fox dog fox dog", "lazy", "every query"],
+    ["the quick brown fox", "every similarity", "scores", "dog. " * 40],
+    ["the quick brown fox", "a", "b c d", "similarities of the best models are scored"],
+]
+LIMITS = [MemoryBudget(chunk=10**6, kept=10**6), MemoryBudget(chunk=48, kept=10**6), MemoryBudget(chunk=48, kept=0)]
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Those of all parameters that have one: BERT's pooler takes no part."""
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def reference(model: Any, loss: torch.nn.Module, rows: list[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
+    """PyLate's loss and gradients of a batch."""
+    columns = [name for name in rows[0] if name != "scores"]
+    prompts = {name: ENCODING.query_prompt if name == "query" else ENCODING.document_prompt for name in columns}
+    batch = ColBERTCollator(tokenize_fn=model.tokenize, prompts=prompts)(rows)
+    features = [
+        {key.removeprefix(f"{name}_"): batch[key] for key in batch if key.startswith(f"{name}_")} for name in columns
+    ]
+    model.zero_grad()
+    value = loss(features, batch.get("label"))
+    value.backward()
+    return value.item(), gradients(model)
+
+
+def ours(model: Any, loss: Loss, queries: list[str], documents: list[str], limits: MemoryBudget) -> Any:
+    model.zero_grad()
+    value = GradCache(model, limits).backward(
+        0,
+        tokenize(model, queries, True, ENCODING.query_prompt),
+        tokenize(model, documents, False, ENCODING.document_prompt),
+        loss,
+    )
+    return value, gradients(model)
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    assert found[0] == pytest.approx(expected[0], abs=tolerance)
+    assert max(gradient.abs().max() for gradient in expected[1].values()) > 1e-3
+    assert found[1].keys() == expected[1].keys()
+    for name, wanted in expected[1].items():
+        torch.testing.assert_close(
+            found[1][name], wanted, atol=tolerance * max(1.0, wanted.abs().max().item()), rtol=tolerance, msg=name
+        )
+
+
+@pytest.fixture(scope="module", params=["modernbert", "bert", "expanding modernbert"])
+def model(request: pytest.FixtureRequest) -> Any:
+    folder: Path = request.getfixturevalue(request.param.split()[-1])
+    expanding = Encoding(**{**vars(ENCODING), "query_expansion": request.param.startswith("expanding")})
+    return load_colbert(folder, expanding)
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=["whole", "chunks", "cached"])
+@pytest.mark.parametrize("kind", ["contrastive", "negatives", "cached", "one row twice"])
+def test_contrastive_stages_equal_pylate(model: Any, kind: str, limits: MemoryBudget) -> None:
+    per_query = 3 if kind == "negatives" else 1
+    rows = [
+        {"query": query, **{f"document{place}": text for place, text in enumerate(texts[:per_query])}}
+        for query, texts in zip(QUERIES, DOCUMENTS, strict=True)
+    ]
+    rows += rows[:1] * (kind == "one row twice")
+    oracle: torch.nn.Module = losses.Contrastive(model, temperature=0.2)
+    if kind == "cached":
+        # Its gradient is larger by the batch size: it back-propagates a sum and divides the value alone.
+        oracle = losses.CachedContrastive(model, mini_batch_size=2, temperature=0.2)
+    documents = [text for row in rows for name, text in row.items() if name != "query"]
+    scale = float(len(rows)) if kind == "cached" else 1.0
+    loss = contrastive_loss(per_query, 0.2, ENCODING.document_length, scale)
+    found = ours(model, loss, [row["query"] for row in rows], documents, limits)
+    assert_same(found, reference(model, oracle, rows))
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=["whole", "chunks", "cached"])
+def test_distillation_equals_pylate(model: Any, limits: MemoryBudget) -> None:
+    teacher = [[1.0, 0.5, 0.0, 0.2], [0.3, 1.0, 0.9, 0.0], [0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 0.1]]
+    rows = [
+        {"query": query, "documents": texts, "scores": scores}
+        for query, texts, scores in zip(QUERIES, DOCUMENTS, teacher, strict=True)
+    ]
+    expected = reference(model, losses.Distillation(model), rows)
+    loss = distillation_loss(torch.tensor(teacher), ENCODING.document_length)
+    documents = [text for texts in DOCUMENTS for text in texts]
+    assert_same(ours(model, loss, QUERIES, documents, limits), expected)
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=["whole", "chunks", "cached"])
+def test_distillation_of_equal_scores_equals_pylate(model: Any, limits: MemoryBudget) -> None:
+    documents = [["the same text"] * 3, ["fox", "dog", "fox"], ["", "", ""], ["a b", "b a", "a b"]]
+    teacher = [[1.0, 0.5, 0.0]] * 4
+    rows = [
+        {"query": query, "documents": texts, "scores": scores}
+        for query, texts, scores in zip(QUERIES, documents, teacher, strict=True)
+    ]
+    oracle = reference(model, losses.Distillation(model), rows)
+    loss = distillation_loss(torch.tensor(teacher), ENCODING.document_length)
+    found = ours(model, loss, QUERIES, [text for texts in documents for text in texts], limits)
+    # The gradient of a min-max of equal scores is that of rounding times 1e8, here as there: only the loss is defined.
+    assert found[0] == pytest.approx(oracle[0], abs=0.05)
+    assert all(gradient.isfinite().all() for gradient in found[1].values())
+
+
+def random_embeddings(*shape: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, dtype=torch.float64), dim=-1).requires_grad_()
+
+
+@pytest.fixture
+def embeddings() -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(3)
+    queries, documents = random_embeddings(5, 4, 3), random_embeddings(6, 7, 3)
+    return queries, torch.rand(5, 4) > 0.3, documents, torch.rand(6, 7) > 0.5
+
+
+def test_maxsim_equals_pylate(embeddings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, queries_mask, documents, documents_mask = embeddings
+    expected = colbert_scores(queries, documents, queries_mask, documents_mask)
+    weights = torch.randn(expected.shape, dtype=torch.float64)
+    gradients = torch.autograd.grad((expected * weights).sum(), (queries, documents))
+    for block in (1, 60, 2**24):
+        monkeypatch.setattr("colbert_zero.training.losses.BLOCK", block)
+        scores = maxsim(*embeddings)
+        torch.testing.assert_close(scores, expected)
+        found = torch.autograd.grad((scores * weights).sum(), (queries, documents))
+        torch.testing.assert_close(found, gradients)
+
+
+def test_maxsim_of_pairs_equals_pylate(embeddings: Any) -> None:
+    queries, queries_mask, documents, documents_mask = (part[:5] for part in embeddings)
+    expected = colbert_kd_scores(queries, documents[:, None], queries_mask, documents_mask[:, None])[:, 0]
+    scores = maxsim_pairs(queries, queries_mask, documents, documents_mask)
+    torch.testing.assert_close(scores, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(scores.sum(), (queries, documents)),
+        torch.autograd.grad(expected.sum(), (queries, documents)),
+    )
+
+
+@pytest.mark.parametrize("score", [maxsim, maxsim_pairs])
+def test_a_document_shorter_than_the_length_never_counts_less_than_zero(score: Any) -> None:
+    query, away, whole = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0]]]), torch.ones(1, 1).bool()
+    assert score(query, whole, away, whole).item() == -1
+    assert score(query, whole, away, whole, 1).item() == -1
+    assert score(query, whole, away, whole, 2).item() == 0
+
+
+def test_a_temperature_divides_scores() -> None:
+    scores, targets = torch.tensor([[0.2, 0.1], [0.3, 0.5]]), torch.tensor([0, 1])
+    assert contrastive(scores, targets, 0.1).item() == pytest.approx(contrastive(scores * 10, targets, 1.0).item())
+    # -log(e^2 / (e^2 + e^1)) and -log(e^5 / (e^5 + e^3))
+    assert contrastive(scores, targets, 0.1).item() == pytest.approx((0.313262 + 0.126928) / 2, abs=1e-5)
+
+
+def test_distillation_does_not_depend_on_the_scale_of_the_student() -> None:
+    student, teacher = torch.tensor([[3.0, 5.0, 9.0]]), torch.tensor([[0.0, 1.0, 0.5]])
+    value = distillation(student, teacher).item()
+    assert value == pytest.approx(distillation(student * 7 + 2, teacher).item(), abs=1e-6)
+    assert value > 0.01
+    assert distillation(teacher, teacher).item() == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,261 @@
+"""Training rows, as the artifacts of a study hold them.
+
+Shards, negatives and scores (`shards/*`, `negatives/*`, `scores/*`) are folders of `rows-00000.parquet`,
+`rows-00001.parquet` ... in row groups of one size. How many rows each file has is in the manifest, so that a row's
+number leads to its row group: `RowWriter` writes them, `RowReader` reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from colbert_zero.data.text import normalise
+from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.digests import SEPARATOR
+
+ROWS_PER_GROUP = 4096
+"""A row group: what is decoded to read any of its rows, and what a stream hands out at once."""
+
+PAIRS = pa.schema([("query", pa.string()), ("document", pa.string())])
+TRIPLES = PAIRS.append(pa.field("negatives", pa.list_(pa.string())))
+SCORED = pa.schema(
+    [
+        ("query", pa.string()),
+        ("documents", pa.list_(pa.string())),
+        ("raw", pa.list_(pa.float32())),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+"""The three kinds of rows of shards."""
+ROW = pa.field("row", pa.int64())
+MINED, TEACHER_SCORED = TRIPLES.insert(0, ROW), SCORED.insert(0, ROW)
+"""What is made of shards; `row` is the 0-based number of a row there."""
+
+
+def min_max(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Teacher scores in [0, 1], per query: `(s - min) / (max - min + 1e-8)`.
+
+    PyLate's distillation loss normalises the student's scores so, and takes the teacher's as they are.
+
+    Args:
+        raw: Scores of one query's documents, or of many queries (queries x documents); finite.
+
+    Returns:
+        The same shape.
+    """
+    scores = raw.astype(np.float64)
+    low, high = scores.min(axis=-1, keepdims=True), scores.max(axis=-1, keepdims=True)
+    normalised: npt.NDArray[np.float32] = ((scores - low) / (high - low + 1e-8)).astype(np.float32)
+    return normalised
+
+
+def text_digest(*texts: str) -> bytes:
+    """16 bytes that are the same for the same texts, up to `normalise`, in the same order."""
+    # No normalised text holds the separator: it counts as white space.
+    return _digest(SEPARATOR.join(map(normalise, texts)).encode())
+
+
+def text_digests(*columns: pa.LargeStringArray) -> list[bytes]:
+    """The `text_digest` of each row of texts, of which none is null."""
+    plain = np.logical_and.reduce([_plain(column) for column in columns]).tolist()
+    lower = pc.binary_join_element_wise(*map(pc.ascii_lower, columns), pa.scalar(SEPARATOR, pa.large_string()))
+    return [
+        _digest(text) if is_plain else text_digest(*(column[row].as_py() for column in columns))
+        for row, (text, is_plain) in enumerate(zip(lower.cast(pa.large_binary()).to_pylist(), plain, strict=True))
+    ]
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _plain(texts: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+    """Which texts are printable ASCII with single spaces inside: `normalise` makes them lower case, and no more."""
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    letters = np.frombuffer(content or b"", np.uint8)[ends[0] : ends[-1]]
+    spaces = letters == ord(" ")
+    # Below a space, the difference wraps around.
+    others = letters - np.uint8(ord(" ")) > ord("~") - ord(" ")
+    others[1:] |= spaces[1:] & spaces[:-1]
+    filled = ends[1:] > ends[:-1]
+    starts, ends = (ends[:-1] - ends[0])[filled], (ends[1:] - ends[0])[filled]
+    plain = np.ones(len(texts), dtype=np.bool_)
+    plain[filled] = ~(np.logical_or.reduceat(others, starts) | spaces[starts] | spaces[ends - 1])
+    return plain
+
+
+class ShardWriter:
+    """Writes one file of rows; the bytes do not depend on how the rows were handed over.
+
+    Attributes:
+        schema: The columns.
+        rows: How many rows were handed over.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Write the columns of `schema` to `path`."""
+        self.schema, self.rows = schema, 0
+        # Texts hardly repeat: a dictionary of them would be given up half-way. Without one, level 2 takes the room of
+        # level 3 with one, and half the time.
+        self._file = pq.ParquetWriter(
+            path, schema, compression="zstd", compression_level=2, use_dictionary=False, write_statistics=False
+        )
+        self._pending: list[pa.Table] = []
+        self._waiting = 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows: a table of the schema."""
+        self._pending.append(rows)
+        self.rows += rows.num_rows
+        self._waiting += rows.num_rows
+        if self._waiting >= ROWS_PER_GROUP:
+            self._flush(ROWS_PER_GROUP)
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        if self._waiting:
+            self._flush(1)
+        self._file.close()
+
+    def _flush(self, least: int) -> None:
+        """Write row groups as long as `least` rows are left."""
+        table = pa.concat_tables(self._pending)
+        while table.num_rows >= least:
+            # One chunk per column: the pages then depend on the rows alone.
+            group = table.slice(0, ROWS_PER_GROUP).combine_chunks()
+            self._file.write_table(group, row_group_size=ROWS_PER_GROUP)
+            table = table.slice(ROWS_PER_GROUP)
+        self._pending, self._waiting = [table], table.num_rows
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"rows-{number:05d}.parquet"
+
+
+class RowWriter:
+    """Writes rows as shards of a fixed size, the last one shorter.
+
+    Attributes:
+        rows_by_shard: How many rows each file has.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int) -> None:
+        """Write into `folder`, which exists; `rows_per_shard` rows to a file."""
+        self.rows_by_shard: list[int] = []
+        self._folder, self._schema, self._rows_per_shard = folder, schema, rows_per_shard
+        self._shard: ShardWriter | None = None
+
+    def __enter__(self) -> RowWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the last file; there is one even without rows."""
+        if error is None and self._shard is None and not self.rows_by_shard:
+            self._open()
+        self._close()
+
+    @property
+    def rows(self) -> int:
+        """How many rows were written."""
+        return sum(self.rows_by_shard) + (self._shard.rows if self._shard else 0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every manifest of rows holds; complete once the writer is closed."""
+        return row_facts(self.rows_by_shard)
+
+    def write(self, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        """Append rows: a table with the schema's columns in any order, or dictionaries."""
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pylist(list(rows), schema=self._schema)
+        rows = rows.select(self._schema.names).cast(self._schema)
+        while rows.num_rows:
+            shard = self._shard or self._open()
+            room = self._rows_per_shard - shard.rows
+            shard.write(rows.slice(0, room))
+            rows = rows.slice(room)
+            if shard.rows == self._rows_per_shard:
+                self._close()
+
+    def _open(self) -> ShardWriter:
+        self._shard = ShardWriter(self._folder / shard_name(len(self.rows_by_shard)), self._schema)
+        return self._shard
+
+    def _close(self) -> None:
+        if self._shard is not None:
+            self._shard.close()
+            self.rows_by_shard.append(self._shard.rows)
+            self._shard = None
+
+
+def row_facts(rows_by_shard: Sequence[int]) -> dict[str, Any]:
+    """The facts of an artifact of rows that `RowReader` needs."""
+    return {"rows": sum(rows_by_shard), "rows_by_shard": list(rows_by_shard)}
+
+
+class RowReader:
+    """Reads the rows of an artifact that a `RowWriter` wrote, by number."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Read the rows of `artifact`; each file's digest is checked when it is first opened."""
+        self.artifact = artifact
+        self._files = [shard_name(number) for number in range(len(artifact.facts["rows_by_shard"]))]
+        self._ends = np.cumsum(artifact.facts["rows_by_shard"])
+        self._first, self._group = 0, self.schema.empty_table()
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return int(self._ends[-1])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return pq.read_schema(self.artifact.file(self._files[0]))
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """The rows `start` to `stop` (exclusive), in order.
+
+        Raises:
+            IndexError: There are no such rows.
+            UserError: A file is missing, truncated or edited.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop} of {self.artifact.name}, which has {len(self)}")
+        pieces = []
+        while start < stop:
+            if not self._first <= start < self._first + self._group.num_rows:
+                self._load(start)
+            piece = self._group.slice(start - self._first, stop - start)
+            pieces.append(piece)
+            start += piece.num_rows
+        return pa.concat_tables(pieces) if pieces else self.schema.empty_table()
+
+    def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows in order, a row group at a time; only some columns if they are named."""
+        for file in self._files:
+            with pq.ParquetFile(self.artifact.file(file)) as shard:
+                yield from shard.iter_batches(ROWS_PER_GROUP, columns=None if columns is None else list(columns))
+
+    def _load(self, row: int) -> None:
+        """Decode the row group of a row and keep it: a batch is smaller, and a small source has no other."""
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        position = row - int(self._ends[shard - 1] if shard else 0)
+        with pq.ParquetFile(self.artifact.file(self._files[shard])) as file:
+            size = file.metadata.row_group(0).num_rows
+            self._group = file.read_row_group(position // size)
+        self._first = row - position % size

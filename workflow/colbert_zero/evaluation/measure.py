@@ -1,0 +1,73 @@
+"""Measure a run against a collection's judgements, query by query.
+
+    python -m colbert_zero.evaluation.measure --spec '{"kind":"measures","label":"numpy",...}'
+
+Measures are named as in `ir_measures` (`nDCG@10`, `AP@100`, `R@100`); nDCG has linear gains and a log2 discount, as in
+trec_eval. A mean is over all judged queries: one that is not in the run counts as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ir_measures
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from colbert_zero.data.beir import Collection, Qrels
+from colbert_zero.evaluation.trec import Run, read_run
+from colbert_zero.graph.artifact import Job, step_main
+from colbert_zero.graph.console import UserError
+
+
+def make(job: Job) -> Mapping[str, Any]:
+    """Write `measures.parquet` (query_id, measure, value); returns the means."""
+    run = read_run(job.input("run").file("run.trec"))
+    qrels = Collection.open(job.input("collection")).qrels
+    names = job.settings["measures"]
+    values = measure(names, qrels, run)
+    rows = sorted((query, name, value) for (query, name), value in values.items())
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    schema = pa.schema([("query_id", pa.string()), ("measure", pa.string()), ("value", pa.float64())])
+    pq.write_table(pa.table(columns, schema=schema), job.folder / "measures.parquet", compression="zstd")
+    return {
+        "means": {name: math.fsum(values[query, name] for query in qrels) / len(qrels) for name in names},
+        "queries": len(qrels),
+        "queries_without_results": sum(query not in run for query in qrels),
+    }
+
+
+def measure(names: Sequence[str], qrels: Qrels, run: Run) -> dict[tuple[str, str], float]:
+    """The value of each measure for each judged query.
+
+    Args:
+        names: Measures, as `ir_measures` writes them.
+        qrels: Grades; those below 0 count as 0, which is not relevant.
+        run: The retrieved documents. Of documents with equal scores, the one with the greater id comes first.
+
+    Returns:
+        Values by (query, measure).
+
+    Raises:
+        UserError: `ir_measures` does not know a measure.
+    """
+    measures = {_parsed(name): name for name in names}
+    grades = {query: {document: max(grade, 0) for document, grade in row.items()} for query, row in qrels.items()}
+    scores = {query: dict(documents) for query, documents in run.items() if query in qrels}
+    values = {(query, name): 0.0 for query in qrels for name in names}
+    for metric in ir_measures.iter_calc(list(measures), grades, scores):
+        values[metric.query_id, measures[metric.measure]] = float(metric.value)
+    return values
+
+
+def _parsed(name: str) -> Any:
+    try:
+        return ir_measures.parse_measure(name)
+    except (NameError, ValueError) as error:
+        raise UserError(f"measure {name!r} is not one of ir_measures ({error}); write it like nDCG@10") from None
+
+
+if __name__ == "__main__":
+    step_main(make, __doc__)
