@@ -45,23 +45,19 @@ bench-data bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
 
 # The markers are touched last, so an interrupted installation is taken up again. The larger one does for the smaller.
-.venv/host: envs/host.txt pyproject.toml
-	$(call install,host)
+.venv/host: envs/host.txt envs/install.py pyproject.toml
+	@$(PYTHON) envs/install.py host
+	@touch $@
 
-.venv/installed: envs/local.txt pyproject.toml
-	$(call install,local)
-	touch .venv/host
+.venv/installed: envs/local.txt envs/install.py pyproject.toml
+	@$(PYTHON) envs/install.py local
+	@touch .venv/host $@
 
-define install
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found; 3.11 to 3.13 is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --no-compile --require-hashes -r envs/$(1).txt
-	.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
-endef
-
+# Packages in NAME.excludes are left out even where another package asks for them; those of local.txt have one version
+# everywhere. peers.txt is what is installed beside an environment, so it has no dependencies of its own.
 lock:
 	cd envs && for name in local host torch lucene; do \
 	  uv pip compile --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header \
-	    $$([ $$name = local ] || echo "--constraint local.txt") $$([ $$name != lucene ] || echo "--excludes lucene.excludes") \
-	    $$name.in --output-file $$name.txt; done
+	    $$([ $$name = local ] || echo "--constraint local.txt") \
+	    $$([ ! -e $$name.excludes ] || echo "--excludes $$name.excludes") $$name.in --output-file $$name.txt; done
+	cd envs && uv pip compile --no-deps --generate-hashes --no-header peers.in --output-file peers.txt

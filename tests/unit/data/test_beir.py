@@ -85,7 +85,7 @@ def test_the_same_collection_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         beir.write_collection(tmp_path / name, iter(DOCUMENTS), QUERIES, QRELS)
-    assert artifact.listing(tmp_path / "a") == artifact.listing(tmp_path / "b")
+    assert artifact.file_digests(tmp_path / "a") == artifact.file_digests(tmp_path / "b")
 
 
 def test_title_may_be_absent_null_or_empty_and_text_null(folder: Path) -> None:

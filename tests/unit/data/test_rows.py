@@ -13,14 +13,14 @@ from pytest import MonkeyPatch, TempPathFactory
 
 from colbert_zero.data import rows as rows_module
 from colbert_zero.data.rows import MINED, RowReader, RowWriter, min_max, text_digest, text_digests
-from colbert_zero.graph.artifact import Artifact, Spec, listing
+from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.console import UserError
 
 TEXTS = st.text("aZ \t\x1f\x7fé\u2003ß", max_size=6)
 
 
 def plan_shards(folder: Path, facts: dict[str, object]) -> Artifact:
-    return Artifact(Spec("shards", "mine", {}), {"outputs": listing(folder), "facts": facts}, folder)
+    return Artifact(Spec("shards", "mine", {}), {"outputs": file_digests(folder), "facts": facts}, folder)
 
 
 def table_of(size: int) -> pa.Table:

@@ -20,7 +20,7 @@ from colbert_zero.data import shard_worker as shares
 from colbert_zero.data.rows import RowReader, min_max
 from colbert_zero.data.shards import make
 from colbert_zero.data.shuffle import gather
-from colbert_zero.graph.artifact import MANIFEST, SPEC, Artifact, Spec, listing, run_step
+from colbert_zero.graph.artifact import MANIFEST, SPEC, Artifact, Spec, file_digests, run_step
 
 COLUMNS = {"query": "query", "document": "document", "negatives": "negatives"}
 LIMITS = {"rows_per_shard": 10, "minimum_characters": 1, "maximum_characters": None, "seed": 7}
@@ -41,7 +41,7 @@ def publish(spec: Spec, files: dict[str, Any], facts: dict[str, Any] | None = No
         else:
             (spec.folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
     (spec.folder / SPEC).write_text(spec.text)
-    (spec.folder / MANIFEST).write_text(json.dumps({"outputs": listing(spec.folder), "facts": facts or {}}))
+    (spec.folder / MANIFEST).write_text(json.dumps({"outputs": file_digests(spec.folder), "facts": facts or {}}))
     return spec.name
 
 

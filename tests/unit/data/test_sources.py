@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from colbert_zero.data.sources import read_source
-from colbert_zero.graph.artifact import Artifact, Spec, listing
+from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.console import UserError
 
 LINES: list[dict[str, Any]] = [
@@ -32,7 +32,7 @@ COLUMNS = {"query": "q", "document": "d", "negatives": "n"}
 
 def source_of(folder: Path, **settings: object) -> Artifact:
     spec = Spec("sources", "hub.mine", {"columns": COLUMNS, **settings})
-    return Artifact(spec, {"outputs": listing(folder), "facts": {}}, folder)
+    return Artifact(spec, {"outputs": file_digests(folder), "facts": {}}, folder)
 
 
 def read(artifact: Artifact) -> list[dict[str, object]]:

@@ -16,7 +16,7 @@ from colbert_zero.evaluation import search as searching
 from colbert_zero.evaluation.index import index_kind
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.evaluation.vectors import Vectors, VectorWriter
-from colbert_zero.graph.artifact import Artifact, Spec, listing, run_step
+from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import Encoding, load_colbert, save_colbert
@@ -92,10 +92,10 @@ def test_chunks_are_put_back_in_the_corpus_order(study: tuple[str, str], monkeyp
 @pytest.mark.parametrize("kind", ["exact", "plaid"])
 def test_the_same_spec_gives_the_same_bytes(study: tuple[str, str], kind: str) -> None:
     first = run(indexing.make, index_spec(study, kind))
-    bytes_of_first = listing(first.folder)
+    bytes_of_first = file_digests(first.folder)
     shutil.rmtree(first.folder)
     torch.manual_seed(99)
-    assert listing(run(indexing.make, index_spec(study, kind)).folder) == bytes_of_first
+    assert file_digests(run(indexing.make, index_spec(study, kind)).folder) == bytes_of_first
 
 
 def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(study: tuple[str, str]) -> None:
@@ -103,13 +103,13 @@ def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(stud
     for kind in ("exact", "plaid"):
         index = run(indexing.make, index_spec(study, kind))
         assert index.facts["kind"] == kind
-        before = listing(index.folder)
+        before = file_digests(index.folder)
         settings = {"depth": 10, "drop_self": False}
         found = run(
             searching.make, Spec("runs", "colbert.toy", settings, {"index": [index.name], "collection": [study[1]]})
         )
         best[kind] = {query: {name for name, _ in hits} for query, hits in read_run(found.file("run.trec")).items()}
-        assert listing(index.folder) == before, "searching writes nothing into a published index"
+        assert file_digests(index.folder) == before, "searching writes nothing into a published index"
     assert not [name for name in before if name.endswith((".pkl", "embeddings.npy"))]
     for query, documents in best["exact"].items():
         assert len(documents & best["plaid"][query]) >= 7

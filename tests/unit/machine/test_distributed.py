@@ -58,7 +58,7 @@ def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
             found.append(receiver.recv())
         except EOFError:
             found.append(None)
-        process.init_process_group()
+        process.join()
     return found
 
 
@@ -131,7 +131,7 @@ def short_of_memory(spec: Spec) -> tuple[list[float], int]:
         trainer = training._trainer(job(spec, Path("out")), "cpu", group)
         trainer.model.train()
         losses = [trainer.train_step()["loss"] for _ in range(3)]
-        return losses, trainer.engine.limits.chunk
+        return losses, trainer.engine.budget.tokens_per_chunk
 
 
 def test_where_one_process_runs_out_of_memory_all_compute_less_at_once(modernbert: Path) -> None:
@@ -196,14 +196,14 @@ def test_what_one_process_began_two_finish_and_the_other_way_round(modernbert: P
 
 def command_line(spec: Spec, signalled: int | None = None) -> tuple[int, str]:
     """Exit status and stderr of the command, whose process of rank `signalled` has a SIGTERM during each step."""
-    advance = Trainer.advance
+    train_step = Trainer.train_step
 
     def interrupted(trainer: Trainer) -> Any:
         if trainer.group.rank == signalled:
             os.kill(os.getpid(), signal.SIGTERM)
-        return advance(trainer)
+        return train_step(trainer)
 
-    Trainer.advance = interrupted  # type: ignore[method-assign]
+    Trainer.train_step = interrupted  # type: ignore[method-assign]
     sys.argv = ["training", "--spec", spec.text, "--device", "cpu", "--threads", "2"]
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = training.main()

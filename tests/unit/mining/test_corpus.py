@@ -10,14 +10,14 @@ from pytest import TempPathFactory
 
 from colbert_zero.data.rows import PAIRS, TRIPLES, RowWriter
 from colbert_zero.data.text import normalise
-from colbert_zero.graph.artifact import Artifact, Spec, listing
+from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.mining.corpus import TrainingCorpus
 
 
 def plan_shards(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int = 3) -> Artifact:
     with RowWriter(folder, TRIPLES if "negatives" in rows[0] else PAIRS, rows_per_shard) as writer:
         writer.write(rows)
-    return Artifact(Spec("shards", "mine", {}), {"outputs": listing(folder), "facts": writer.facts}, folder)
+    return Artifact(Spec("shards", "mine", {}), {"outputs": file_digests(folder), "facts": writer.facts}, folder)
 
 
 def test_a_text_is_numbered_once_by_first_occurrence(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def spec_of(source: Artifact, *miners: Artifact, **changes: Any) -> Spec:
 
 
 def chosen(own: Candidates, known: Sequence[int] = (0,), row: int = 0, **changes: Any) -> list[int] | None:
-    return NegativeSampler(**SETTINGS | {"label": "mine"} | changes).of(row, own, np.array(known, np.int32))
+    return NegativeSampler(**SETTINGS | {"label": "mine"} | changes).sample(row, own, np.array(known, np.int32))
 
 
 def test_a_candidate_is_kept_below_the_filters_bound() -> None:

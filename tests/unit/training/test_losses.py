@@ -24,7 +24,7 @@ DOCUMENTS = [
     ["the quick brown fox", "every similarity", "scores", "dog. " * 40],
     ["the quick brown fox", "a", "b c d", "similarities of the best models are scored"],
 ]
-LIMITS = [MemoryBudget(chunk=10**6, kept=10**6), MemoryBudget(chunk=48, kept=10**6), MemoryBudget(chunk=48, kept=0)]
+LIMITS = [MemoryBudget(tokens_per_chunk=10**6, tokens_in_memory=10**6), MemoryBudget(tokens_per_chunk=48, tokens_in_memory=10**6), MemoryBudget(tokens_per_chunk=48, tokens_in_memory=0)]
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:

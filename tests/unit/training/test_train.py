@@ -224,20 +224,20 @@ def test_a_signal_stops_after_the_step_with_one_line(
     modernbert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = model_spec(modernbert, "unsupervised")
-    advance = Trainer.advance
+    train_step = Trainer.train_step
     handler = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
 
         def interrupted(trainer: Trainer, number: int = number) -> Any:
             os.kill(os.getpid(), number)
-            return advance(trainer)
+            return train_step(trainer)
 
-        monkeypatch.setattr(Trainer, "advance", interrupted)
+        monkeypatch.setattr(Trainer, "train_step", interrupted)
         assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 1
         assert signal.getsignal(signal.SIGTERM) is handler
     assert "colbert-zero: stopped at step 3 of 8; the same command goes on from there\n" in capsys.readouterr().err
     assert not spec.folder.exists()
-    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
     assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 0
     assert len(Artifact.open(spec.name).manifest["attempts"]) == 4
     assert not spec.state.exists()

@@ -118,7 +118,7 @@ def test_the_temperatures_gradient_is_that_of_the_loss(modernbert: Path) -> None
     def loss_at(temperature: float) -> tuple[float, trainer.Trainer]:
         spec = model_spec(modernbert, "unsupervised", learnable_temperature=True, temperature=temperature)
         made = training._trainer(job(spec, Path("out")), "cpu")
-        return made.advance()["loss"], made
+        return made.train_step()["loss"], made
 
     (low, _), (_, made), (high, _) = map(loss_at, (0.19, 0.2, 0.21))
     assert made.temperature is not None and made.temperature.grad is not None
@@ -132,7 +132,7 @@ def test_a_temperature_that_has_fallen_below_zero_stops_the_run(modernbert: Path
     assert made.temperature is not None
     made.temperature.data.fill_(-0.01)
     with pytest.raises(UserError, match=r", temperature -0.01 at step 1 of 8 .*: lower the learning rate"):
-        made.advance()
+        made.train_step()
 
 
 # Steps that are not made

@@ -114,6 +114,11 @@ def content_digest(outputs: Mapping[str, Mapping[str, Any]]) -> str:
     return digest(canonical({file: entry["sha256"] for file, entry in outputs.items()}))
 
 
+def folder_digest(folder: Path) -> str:
+    """One digest over the files of a folder that is not an artifact yet."""
+    return content_digest(file_digests(folder))
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published artifact, opened for reading.

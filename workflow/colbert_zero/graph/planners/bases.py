@@ -1,0 +1,56 @@
+"""Plan the models that are not trained here: bases, encoders and teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from colbert_zero.graph import registry
+from colbert_zero.graph.artifact import Spec, folder_digest
+from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.sources import SourcePlanner
+
+
+class BasePlanner:
+    """Plans what the section `models` names, when something needs it."""
+
+    def __init__(self, draft: Draft, sources: SourcePlanner) -> None:
+        """Plan for `draft`; models with random weights take their vocabulary from `sources`."""
+        self._draft, self._sources = draft, sources
+
+    def base(self, name: str, where: str) -> Spec:
+        """The model called `name`.
+
+        Raises:
+            UserError: The config has no such model; `where` says what named it.
+        """
+        model = self._draft.entry("models", name, where)
+        kind = only_key(model, tuple(KINDS), f"models.{name}")
+        return KINDS[kind](self._draft, self._sources, name, model)
+
+
+def _from_registry(draft: Draft, _sources: SourcePlanner, name: str, model: Config) -> Spec:
+    """A model of the Hub at a pinned revision."""
+    return draft.add("bases", f"hub.{name}", registry.model(model["registry"], f"models.{name}"))
+
+
+def _from_folder(draft: Draft, _sources: SourcePlanner, name: str, model: Config) -> Spec:
+    """A local folder that transformers, sentence-transformers or PyLate can load."""
+    path = draft.local_path(model["folder"], f"models.{name}")
+    return draft.add("bases", f"folder.{name}", {"sha256": draft.digest(path, folder_digest)}, path=path)
+
+
+def _random(draft: Draft, sources: SourcePlanner, name: str, model: Config) -> Spec:
+    """A small ModernBERT with random weights and a tokenizer trained on sources."""
+    random = dict(model["random"])
+    texts = [spec for _, spec in sources.named(random.pop("sources"), f"models.{name}")]
+    settings = {**random, "architecture": "modernbert", "seed": draft.seed}
+    return draft.add("bases", f"random.{name}", settings, {"sources": texts})
+
+
+KINDS: Mapping[str, Callable[[Draft, SourcePlanner, str, Config], Spec]] = {
+    "registry": _from_registry,
+    "folder": _from_folder,
+    "random": _random,
+}
+"""Where a model can come from: the config's key, and what plans it."""

@@ -1,0 +1,77 @@
+"""Plan the evaluation of a row of the table on every collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.config import Config
+from colbert_zero.graph.planners.collections import Collection, CollectionPlanner
+from colbert_zero.graph.planners.draft import Draft
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: As in the config.
+        kind: `recipe` or `baseline`.
+        stages: The models of its stages, in order; none for a baseline.
+        measures: Its measures by collection.
+    """
+
+    name: str
+    kind: str
+    stages: tuple[Spec, ...]
+    measures: Mapping[str, Spec]
+
+
+class EvaluationPlanner:
+    """Plans indexes, runs and measures, as the section `evaluation` says."""
+
+    def __init__(self, draft: Draft, collections: CollectionPlanner) -> None:
+        """Plan for `draft`, on all of `collections`."""
+        self._draft, self._collections = draft, collections
+        self._settings = draft.config["evaluation"]
+
+    def late_interaction(self, model: Spec, encoding: Config, **settings: Config) -> dict[str, Spec]:
+        """The measures of a late-interaction model, by collection.
+
+        Args:
+            model: The model.
+            encoding: Its prompts and lengths.
+            settings: More settings of its indexes.
+        """
+
+        def plan_run(collection: Collection) -> Spec:
+            index = {"encoding": encoding, "index": {"kind": self._settings["index"], "seed": self._draft.seed}}
+            inputs = {"model": model, "collection": collection.spec}
+            planned = self._draft.add("indexes", collection.name, index | settings, inputs)
+            inputs = {"index": planned, "collection": collection.spec}
+            return self._draft.add("runs", f"colbert.{collection.name}", self._run_settings(collection), inputs)
+
+        return self._measures(plan_run)
+
+    def bm25(self, parameters: Config) -> dict[str, Spec]:
+        """The measures of BM25 with these parameters, by collection."""
+
+        def plan_run(collection: Collection) -> Spec:
+            settings = {**parameters, **self._run_settings(collection)}
+            return self._draft.add("runs", f"bm25.{collection.name}", settings, {"collection": collection.spec})
+
+        return self._measures(plan_run)
+
+    def _run_settings(self, collection: Collection) -> Config:
+        return {"depth": self._settings["depth"], "drop_self": collection.drop_self}
+
+    def _measures(self, plan_run: Callable[[Collection], Spec]) -> dict[str, Spec]:
+        """Measure the run that `plan_run` plans for each collection."""
+        settings = {"measures": self._settings["measures"]}
+        return {
+            name: self._draft.add(
+                "measures", name, settings, {"run": plan_run(collection), "collection": collection.spec}
+            )
+            for name, collection in self._collections.by_name.items()
+        }

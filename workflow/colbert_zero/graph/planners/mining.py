@@ -1,0 +1,71 @@
+"""Plan candidates and negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.planners.bases import BasePlanner
+from colbert_zero.graph.planners.draft import Draft
+
+
+class MiningPlanner:
+    """Plans what the sections `miners` and `mining` name, when something needs it."""
+
+    def __init__(self, draft: Draft, bases: BasePlanner) -> None:
+        """Plan for `draft`; dense miners encode with models of `bases`."""
+        self._draft, self._bases = draft, bases
+
+    def candidates(self, miners: Sequence[str], shards: Spec, where: str) -> list[Spec]:
+        """Each miner's candidates for the queries of a source's shards.
+
+        Raises:
+            UserError: A miner is unknown; `where` says what named it.
+        """
+        planned = []
+        for name in miners:
+            miner = self._draft.entry("miners", name, where)
+            kind = only_key(miner, tuple(KINDS), f"miners.{name}")
+            planned.append(KINDS[kind](self._draft, self._bases, name, miner, shards))
+        return planned
+
+    def negatives(self, name: str, shards: Spec, where: str) -> Spec:
+        """The negatives of a source's shards, mined as the entry `name` of `mining` says.
+
+        Raises:
+            UserError: There is no such entry; `where` says what named it.
+        """
+        mining = dict(self._draft.entry("mining", name, where))
+        candidates = self.candidates(mining.pop("miners"), shards, f"mining.{name}")
+        settings = {**mining, "seed": self._draft.seed}
+        return self._draft.add("negatives", shards.label, settings, {"shards": shards, "candidates": candidates})
+
+
+def _bm25(draft: Draft, _bases: BasePlanner, _name: str, miner: Config, shards: Spec) -> Spec:
+    """BM25."""
+    settings = {**miner["bm25"], "depth": miner["depth"]}
+    return draft.add("candidates", f"bm25.{shards.label}", settings, {"shards": shards})
+
+
+def _lsa(draft: Draft, _bases: BasePlanner, _name: str, miner: Config, shards: Spec) -> Spec:
+    """Latent semantic analysis fitted on the source's documents."""
+    encoder = {"kind": "lsa", **miner["lsa"], "seed": draft.seed}
+    settings = {"encoder": encoder, "depth": miner["depth"]}
+    return draft.add("candidates", f"dense.{shards.label}", settings, {"shards": shards})
+
+
+def _encoder(draft: Draft, bases: BasePlanner, name: str, miner: Config, shards: Spec) -> Spec:
+    """A sentence-transformers model."""
+    encoder = {"kind": "sentence-transformers", **miner["encoder"]}
+    model = bases.base(encoder.pop("model"), f"miners.{name}")
+    settings = {"encoder": encoder, "depth": miner["depth"]}
+    return draft.add("candidates", f"dense.{shards.label}", settings, {"shards": shards, "model": model})
+
+
+KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec], Spec]] = {
+    "bm25": _bm25,
+    "lsa": _lsa,
+    "encoder": _encoder,
+}
+"""What can mine: the config's key, and what plans the candidates."""

@@ -1,0 +1,63 @@
+"""Plan teacher scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.planners.bases import BasePlanner
+from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.mining import MiningPlanner
+
+
+class TeacherPlanner:
+    """Plans what the section `teachers` names, when something needs it."""
+
+    def __init__(self, draft: Draft, bases: BasePlanner, mining: MiningPlanner) -> None:
+        """Plan for `draft`; teachers score the candidates of `mining`, some of them with models of `bases`."""
+        self._draft, self._bases, self._mining = draft, bases, mining
+
+    def scores(self, name: str, shards: Spec, where: str) -> Spec:
+        """A teacher's scores for the queries of a source's shards.
+
+        Raises:
+            UserError: There is no such teacher; `where` says what named it.
+        """
+        teacher = self._draft.entry("teachers", name, where)
+        kind = only_key(teacher, tuple(KINDS), f"teachers.{name}")
+        candidates = self._mining.candidates(teacher["miners"], shards, f"teachers.{name}")
+        return KINDS[kind](self._draft, self._bases, name, teacher, {"shards": shards, "candidates": candidates})
+
+
+Inputs = dict[str, Spec | list[Spec]]
+"""The shards, and the candidates of each miner."""
+
+
+def _bm25(draft: Draft, _bases: BasePlanner, _name: str, teacher: Config, inputs: Inputs) -> Spec:
+    """BM25."""
+    settings = {"documents": teacher["documents"], **teacher["bm25"]}
+    return draft.add("scores", _label("bm25", inputs), settings, inputs)
+
+
+def _neural(draft: Draft, bases: BasePlanner, name: str, teacher: Config, inputs: Inputs, *, kind: str) -> Spec:
+    """A re-ranker."""
+    neural = dict(teacher[kind])
+    model = bases.base(neural.pop("model"), f"teachers.{name}")
+    settings = {"documents": teacher["documents"], "teacher": {"kind": kind, **neural}}
+    return draft.add("scores", _label("neural", inputs), settings, {**inputs, "model": model})
+
+
+def _label(kind: str, inputs: Inputs) -> str:
+    shards = inputs["shards"]
+    assert isinstance(shards, Spec)
+    return f"{kind}.{shards.label}"
+
+
+KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Inputs], Spec]] = {
+    "bm25": _bm25,
+    "cross-encoder": partial(_neural, kind="cross-encoder"),
+    "causal-lm": partial(_neural, kind="causal-lm"),
+}
+"""What can teach: the config's key, and what plans the scores."""
