@@ -5,7 +5,7 @@
 # make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
-# make bench-train     each stage against PyLate's trainer: samples/s and memory
+# make bench-train     each stage against the trainers of PyLate and sentence-transformers 6: samples/s and memory
 # make lock            the locks anew, from envs/*.in (needs uv)
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -18,13 +18,14 @@ demo: .venv/installed
 	colbert-zero table --directory local
 
 # The longest file first, so that no process is left alone with it.
-test: .venv/installed lint
+test: .venv/installed .venv/peers/installed lint
 	pytest -n auto --maxprocesses 4 --dist loadfile tests/workflow tests/unit tests/contract
 
 lint: .venv/installed
 	ruff check workflow tests
 	ruff format --check workflow tests
 	mypy
+	lint-imports
 	snakefmt --check Snakefile workflow/rules
 	snakemake --profile local --lint
 
@@ -39,7 +40,9 @@ cluster-stop:
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster
 	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py
-	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_failures.py tests/cluster/test_site.py
+	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
+
+bench-train: .venv/peers/installed
 
 bench-data bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
@@ -52,6 +55,11 @@ bench-data bench-train: .venv/installed
 .venv/installed: envs/local.txt envs/install.py pyproject.toml
 	@$(PYTHON) envs/install.py local
 	@touch .venv/host $@
+
+# What our models are compared with, for processes of their own: `PYTHONPATH=.venv/peers python ...`.
+.venv/peers/installed: envs/peers.txt envs/install.py | .venv/installed
+	@$(PYTHON) envs/install.py peers
+	@touch $@
 
 # Packages in NAME.excludes are left out even where another package asks for them; those of local.txt have one version
 # everywhere. peers.txt is what is installed beside an environment, so it has no dependencies of its own.

@@ -2,10 +2,10 @@
 #
 #   snakemake --profile local            the embedded study, on this machine
 #   snakemake --profile slurm            the paper's study, on a cluster
-#   snakemake --profile local --directory MYSTUDY     one's own, in a folder with a config.yaml
+#   snakemake --profile local --directory MYSTUDY     a study of your own: a folder with a config.yaml
 #
-# Every artifact is a folder named by what decides it: changing a setting makes new names, so only what it reaches
-# runs, and what was there stays.
+# Every artifact is a folder named by what decides it. A changed setting gives new names to the artifacts that it
+# decides: only those are made, and the old ones stay.
 import sys
 
 from snakemake.utils import min_version

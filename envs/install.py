@@ -1,6 +1,9 @@
 """Install one of the locks into .venv, and this package with it.
 
-    python3 envs/install.py local|host
+    python3 envs/install.py local|host|peers
+
+`peers` goes into `.venv/peers`, beside the environment's packages: only a process with that folder first on its
+PYTHONPATH sees it.
 
 A lock is whole: it names every package that is needed, at one version, with the digests of its files. So pip resolves
 nothing (`--no-deps`): a release that appears upstream tomorrow changes nothing here. What goes wrong is said in one
@@ -10,7 +13,6 @@ This file is run by any Python a machine may have, before anything is installed:
 newer than Python 3.7, so that an old Python can say that it is too old.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -22,9 +24,10 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 """The first and the last Python that the locks are made for."""
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv"
-SPACE_GB = {"local": 7.0, "host": 0.6}
+PEERS = ENVIRONMENT / "peers"
+SPACE_GB = {"local": 7.0, "host": 0.6, "peers": 0.1}
 """What the installed packages take on Linux, rounded up."""
-DOWNLOADS_GB = {"local": 1.0, "host": 0.1}
+DOWNLOADS_GB = {"local": 1.0, "host": 0.1, "peers": 0.1}
 """What the largest downloads of a lock take in the temporary folder while they are unpacked."""
 
 CAUSES = (
@@ -52,8 +55,8 @@ CAUSES = (
     ),
     (
         r"No matching distribution found for (?P<package>\S+)",
-        "the package registry has no {package} for this Python and machine: Linux on x86-64 or arm64 is needed, and a "
-        "mirror must be up to date",
+        "the package registry gives no file of {package} for this Python and machine: check that it can be reached and, "
+        "if it is a mirror, that it is up to date; Linux on x86-64 or arm64 is needed",
     ),
 )
 """What pip says, and what a person can do about it."""
@@ -66,9 +69,7 @@ class InstallError(Exception):
 def check_python(version=sys.version_info):
     """Refuse a Python that the locks are not made for, or one that cannot make environments."""
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
-        raise InstallError(
-            "Python {}.{} found; 3.11 to 3.13 is needed: make PYTHON=python3.12".format(*version[:2])
-        )
+        raise InstallError("Python {}.{} found; 3.11 to 3.13 is needed: make PYTHON=python3.12".format(*version[:2]))
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
@@ -153,20 +154,37 @@ def make_environment():
         raise InstallError("{} could not be made: {}".format(ENVIRONMENT, cause_of(done.stdout)))
 
 
+def pip_install(*arguments):
+    """Install what pip's arguments name and nothing else."""
+    succeeded, output = run(
+        "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--progress-bar", "off", *arguments
+    )
+    if not succeeded:
+        raise InstallError("{} ({})".format(cause_of(output), ENVIRONMENT / "install.log"))
+
+
 def install(name):
-    """Install a lock and this package."""
+    """Install a lock: `peers` into its own folder, the others into the environment and this package with them."""
     lock = ROOT / "envs" / (name + ".txt")
     count = len(re.findall(r"^[A-Za-z0-9]\S*==", lock.read_text(encoding="utf-8"), re.MULTILINE))
-    sys.stderr.write("installing {} packages of {} into {}\n".format(count, lock.relative_to(ROOT), ENVIRONMENT))
-    pip = ("-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--progress-bar", "off")
-    steps = (
-        (*pip, "--no-compile", "--require-hashes", "-r", lock),
-        (*pip, "--no-build-isolation", "--no-index", "--editable", "."),
-    )
-    for step in steps:
-        succeeded, output = run(*step)
-        if not succeeded:
-            raise InstallError("{} ({})".format(cause_of(output), ENVIRONMENT / "install.log"))
+    folder = PEERS if name == "peers" else ENVIRONMENT
+    packages = "{} package{}".format(count, "" if count == 1 else "s")
+    sys.stderr.write("installing {} of {} into {}\n".format(packages, lock.relative_to(ROOT), folder))
+    locked = ("--no-compile", "--require-hashes", "-r", lock)
+    if name == "peers":
+        install_beside(*locked)
+    else:
+        pip_install(*locked)
+        pip_install("--no-build-isolation", "--no-index", "--editable", ".")
+
+
+def install_beside(*arguments):
+    """Replace the folder of the peers by a new one, which takes its name when it is complete."""
+    unfinished = PEERS.with_name("peers.unfinished")
+    shutil.rmtree(str(unfinished), ignore_errors=True)
+    pip_install("--target", unfinished, *arguments)
+    shutil.rmtree(str(PEERS), ignore_errors=True)
+    unfinished.rename(PEERS)
 
 
 def main():

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tiny_models import WORDS, tiny_bert, tiny_modernbert
+from tiny_models import SENTENCES, tiny_bert, tiny_modernbert
 
 
 @pytest.fixture(scope="session")
 def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_modernbert(tmp_path_factory.mktemp("modernbert"), WORDS)
+    return tiny_modernbert(tmp_path_factory.mktemp("modernbert"), SENTENCES)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bert(tmp_path_factory.mktemp("bert"), WORDS)
+    return tiny_bert(tmp_path_factory.mktemp("bert"), SENTENCES)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A small local server that speaks as much of the Hugging Face Hub's API as fetching needs, for tests."""
+"""A small local server for tests, with the part of the Hugging Face Hub's API that fetching needs."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LFS_SUFFIXES = (".parquet", ".safetensors", ".gz")
-"""Files of these kinds are listed and served as large ones: with their SHA-256."""
+"""Files with these suffixes are listed and served as large files: with their SHA-256."""
 
 API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<hub>[^/]+/[^/]+)/(?P<verb>revision|tree)/(?P<revision>[^/]+)")
 RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<hub>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
@@ -20,42 +20,42 @@ RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<hub>[^/]+/[^/]+)/resolve/(?P<rev
 
 @dataclass
 class Hub:
-    """What is served, and what was asked.
+    """The served repositories, the faults to simulate, and a record of the requests.
 
     Attributes:
-        address: For HF_ENDPOINT.
-        cuts: By path, after how many bytes each of its next responses breaks off; used up one by one.
-        statuses: By path, the HTTP status of each request for its bytes; used up one by one, then all is well.
-        corrupt: Paths that are served with the right size and other bytes.
-        astray: Paths that are listed besides, and are not there.
-        token: If set, whoever does not send it is refused.
+        address: The value for HF_ENDPOINT.
+        cut_after: By path, the number of bytes after which each of the next responses breaks off.
+        statuses: By path, the HTTP status of each of the next requests for the file's bytes; later ones succeed.
+        corrupt: Paths that are served with the right size but other bytes.
+        phantom_paths: Paths that are listed although they do not exist.
+        token: If set, requests without it are refused.
         gated: Repositories whose terms nobody has accepted.
-        ranges: The (path, Range header) of the requests that had one.
-        gets: The paths whose bytes were asked for, in order.
-        tokens: The Authorization headers that came.
+        range_requests: The (path, Range header) of the requests with such a header.
+        downloads: The paths whose bytes were requested, in order.
+        authorizations: The Authorization headers of all requests.
     """
 
     address: str = ""
-    cuts: dict[str, list[int]] = field(default_factory=dict)
+    cut_after: dict[str, list[int]] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
-    astray: list[str] = field(default_factory=list)
+    phantom_paths: list[str] = field(default_factory=list)
     token: str | None = None
     gated: set[str] = field(default_factory=set)
-    ranges: list[tuple[str, str]] = field(default_factory=list)
-    gets: list[str] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    range_requests: list[tuple[str, str]] = field(default_factory=list)
+    downloads: list[str] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
     _repositories: dict[tuple[str, str], dict[str, Path]] = field(default_factory=dict)
 
     def add(self, hub: str, folder: Path, kind: str = "datasets") -> str:
-        """Serve a folder's files as a new commit, the head of main, of a repository; return the commit."""
+        """Serve a folder's files as a new commit at the head of the repository's main branch; return the commit."""
         content = "".join(f"{path}{path.read_bytes()!r}" for path in sorted(folder.rglob("*")) if path.is_file())
         commit = hashlib.sha1((hub + content).encode()).hexdigest()
         self._repositories.setdefault((kind, hub), {}).update({commit: folder, "main": folder})
         return commit
 
     def find(self, kind: str, hub: str, revision: str) -> tuple[str, Path] | str:
-        """The (commit, folder) of a revision, or the Hub's code for why not."""
+        """The (commit, folder) of a revision, or the Hub's error code."""
         if hub in self.gated:
             return "GatedRepo"
         if (kind, hub) not in self._repositories:
@@ -84,7 +84,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             path = unquote(urlsplit(self.path).path)
             authorization = self.headers.get("Authorization")
             if authorization:
-                hub.tokens.append(authorization)
+                hub.authorizations.append(authorization)
             if hub.token and authorization != f"Bearer {hub.token}":
                 self._refuse(401, "RepoNotFound")
             elif match := API.fullmatch(path):
@@ -122,7 +122,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._json({"id": hub, "sha": commit, "siblings": [{"rfilename": name} for name in names]})
             else:
                 entries = [_entry(path, name) for path, name in zip(files, names, strict=True)]
-                self._json([*entries, *({**entries[0], "path": path} for path in served.astray)])
+                self._json([*entries, *({**entries[0], "path": path} for path in served.phantom_paths)])
 
         def _file(self, found: tuple[str, Path] | str, name: str, body: bool) -> None:
             if isinstance(found, str):
@@ -137,15 +137,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._refuse(status, "Unavailable")
                 return
             content = (folder / name).read_bytes()
-            etag = _entry(folder / name, name).get("lfs", {}).get("oid") or _git(content)
+            etag = _entry(folder / name, name).get("lfs", {}).get("oid") or _git_sha1(content)
             if name in hub.corrupt:
                 content = bytes(len(content))
             start, size = 0, len(content)
-            if asked := self.headers.get("Range"):
-                hub.ranges.append((name, asked))
-                start = int(asked.removeprefix("bytes=").split("-")[0])
-            self.send_response(206 if asked else 200)
-            if asked:
+            if requested := self.headers.get("Range"):
+                hub.range_requests.append((name, requested))
+                start = int(requested.removeprefix("bytes=").split("-")[0])
+            self.send_response(206 if requested else 200)
+            if requested:
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
             self.send_header("Content-Length", str(size - start))
             self.send_header("ETag", f'"{etag}"')
@@ -154,8 +154,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if not body:
                 return
-            hub.gets.append(name)
-            cut = hub.cuts[name].pop(0) if hub.cuts.get(name) else size
+            hub.downloads.append(name)
+            cut = hub.cut_after[name].pop(0) if hub.cut_after.get(name) else size
             self.wfile.write(content[start : start + cut])
             if start + cut < size:
                 self.wfile.flush()
@@ -165,21 +165,21 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _git(content: bytes) -> str:
+def _git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _entry(path: Path, name: str) -> dict[str, object]:
     content = path.read_bytes()
-    entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _git(content)}
+    entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _git_sha1(content)}
     if name.endswith(LFS_SUFFIXES):
         entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return entry
 
 
 @contextmanager
-def serving() -> Iterator[Hub]:
-    """A Hub on a free local port, as long as the context lasts."""
+def serve_hub() -> Iterator[Hub]:
+    """Run a Hub on a free local port within the context."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,4 +1,4 @@
-"""Artifacts made by hand in the current study, for tests of mining and teaching."""
+"""Publish small artifacts in the current study, and read rows back, for tests of mining and teaching."""
 
 from __future__ import annotations
 
@@ -9,34 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from colbert_zero.data.rows import PAIRS, RowReader, RowWriter
+from colbert_zero.data.rows import PAIR_SCHEMA, RowReader, RowWriter
 from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
 from colbert_zero.mining.candidates import Candidates, write_candidates
 from colbert_zero.mining.corpus import TrainingCorpus
 from publishing import publish
 
 
-def shards(pairs: Sequence[tuple[str, str]], rows_per_shard: int = 1000) -> Artifact:
-    """Shards of (query, document) pairs."""
+def publish_shards(pairs: Sequence[tuple[str, str]], rows_per_shard: int = 1000) -> Artifact:
+    """Publish shards of (query, document) pairs."""
 
     def write(folder: Path) -> dict[str, int]:
-        with RowWriter(folder, PAIRS, rows_per_shard) as writer:
+        with RowWriter(folder, PAIR_SCHEMA, rows_per_shard) as writer:
             writer.write([{"query": query, "document": text} for query, text in pairs])
         return writer.facts
 
     return publish(Spec("shards", "mine", {"pairs": list(map(list, pairs)), "rows_per_shard": rows_per_shard}), write)
 
 
-def candidates(of: Artifact, found: Sequence[tuple[list[int], list[float], float]], label: str = "a") -> Artifact:
-    """One miner's candidates: numbers, scores, and the positive's score, for each row."""
-    positives = TrainingCorpus.of(of).positive
-    rows = [Candidates(np.array(ids, np.int32), np.array(s, np.float32), np.float32(own)) for ids, s, own in found]
-    spec = Spec("candidates", label, {"found": [list(row) for row in found]}, {"shards": [of.name]})
+def publish_candidates(
+    shards: Artifact, lists: Sequence[tuple[list[int], list[float], float]], label: str = "a"
+) -> Artifact:
+    """Publish one miner's candidates: for each row, document numbers, scores and the positive's score."""
+    positives = TrainingCorpus.from_shards(shards).positives
+    rows = [
+        Candidates(np.array(documents, np.int32), np.array(scores, np.float32), np.float32(positive_score))
+        for documents, scores, positive_score in lists
+    ]
+    spec = Spec("candidates", label, {"found": [list(row) for row in lists]}, {"shards": [shards.name]})
     return publish(spec, lambda folder: write_candidates(folder, rows, positives))
 
 
-def model(folder: Path) -> Artifact:
-    """A base with a folder's files."""
+def publish_model(folder: Path) -> Artifact:
+    """Publish a base with a folder's files."""
 
     def write(target: Path) -> dict[str, int]:
         shutil.copytree(folder, target, dirs_exist_ok=True)
@@ -45,14 +50,14 @@ def model(folder: Path) -> Artifact:
     return publish(Spec("bases", f"folder.{folder.name}", {}), write)
 
 
-def step(make: Callable[[Job], Mapping[str, Any]], spec: Spec, *flags: str, **run: Any) -> Artifact:
-    """Publish what a step makes."""
+def publish_step(make: Callable[[Job], Mapping[str, Any]], spec: Spec, *flags: str, **run: Any) -> Artifact:
+    """Run a step, and open the artifact that it publishes."""
     assert run_step(make, None, ["--spec", spec.text, *flags], **run) == 0
     return Artifact.open(spec.name)
 
 
 def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
-    """All rows of an artifact."""
+    """Read all rows of an artifact."""
     reader = RowReader(artifact)
     rows: list[dict[str, Any]] = reader.read(0, len(reader)).to_pylist()
     return rows

@@ -1,4 +1,4 @@
-"""Stand-ins for programs that a machine may not have: a script first on the PATH."""
+"""Stand-ins for programs that a machine may not have: scripts in a folder that is first on the PATH."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
-SITES = ("apptainer", "sacct", "sacctmgr", "sbatch", "sinfo", "squeue", "srun")
-"""What a cluster has, and a laptop has not."""
-EVERYWHERE = ("awk", "bash", "cat", "git", "grep", "ls", "mkdir", "rm", "sed", "sh", "uname", "which")
+CLUSTER_PROGRAMS = ("apptainer", "sacct", "sacctmgr", "sbatch", "sinfo", "squeue", "srun")
+"""Programs of a cluster that a laptop does not have."""
+COMMON_PROGRAMS = ("awk", "bash", "cat", "git", "grep", "ls", "mkdir", "rm", "sed", "sh", "uname", "which")
 
 
 def program(folder: Path, name: str, script: str) -> Path:
-    """Put the program `name` into `folder`: a shell script, or with `#!python` in front one in Python."""
+    """Write the program `name` into `folder`: a shell script, or a Python script if its first line is `#!python`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     first, _, rest = script.partition("\n")
@@ -24,16 +24,16 @@ def program(folder: Path, name: str, script: str) -> Path:
 
 
 def says(text: str, status: int = 0) -> str:
-    """The script that writes `text` and ends with `status`."""
+    """A script that prints `text` and exits with `status`."""
     return f"cat <<'END'\n{text}\nEND\nexit {status}"
 
 
 def laptop(folder: Path) -> str:
-    """A PATH with what every machine has, and nothing of a cluster, even where this machine is one."""
+    """A PATH with the programs of every machine and none of a cluster, even if this machine belongs to one."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in EVERYWHERE:
-        found = shutil.which(name)
-        if found is not None:
-            (folder / name).symlink_to(found)
-    assert not any(shutil.which(name, path=folder) for name in SITES)
+    for name in COMMON_PROGRAMS:
+        path = shutil.which(name)
+        if path is not None:
+            (folder / name).symlink_to(path)
+    assert not any(shutil.which(name, path=folder) for name in CLUSTER_PROGRAMS)
     return os.fspath(folder)

@@ -1,4 +1,4 @@
-"""Artifacts made on the spot, published as the steps publish theirs."""
+"""Publish artifacts made by a test, in the way that the steps publish theirs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.data.beir import Document, check, write_collection
+from colbert_zero.data.beir import Document, check_collection, write_collection
 from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
 
 
 def publish(
     spec: Spec, write: Callable[[Path], object] | None = None, facts: Mapping[str, Any] | None = None
 ) -> Artifact:
-    """Publish the files that `write` puts into the folder it is given, in the current folder's study.
+    """Publish the files that `write` puts into its folder, in the study of the current folder.
 
-    The facts are those given, or what `write` returns.
+    The facts of the manifest are `facts`, or else the dictionary that `write` returns.
     """
 
     def make(job: Job) -> Mapping[str, Any]:
@@ -31,10 +31,10 @@ def publish_collection(
 ) -> Artifact:
     """Publish a collection of documents without titles."""
     spec = Spec("collections", f"folder.{label}", {"split": "test", "texts": [documents, queries, qrels]})
-    counted: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
     def write(folder: Path) -> None:
         write_collection(folder, (Document(name, "", text) for name, text in documents.items()), queries, qrels)
-        counted.update(check(folder))
+        counts.update(check_collection(folder))
 
-    return publish(spec, write, counted)
+    return publish(spec, write, counts)

@@ -19,13 +19,13 @@ import yaml
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.study import Study
-from own_study import CONFIG as OWN
+from own_study import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
 STEPS = 2400
 IMAGES = Path("/opt/colbert-zero-cluster/images")
-"""Kept from clone to clone: an image that is there already is not built again."""
+"""All clones share this folder: an image that exists is not built again."""
 
 Config = dict[str, Any]
 
@@ -38,25 +38,25 @@ def mirror() -> str:
     return sorted(set(sites.stdout.split()))[0]
 
 
-def images() -> Config:
-    """How a config says that images are built here: there may be no container registry."""
+def image_settings() -> Config:
+    """The config's section `images` that builds them on this machine: there may be no container registry."""
     build = {"bootstrap": "debootstrap", "mirror": mirror(), "certificates": os.environ.get("SSL_CERT_FILE")}
     return {"folder": str(IMAGES), "build": build}
 
 
-def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
-    """What a condition gives as soon as it gives anything true."""
+def wait_for(condition: Callable[[], Any], seconds: float, description: str) -> Any:
+    """Call `condition` until its result is true, and return that result."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
+        result = condition()
+        if result:
+            return result
         time.sleep(0.2)
-    raise AssertionError(f"waited {seconds:.0f} s for {why}")
+    raise AssertionError(f"waited {seconds:.0f} s for {description}")
 
 
 class Cluster:
-    """The commands of a person at a cluster, in the folder of one study."""
+    """A study's folder, and the commands that a user of the cluster runs in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ class Cluster:
         return [sys.executable, "-m", "snakemake", *profile, *arguments]
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Snakemake in the background; its words go to a file."""
+        """Start Snakemake in the background; its output goes to a file."""
         with self.output.open("wb") as file:
             process = subprocess.Popen(
                 self.command(*arguments), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
@@ -80,7 +80,7 @@ class Cluster:
         return process
 
     def clean_up(self) -> None:
-        """End what a failed test has left running."""
+        """End the processes and jobs that a failed test left running."""
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -89,11 +89,11 @@ class Cluster:
             slurm("scancel", *jobs)
 
     def run(self, *arguments: str, seconds: float = 900) -> tuple[int, str]:
-        """Snakemake to its end: exit status and words."""
+        """Run Snakemake to its end; return exit status and output."""
         status = self.start(*arguments).wait(timeout=seconds)
-        return status, self.said()
+        return status, self.read_output()
 
-    def said(self) -> str:
+    def read_output(self) -> str:
         return self.output.read_text(errors="replace")
 
     def jobs(self, state: str = "running") -> list[str]:
@@ -103,15 +103,15 @@ class Cluster:
 
 
 def slurm(*command: str) -> str:
-    """What a command of SLURM's writes."""
+    """The output of a SLURM command."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def short_study(steps: int = STEPS, **resources: Any) -> Config:
-    """A study of one stage that trains for a minute, or for fewer steps; `resources` are those of its training."""
-    config: Config = deepcopy(OWN) | {"images": images(), "baselines": {}}
+    """A study of one stage that trains for about a minute; `resources` are those of its training."""
+    config: Config = deepcopy(CONFIG) | {"images": image_settings(), "baselines": {}}
     config["stages"]["unsupervised"] |= {"epochs": steps // 14, "learning_rate": 3.0e-4}
     config["recipes"]["all"]["stages"] = ["unsupervised"]
     config["collections"] = {"mine": {"folder": "data/mine"}}
@@ -120,58 +120,62 @@ def short_study(steps: int = STEPS, **resources: Any) -> Config:
     return config
 
 
-def model(folder: Path) -> Spec:
-    """The spec of the only model."""
+def model_spec(folder: Path) -> Spec:
+    """The spec of the study's only model."""
     study = Study(yaml.safe_load((folder / "config.yaml").read_text()), folder)
     (row,) = [row for row in study.rows if row.name == "all"]
     return row.stages[-1]
 
 
-def copy_of(training: Training, folder: Path) -> Training:
-    """A study with all that another has but its model."""
+def copy_without_model(training: Training, folder: Path) -> Training:
+    """Copy a study without its model."""
     return Training(Path(shutil.copytree(training.folder, folder, ignore=shutil.ignore_patterns("models", "*.out"))))
 
 
 class Training(Cluster):
-    """A study in which all is there but the model."""
+    """A study in which only the model is missing."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._look_up()
+        self._read_spec()
 
     def write(self, config: Config) -> None:
         super().write(config)
-        self._look_up()
+        self._read_spec()
 
-    def _look_up(self) -> None:
-        self.spec = model(self.folder)
+    def _read_spec(self) -> None:
+        self.spec = model_spec(self.folder)
         self.target = str(self.spec.folder / "spec.json")
         self.state = self.folder / self.spec.state
         self.published = self.folder / self.spec.folder
 
-    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start; come back when the training has saved a checkpoint beyond its first."""
+    def start_until_checkpoint(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Snakemake, and return when the training has saved its second checkpoint."""
         process = self.start(*arguments, "--", self.target)
-        wait_for(lambda: process.poll() is not None or len(self.checkpoints()) > 1, 240, f"a checkpoint\n{self.said()}")
-        assert process.poll() is None, self.said()
+        wait_for(
+            lambda: process.poll() is not None or len(self.checkpoints()) > 1,
+            240,
+            f"a checkpoint\n{self.read_output()}",
+        )
+        assert process.poll() is None, self.read_output()
         return process
 
     def checkpoints(self) -> list[Path]:
         return sorted((self.state / "checkpoints").glob("step-*"))
 
-    def job(self) -> str:
+    def running_job(self) -> str:
         (job,) = self.jobs()
         return job
 
-    def end(self, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-        """Wait until the run has ended well, and give what the manifest says of the attempts."""
+    def wait_until_published(self, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+        """Wait until the run has succeeded; return the attempts from the manifest."""
         status = process.wait(timeout=900)
-        assert status == 0, self.said()[-6000:]
+        assert status == 0, self.read_output()[-6000:]
         attempts: list[dict[str, Any]] = json.loads((self.published / "manifest.json").read_text())["attempts"]
         return attempts
 
     def digests(self) -> dict[str, str]:
-        """Of the model's files, its history of losses among them."""
+        """SHA-256 of each of the model's files, the history of losses included."""
         files = (path for path in self.published.rglob("*") if path.is_file())
         return {
             path.relative_to(self.published).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Models of some ten thousand parameters with random weights, in folders as transformers saves them."""
+"""Models of some ten thousand parameters with random weights, saved by transformers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
 
-WORDS = [
+SENTENCES = [
     "A retrieval model scores every query with every document: it sums the best similarities (MaxSim).",
     "The quick, brown fox jumps over the lazy dog; search_query: and search_document: are prompts!",
 ]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def _tokenizer(texts: Sequence[str]) -> Any:
-    # Put together, not trained: trainers break ties otherwise in each process.
+    # The vocabulary is built by hand: trainers break ties differently in each process.
     words = sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())})
-    pieces = [*SPECIAL, *string.punctuation, *string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
+    pieces = [
+        *SPECIAL_TOKENS,
+        *string.punctuation,
+        *string.ascii_lowercase,
+        *(f"##{c}" for c in string.ascii_lowercase),
+    ]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *words]))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -30,7 +35,7 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names)
 
 

@@ -1,4 +1,4 @@
-"""Stages so small that they train in a second, with all they need published in the current study."""
+"""Stages that train in a second; their inputs are published in the current study."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ import numpy as np
 import pyarrow as pa
 
 from colbert_zero.data import batches
-from colbert_zero.data.rows import PAIRS, SCORED, TRIPLES, RowWriter
+from colbert_zero.data.rows import PAIR_SCHEMA, SCORED_SCHEMA, TRIPLE_SCHEMA, RowWriter
 from colbert_zero.graph.artifact import Job, Spec, run_step
-from colbert_zero.training import train as training
+from colbert_zero.training import train
 
 STAGES = ("unsupervised", "supervised", "distillation")
 WORDS = ["a", "model", "scores", "every", "query", "document", "it", "sums", "best", "the", "quick", "fox", ",", "!"]
-ROWS, BATCH = 24, 4
+ROWS, BATCH_SIZE = 24, 4
 
 
-def text(generator: np.random.Generator, most: int) -> str:
-    return " ".join(generator.choice(WORDS, generator.integers(1, most)))
+def random_text(generator: np.random.Generator, word_limit: int) -> str:
+    return " ".join(generator.choice(WORDS, generator.integers(1, word_limit)))
 
 
-def table(stage: str, rows: int = ROWS, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of the kind that a stage needs, with one list entry more than it uses."""
+def random_rows(stage: str, count: int = ROWS, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows with the columns that a stage needs; each list has one entry more than the stage uses."""
     generator = np.random.default_rng(seed)
-    found = []
-    for row in range(rows):
-        one: dict[str, Any] = {"row": row, "query": text(generator, 8), "document": text(generator, 25)}
-        one["negatives"] = [text(generator, 25) for _ in range(3)]
-        one["documents"] = [text(generator, 25) for _ in range(4)]
-        one["raw"] = one["scores"] = list(generator.permutation(4) / 3)
-        found.append({name: one[name] for name in schema(stage).names})
-    return found
+    rows = []
+    for number in range(count):
+        row: dict[str, Any] = {
+            "row": number,
+            "query": random_text(generator, 8),
+            "document": random_text(generator, 25),
+        }
+        row["negatives"] = [random_text(generator, 25) for _ in range(3)]
+        row["documents"] = [random_text(generator, 25) for _ in range(4)]
+        row["raw"] = row["scores"] = list(generator.permutation(4) / 3)
+        rows.append({name: row[name] for name in schema(stage).names})
+    return rows
 
 
 def schema(stage: str) -> pa.Schema:
-    return {"unsupervised": PAIRS, "supervised": TRIPLES, "distillation": SCORED}[stage]
+    return {"unsupervised": PAIR_SCHEMA, "supervised": TRIPLE_SCHEMA, "distillation": SCORED_SCHEMA}[stage]
 
 
 def publish(spec: Spec, write: Callable[[Job], Any]) -> str:
@@ -57,7 +61,7 @@ def publish_rows(kind: str, label: str, content: list[dict[str, Any]], fields: p
 
 
 def model_spec(base: Path, stage: str, content: Any = None, fields: pa.Schema = None, **changes: Any) -> Spec:
-    """Publish what a stage needs and return its spec."""
+    """Publish the inputs of a stage, and return the spec of its model."""
 
     def copy(job: Job) -> Any:
         shutil.copytree(base, job.folder, dirs_exist_ok=True)
@@ -66,10 +70,10 @@ def model_spec(base: Path, stage: str, content: Any = None, fields: pa.Schema = 
     start = publish(Spec("bases", "folder.tiny", {}), copy)
     kind = {"unsupervised": "shards", "supervised": "negatives", "distillation": "scores"}[stage]
     rows = [
-        publish_rows(kind, "first", table(stage) if content is None else content, fields or schema(stage)),
-        publish_rows(kind, "second", table(stage, 9, seed=1), schema(stage)),
+        publish_rows(kind, "first", random_rows(stage) if content is None else content, fields or schema(stage)),
+        publish_rows(kind, "second", random_rows(stage, 9, seed=1), schema(stage)),
     ]
-    plan = Spec("batches", stage, {"seed": 1, "batch_size": BATCH, "epochs": 1}, {"rows": rows})
+    plan = Spec("batches", stage, {"seed": 1, "batch_size": BATCH_SIZE, "epochs": 1}, {"rows": rows})
     publish(plan, batches.make)
     settings = {
         "stage": stage,
@@ -97,7 +101,7 @@ def model_spec(base: Path, stage: str, content: Any = None, fields: pa.Schema = 
 def job(spec: Spec, folder: Path, *flags: str) -> Job:
     parser = ArgumentParser()
     parser.add_argument("--threads", type=int, default=1)
-    training.add_options(parser)
+    train.add_options(parser)
     folder.mkdir(exist_ok=True)
     return Job(spec, folder, parser.parse_args(["--device", "cpu", *flags]), lambda **_: None)
 

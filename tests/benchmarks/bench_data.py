@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colbert_zero.graph.artifact import MANIFEST, SPEC, Spec, file_digests
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Spec, file_digests
 from measured import Measured, measure, table, work_folder
 
 ROWS_PER_FILE = 100_000
@@ -63,8 +63,8 @@ def ours(folder: Path, processes: int) -> tuple[Measured, Measured]:
     study = folder / "study"
     source = Spec("sources", "hub.mine", {"columns": {"query": "query", "document": "document"}, "format": "rows"})
     shutil.copytree(folder / "files", study / source.folder, copy_function=_link)
-    (study / source.folder / SPEC).write_text(source.text)
-    (study / source.folder / MANIFEST).write_text(json.dumps({"outputs": file_digests(study / source.folder)}))
+    (study / source.folder / SPEC_FILE).write_text(source.text)
+    (study / source.folder / MANIFEST_FILE).write_text(json.dumps({"outputs": file_digests(study / source.folder)}))
     settings = {"rows_per_shard": ROWS_PER_FILE, "minimum_characters": 1, "maximum_characters": None, "seed": 7}
     shards = Spec("shards", "mine", settings, {"source": [source.name]})
     plan = Spec("batches", "unsupervised", {"batch_size": BATCH, "epochs": 1, "seed": 7}, {"rows": [shards.name]})

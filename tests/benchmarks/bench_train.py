@@ -1,4 +1,4 @@
-"""Samples per second of the three stages: ours against PyLate's trainer, on the same batches in the same run.
+"""Samples per second of the three stages: ours against two other trainers, on the same batches in the same run.
 
     make bench-train
     python tests/benchmarks/bench_train.py [--unsupervised ROWS STEPS] [--supervised ROWS STEPS]
@@ -6,12 +6,13 @@
     python tests/benchmarks/bench_train.py --large [ROWS]
 
 The settings are those of the first recipe in `config.yaml`, the paper's study; the model and the text are the embedded
-study's, but for longer documents. Both sides start from the same weights and have the same texts in the same steps, as
-many threads, and a process of their own. Ours is the command that a study runs. The peer is sentence-transformers'
-trainer with PyLate's losses and collator, as in the paper's released scripts, see `train_theirs.py`. Both are timed
-from a step's rows to its new parameters: ours over all steps, the peer without its first one.
+study's, but for longer documents. All sides start from the same weights and have the same texts in the same steps, as
+many threads, and a process of their own. Ours is the command that a study runs. The peers are sentence-transformers'
+trainer with PyLate's losses and collator, as in the paper's released scripts (`train_pylate.py`), and the multi-vector
+trainer of the sentence-transformers in `.venv/peers` (`train_sentence_transformers.py`). All are timed from a step's
+rows to its new parameters: ours over all steps, a peer without its first one.
 
-The losses of the first step must be the same; those of all steps are, where `config.yaml` has the reference's gradient
+The losses of the first step must be PyLate's; those of all steps are, where `config.yaml` has the reference's gradient
 in the unsupervised stage. The last column is how close ours comes to one forward and one backward pass of the same
 tokens without padding, loss or optimiser, see `plain_passes.py`.
 """
@@ -35,7 +36,7 @@ import pyarrow.parquet as pq
 import torch
 
 from colbert_zero.data import batches, docstrings
-from colbert_zero.data.rows import PAIRS, SCORED, TRIPLES, RowWriter, min_max
+from colbert_zero.data.rows import PAIR_SCHEMA, SCORED_SCHEMA, TRIPLE_SCHEMA, RowWriter, min_max
 from colbert_zero.data.sources import read_source
 from colbert_zero.graph.artifact import Artifact, Job, Make, Spec, run_step
 from colbert_zero.graph.config import read_config
@@ -46,10 +47,11 @@ from colbert_zero.training.stages import Stage
 from measured import Measured, measure, table, work_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+PEERS = Path(sys.prefix) / "peers"
 SIZES = {"unsupervised": (128, 30), "supervised": (16, 10), "distillation": (8, 8)}
 """Rows per step and steps, by stage: minutes on two cores."""
 GOALS = {"unsupervised": 2, "supervised": 4, "distillation": 4}
-"""How many times the peer's samples per second ours shall have."""
+"""How many times PyLate's samples per second ours shall have."""
 LARGE = 16_384
 """Rows of the paper's unsupervised step, which shall fit in `ROOM` GiB."""
 ROOM = 24
@@ -58,6 +60,10 @@ MOST_WORDS, MOST_TOKENS = 300, 150
 SAME = 1e-4
 """By how much the losses of the first step may differ in fp32."""
 SEED = 7
+OTHER_LOSSES = (
+    "sentence-transformers 6 has losses of its own: its MaxSim leaves padding out, where PyLate's counts it as a "
+    "similarity of 0, and its distillation does not scale scores to 0 and 1. Losses are compared with PyLate's only."
+)
 
 Text = tuple[str, str]
 """A query and its document."""
@@ -65,7 +71,7 @@ Text = tuple[str, str]
 
 @dataclass(frozen=True)
 class Task:
-    """A stage that both sides can start.
+    """A stage that all sides can start.
 
     Attributes:
         spec: What ours makes.
@@ -106,7 +112,7 @@ def make_start(name: str, stage: Stage) -> str:
     """Make a ColBERT model of a base, since each side would draw a projection of its own; its name."""
 
     def make(job: Job) -> Mapping[str, Any]:
-        folder = job.input("base").model_folder()
+        folder = job.input("base").verified_folder()
         model = load_colbert(folder, stage.encoding, dimensions=stage.dimensions, seed=stage.seed)
         save_colbert(model, job.folder, stage.encoding)
         return {}
@@ -120,7 +126,7 @@ def read_texts(sources: Iterable[str], tokenizer: Any) -> list[Text]:
         (query, cut(document, tokenizer))
         for name in sources
         for batch in read_source(Artifact.open(name))
-        for query, document in zip(*(batch.column(column).to_pylist() for column in PAIRS.names), strict=True)
+        for query, document in zip(*(batch.column(column).to_pylist() for column in PAIR_SCHEMA.names), strict=True)
     ]
     return [found[place] for place in np.random.default_rng(SEED).permutation(len(found))]
 
@@ -150,7 +156,7 @@ def draw_rows(texts: Sequence[Text], count: int, documents: int) -> list[dict[st
     return rows
 
 
-def their_row(stage: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def peer_row(stage: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row in the columns of the released scripts."""
     if stage == "distillation":
         return {name: row[name] for name in ("query", "documents", "scores")}
@@ -159,12 +165,12 @@ def their_row(stage: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(settings: Mapping[str, Any], size: tuple[int, int], start: str, texts: Sequence[Text], device: str) -> Task:
-    """Publish the rows and batches of a stage, and write the batches for the peer as well."""
+    """Publish the rows and batches of a stage, and write the batches for the peers as well."""
     stage, (rows_per_step, steps) = settings["stage"], size
     kind, schema, documents = {
-        "unsupervised": ("shards", PAIRS, 1),
-        "supervised": ("negatives", TRIPLES, 1 + settings.get("negatives", 0)),
-        "distillation": ("scores", SCORED, settings.get("documents", 1)),
+        "unsupervised": ("shards", PAIR_SCHEMA, 1),
+        "supervised": ("negatives", TRIPLE_SCHEMA, 1 + settings.get("negatives", 0)),
+        "distillation": ("scores", SCORED_SCHEMA, settings.get("documents", 1)),
     }[stage]
     rows = draw_rows(texts, rows_per_step * steps, documents)
 
@@ -181,10 +187,10 @@ def prepare(settings: Mapping[str, Any], size: tuple[int, int], start: str, text
     spec = Spec("models", stage, settings, {"start": [start], "rows": [rows_spec.name], "batches": [plan.name]})
 
     firsts = pq.read_table(Artifact.open(plan.name).file("plan.parquet"))["start"].to_pylist()
-    in_order = [their_row(stage, row) for first in firsts for row in rows[first : first + rows_per_step]]
+    in_order = [peer_row(stage, row) for first in firsts for row in rows[first : first + rows_per_step]]
     path = Path(f"{stage}.parquet").absolute()
     pq.write_table(pa.Table.from_pylist(in_order), path)
-    folder = Artifact.open(start).model_folder().absolute()
+    folder = Artifact.open(start).verified_folder().absolute()
     asked = {"settings": settings, "start": str(folder), "rows": str(path), "batch": rows_per_step, "device": device}
     return Task(spec, documents, asked)
 
@@ -196,32 +202,43 @@ def train_ours(task: Task, threads: int) -> tuple[Measured, Artifact]:
     return run, Artifact.open(task.spec.name)
 
 
-def run_script(name: str, task: Task) -> tuple[Measured, Any]:
-    """Run a script of this folder; what it says in the end."""
-    run = measure([sys.executable, str(Path(__file__).with_name(name)), json.dumps(task.asked)], Path())
+def run_script(name: str, task: Task, **variables: str) -> tuple[Measured, Any]:
+    """Run a script of this folder, with `variables` in its environment; what it says in the end."""
+    script = str(Path(__file__).with_name(name))
+    run = measure([sys.executable, script, json.dumps(task.asked)], Path(), **variables)
     return run, json.loads(run.output.splitlines()[-1])
 
 
+def speed_of(peer: Mapping[str, Any], task: Task) -> float:
+    """A peer's rows per second, without its first step."""
+    seconds = peer["seconds"][1:]
+    return float(task.asked["batch"] * len(seconds) / sum(seconds))
+
+
 def compare(task: Task, threads: int) -> tuple[float, tuple[object, ...]]:
-    """Train with both; how many times faster ours is, and a line of the table."""
+    """Train with all; how many times faster than PyLate ours is, and a line of the table."""
     our_run, model = train_ours(task, threads)
-    their_run, theirs = run_script("train_theirs.py", task)
+    pylate_run, pylate = run_script("train_pylate.py", task)
+    other_run, other = run_script("train_sentence_transformers.py", task, PYTHONPATH=str(PEERS))
     _, limit = run_script("plain_passes.py", task)
-    facts, batch = model.facts, task.asked["batch"]
+    facts = model.facts
     losses = [json.loads(line)["loss"] for line in model.file("losses.jsonl").read_text().splitlines()]
-    apart = [abs(our_loss - their_loss) for our_loss, their_loss in zip(losses, theirs["losses"], strict=True)]
+    apart = [abs(our_loss - their_loss) for our_loss, their_loss in zip(losses, pylate["losses"], strict=True)]
     if task.asked["settings"]["precision"] == "fp32" and apart[0] > SAME:
-        sys.exit(f"{facts['stage']}: the losses of step 1 are {losses[0]} and, the peer's, {theirs['losses'][0]}")
-    speed, their_speed = facts["samples_per_second"], batch * len(losses[1:]) / sum(theirs["seconds"][1:])
-    return speed / their_speed, (
+        sys.exit(f"{facts['stage']}: the losses of step 1 are {losses[0]} and, PyLate's, {pylate['losses'][0]}")
+    speed, pylate_speed, other_speed = facts["samples_per_second"], speed_of(pylate, task), speed_of(other, task)
+    return speed / pylate_speed, (
         facts["stage"],
-        f"{facts['steps']} x {batch} x {task.documents}",
+        f"{facts['steps']} x {task.asked['batch']} x {task.documents}",
         f"{facts['document_tokens'] / (facts['samples'] * task.documents):.0f}",
         f"{speed:.1f}",
-        f"{their_speed:.1f}",
-        f"{speed / their_speed:.1f}",
+        f"{pylate_speed:.1f}",
+        f"{speed / pylate_speed:.1f}",
+        f"{other_speed:.1f}",
+        f"{speed / other_speed:.1f}",
         our_run.resident,
-        their_run.resident,
+        pylate_run.resident,
+        other_run.resident,
         f"{apart[0]:.0e}",
         f"{max(apart):.0e}",
         f"{limit['seconds'] / facts['seconds']:.2f}",
@@ -245,7 +262,9 @@ def main() -> None:
     parser.add_argument("--folder", type=work_folder, help="where to work; by default in TMPDIR")
     options = parser.parse_args()
     if any(getattr(options, stage)[1] < 2 for stage in options.stages):
-        parser.error("two steps at least, since the peer's first is not counted")
+        parser.error("two steps at least, since a peer's first is not counted")
+    if not options.large and not PEERS.is_dir():
+        parser.error(f"no {PEERS}: `make bench-train` installs what ours is compared with")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     # The libraries of all processes started from here take as many threads as these say.
     os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(options.threads)
@@ -254,7 +273,7 @@ def main() -> None:
         sources, base_name = make_sources()
         stage = Stage(**settings["unsupervised"])
         start = make_start(base_name, stage)
-        texts = read_texts(sources, load_colbert(Artifact.open(start).model_folder(), stage.encoding).tokenizer)
+        texts = read_texts(sources, load_colbert(Artifact.open(start).verified_folder(), stage.encoding).tokenizer)
         if options.large:
             task = prepare(settings["unsupervised"], (options.large, 1), start, texts, device)
             run, model = train_ours(task, options.threads)
@@ -266,12 +285,14 @@ def main() -> None:
             task = prepare(settings[name], tuple(getattr(options, name)), start, texts, device)
             ratios[name], line = compare(task, options.threads)
             lines.append(line)
-    speeds = ("tokens/document", "ours, rows/s", "PyLate, rows/s", "ratio")
-    rest = ("ours, MiB", "PyLate, MiB", "loss 1 differs", "any loss differs", "of the limit")
-    header = ("", "steps x rows x documents", *speeds, *rest)
+    speeds = ("ours, rows/s", "PyLate, rows/s", "ratio", "sentence-transformers 6, rows/s", "ratio")
+    memory = ("ours, MiB", "PyLate, MiB", "sentence-transformers 6, MiB")
+    rest = ("loss 1 differs", "any loss differs", "of the limit")
+    header = ("", "steps x rows x documents", "tokens/document", *speeds, *memory, *rest)
     print(table(header, lines))
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.1f} times PyLate's rows/s (goal: {GOALS[name]})")
+    print(OTHER_LOSSES)
 
 
 if __name__ == "__main__":

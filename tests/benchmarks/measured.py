@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -45,8 +46,8 @@ def work_folder(name: str) -> Path:
     return path
 
 
-def measure(command: Sequence[str], folder: Path) -> Measured:
-    """Run a command in `folder`.
+def measure(command: Sequence[str], folder: Path, **variables: str) -> Measured:
+    """Run a command in `folder`, with `variables` added to its environment.
 
     Raises:
         SystemExit: It failed.
@@ -55,7 +56,9 @@ def measure(command: Sequence[str], folder: Path) -> Measured:
     resident = anonymous = largest = 0
     started = time.monotonic()
     with output.open("w") as file:
-        process = subprocess.Popen(list(command), cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            list(command), cwd=folder, env=os.environ | variables, stdout=file, stderr=subprocess.STDOUT
+        )
         while process.poll() is None:
             each = [_memory(found) for found in _family(process.pid)]
             resident = max(resident, sum(both for both, _ in each))

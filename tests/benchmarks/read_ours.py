@@ -4,7 +4,7 @@ import json
 import sys
 from types import SimpleNamespace
 
-from colbert_zero.data.batches import Plan
+from colbert_zero.data.batches import BatchPlan
 from colbert_zero.graph.artifact import Artifact, Spec
 
 
@@ -12,10 +12,10 @@ def main() -> None:
     """Read and count."""
     plan_spec, shards = Spec.parse(sys.argv[1]), Artifact.open(sys.argv[2])
     inputs = {"batches": [Artifact.open(plan_spec.name)], "rows": [shards]}
-    plan = Plan(SimpleNamespace(input=lambda role: inputs[role][0], inputs=inputs.get))
+    plan = BatchPlan(SimpleNamespace(input=lambda role: inputs[role][0], inputs=inputs.get))
     rows = characters = 0
     for step in range(len(plan)):
-        batch = plan.table(step)
+        batch = plan.read(step)
         queries, documents = batch["query"].to_pylist(), batch["document"].to_pylist()
         rows += len(queries)
         characters += sum(map(len, queries)) + sum(map(len, documents))

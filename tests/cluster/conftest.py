@@ -1,32 +1,32 @@
-"""A study that lacks its model alone, and one that has it."""
+"""Fixtures: a study in which only the model is missing, and one with the model."""
 
 import pytest
 
 from colbert_zero.graph.locks import acquire_lock
 from own_study import write_data
-from slurm_cluster import Cluster, Training, copy_of, short_study
+from slurm_cluster import Cluster, Training, copy_without_model, short_study
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A study with everything made that the training needs, and its model, trained without interruption; for all."""
+    """A study with all inputs of the training, and its model, trained without interruption; shared by all workers."""
     shared = tmp_path_factory.getbasetemp().parent
     folder = shared / "prepared"
-    with acquire_lock(shared / "prepared.lock", "preparing the study", wait=3600):
+    with acquire_lock(shared / "prepared.lock", "preparing the study", wait_seconds=3600):
         if not folder.is_dir():
             (folder / "data").mkdir(parents=True)
             write_data(folder / "data")
             Cluster(folder).write(short_study())
-            first = Training(folder)
-            assert len(first.end(first.start(first.target))) == 1
+            training = Training(folder)
+            assert len(training.wait_until_published(training.start(training.target))) == 1
     training = Training(folder)
-    assert training.digests(), "the study could not be prepared, see another test's words"
+    assert training.digests(), "the study could not be prepared, see the output of another test"
     return training
 
 
 @pytest.fixture
 def training(prepared, tmp_path):
-    """The same study, not yet trained."""
-    training = copy_of(prepared, tmp_path / "study")
+    """The same study without its model."""
+    training = copy_without_model(prepared, tmp_path / "study")
     yield training
     training.clean_up()

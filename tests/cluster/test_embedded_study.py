@@ -1,4 +1,4 @@
-"""The embedded study, whole, in real images on a real SLURM: the host's results, and nobody on the network."""
+"""The whole embedded study in real images on a real SLURM: its results are those of the host."""
 
 import json
 import shutil
@@ -10,39 +10,39 @@ import pytest
 from colbert_zero.cli import main
 from colbert_zero.graph.config import read_config
 from colbert_zero.graph.study import Study
-from slurm_cluster import ROOT, Cluster, images
+from slurm_cluster import ROOT, Cluster, image_settings
 
-HOST = ROOT / "local"
-"""`make demo` has made the study here, without SLURM and images."""
+HOST_STUDY = ROOT / "local"
+"""`make demo` ran the study in this folder, without SLURM and images."""
 TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The study's folder after a run on the cluster, what the run said, and its seconds."""
+    """The study after a run on the cluster, the run's output, and its seconds."""
     cluster = Cluster(tmp_path_factory.mktemp("embedded"))
-    config = read_config(ROOT / "local" / "config.yaml") | {"images": images()}
+    config = read_config(ROOT / "local" / "config.yaml") | {"images": image_settings()}
     cluster.write(config)
     started = time.monotonic()
-    status, said = cluster.run(seconds=3600)
-    assert status == 0, said[-5000:]
-    return cluster, said, time.monotonic() - started
+    status, output = cluster.run(seconds=3600)
+    assert status == 0, output[-5000:]
+    return cluster, output, time.monotonic() - started
 
 
 def scores(run):
-    """By query and document, from a file in TREC format."""
+    """The score by query and document, from a run in TREC format."""
     lines = (line.split() for line in run.read_text(encoding="utf-8").splitlines())
     return {(query, document): float(score) for query, _, document, _, score, _ in lines}
 
 
-def of_kind(folder, kind):
-    planned = Study(read_config(HOST / "config.yaml"), HOST)
+def folders_of_kind(folder, kind):
+    planned = Study(read_config(HOST_STUDY / "config.yaml"), HOST_STUDY)
     return [folder / spec.folder for spec in planned.specs.values() if spec.kind == kind]
 
 
-def test_runs_are_the_hosts(study):
+def test_runs_are_equal_to_those_of_the_host(study):
     cluster, _, _ = study
-    pairs = list(zip(of_kind(cluster.folder, "runs"), of_kind(HOST, "runs"), strict=True))
+    pairs = list(zip(folders_of_kind(cluster.folder, "runs"), folders_of_kind(HOST_STUDY, "runs"), strict=True))
     assert len(pairs) == 7 * 4
     for ours, hosts in pairs:
         here, there = scores(ours / "run.trec"), scores(hosts / "run.trec")
@@ -50,9 +50,11 @@ def test_runs_are_the_hosts(study):
         assert all(abs(here[pair] - there[pair]) <= TOLERANCE * max(1, abs(there[pair])) for pair in here)
 
 
-def test_measures_are_the_hosts(study):
+def test_measures_are_equal_to_those_of_the_host(study):
     cluster, _, _ = study
-    for ours, hosts in zip(of_kind(cluster.folder, "measures"), of_kind(HOST, "measures"), strict=True):
+    for ours, hosts in zip(
+        folders_of_kind(cluster.folder, "measures"), folders_of_kind(HOST_STUDY, "measures"), strict=True
+    ):
         here, there = (pq.read_table(folder / "measures.parquet").to_pylist() for folder in (ours, hosts))
         assert len(here) == len(there)
         for mine, other in zip(here, there, strict=True):
@@ -82,15 +84,15 @@ def test_every_artifact_is_intact(study, monkeypatch, capsys):
 
 def test_a_second_run_does_nothing(study):
     cluster, _, _ = study
-    status, said = cluster.run()
+    status, output = cluster.run()
     assert status == 0
-    assert "Nothing to be done" in said
+    assert "Nothing to be done" in output
 
 
-def test_overhead_is_written_down(study):
-    """No timed test: the numbers go where the README's come from, beside the benchmarks of every step."""
-    cluster, said, seconds = study
-    jobs = said.count("has been submitted with SLURM jobid")
+def test_overhead_is_stored(study):
+    """Not a check of time: it stores the numbers that docs/cluster.md quotes, beside the benchmarks of every step."""
+    cluster, output, seconds = study
+    jobs = output.count("has been submitted with SLURM jobid")
     target = ROOT / "benchmarks" / "cluster"
     shutil.copytree(cluster.folder / "benchmarks", target, dirs_exist_ok=True)
     (target / "wall.json").write_text(json.dumps({"seconds": round(seconds, 1), "jobs": jobs}) + "\n")

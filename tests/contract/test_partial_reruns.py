@@ -1,4 +1,4 @@
-"""The contract of partial reruns: each row changes a config and asks Snakemake, in a real dry-run, what it would do."""
+"""The contract of partial reruns: each row changes a config; a real dry run of Snakemake shows what would run."""
 
 import copy
 import os
@@ -20,7 +20,7 @@ PROMPTED = {"colbert-zero", "colbert-zero-mismatched"}
 
 
 def complete(study, folder):
-    """Make every artifact of `study` be there, as far as Snakemake can see."""
+    """Write every artifact's `spec.json`: to Snakemake, the study is complete."""
     for spec in study.specs.values():
         path = folder / spec.folder / "spec.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def planned(folder):
         return set()
     names = set(re.findall(r"Missing output files: (?:results|resources)/(\S+)/spec\.json", output))
     jobs = int(re.findall(r"^total +(\d+)$", output, re.MULTILINE)[-1])
-    # Every job but `all` is there because its artifact is missing; none for any other reason.
+    # Every job but `all` runs because its artifact is missing; none runs for another reason.
     assert jobs == len(names) + 1, output
     return names
 
@@ -203,6 +203,6 @@ def test_deleted_snakemake_folder_runs_nothing(study):
 
 
 def test_deleted_intermediate_is_made_again_only_if_something_needs_it(study):
-    """Shards may be deleted to make room: what was made of them stays up to date."""
+    """Shards may be deleted to free space: what was made of them stays up to date."""
     shutil.rmtree(study / "results" / "shards")
     assert planned(study) == set()

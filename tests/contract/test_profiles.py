@@ -1,4 +1,4 @@
-"""The profiles and bad input, as a person meets them: through Snakemake itself."""
+"""The profiles and mistakes in a config, as users meet them: through Snakemake itself."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def test_prompts_reach_the_shell_with_their_trailing_space(paper):
     assert '"query_prompt":"search_query: "' in command
 
 
-def test_commands_off_the_network_say_so(paper):
+def test_only_fetches_use_the_network(paper):
     _, output = paper
     commands = [line for line in output.splitlines() if line.startswith("Shell command: ") and "python" in line]
     online = [line for line in commands if "HF_HUB_OFFLINE=0" in line]
@@ -81,7 +81,7 @@ def test_bad_config_is_one_line_before_anything_runs(tmp_path, section, value, w
 
 
 def test_a_forced_rule_deletes_nothing(tmp_path):
-    """Snakemake deletes the outputs of a forced rule; an artifact's only declared output can be written again."""
+    """Snakemake deletes a forced rule's outputs; an artifact's only declared output can be written again."""
     plan = ROOT / "local" / "config.yaml"
     shutil.copy(plan, tmp_path)
     target = _target(tmp_path, "sources/package.matplotlib")

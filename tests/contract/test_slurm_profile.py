@@ -1,4 +1,4 @@
-"""`snakemake --profile slurm` where there is no cluster, and what it asks of one, word for word."""
+"""`snakemake --profile slurm` without a cluster, and the exact options that it passes to sbatch."""
 
 import json
 import os
@@ -12,24 +12,24 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from colbert_zero.graph.config import check
+from colbert_zero.graph.config import validate
 from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.graph.provenance import COMMIT, RUN, commit
+from colbert_zero.graph.provenance import COMMIT_VARIABLE, RUN_VARIABLE, source_commit
 from colbert_zero.graph.study import Study
-from colbert_zero.machine.images import NAMES, images
+from colbert_zero.machine.images import IMAGE_NAMES, planned_images
 from own_study import CONFIG, write_data
 from programs import laptop, program, says
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 ON_THE_HOST = {"fetch_source", "fetch_collection", "fetch_base", "build_image", "train_stage_on_nodes"}
-"""Fetching needs the network, building needs Apptainer, and srun is not inside of an image."""
+"""Fetching needs the network, building needs Apptainer, and an image has no srun."""
 APPTAINER = says("apptainer version 1.4.5")
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """A machine without SLURM and Apptainer, whatever this one has."""
+    """The PATH of a machine without SLURM and Apptainer, even if this one has them."""
     folder = tmp_path_factory.mktemp("laptop")
     laptop(folder)
     return folder
@@ -46,7 +46,7 @@ def begin(folder, data, **sections):
     """A study of one's own in a new folder."""
     folder.mkdir(exist_ok=True)
     (folder / "data").symlink_to(data)
-    # No YAML aliases: what is the same in two places is written twice.
+    # Through JSON, so that YAML has no aliases.
     (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(CONFIG | sections))))
     return folder
 
@@ -76,12 +76,12 @@ def planned(study, path):
 
 
 def made(folder):
-    """What jobs have left in a study's folder."""
+    """The names of all files that jobs have left in a study's folder."""
     return {path.name for top in ("logs", "resources", "results") for path in folder.glob(f"{top}/*/*")}
 
 
 def test_any_machine_can_plan(study, programs):
-    """Without SLURM, Apptainer or an image; a run that is under way is no hindrance either."""
+    """Without SLURM, Apptainer or an image, and while another run holds the study's lock."""
     with acquire_lock(study / ".snakemake" / "colbert_zero.lock", "a run of study own"):
         counts = planned(study, programs)
     assert counts["train_stage"] == 3
@@ -94,9 +94,9 @@ def test_with_apptainer_images_are_planned_once_each(programs, data, tmp_path):
     path = f"{tmp_path / 'site'}:{programs}"
     settings = {"folder": "images"}
     assert planned(begin(tmp_path / "none", data, images=settings), path)["build_image"] == 2
-    # One is there already, the other is given.
+    # One image is built already, the config gives the other.
     study = begin(tmp_path / "all", data, images=settings | {"torch": "elsewhere/torch.sif"})
-    built = images(check(CONFIG | {"images": settings})["images"], study)["lucene"].file
+    built = planned_images(validate(CONFIG | {"images": settings})["images"], study)["lucene"].file
     built.parent.mkdir()
     built.touch()
     assert "build_image" not in planned(study, path)
@@ -113,7 +113,7 @@ def test_with_apptainer_images_are_planned_once_each(programs, data, tmp_path):
         ),
     ],
 )
-def test_what_a_cluster_lacks_is_one_line_before_anything_runs(study, programs, tmp_path, there, line):
+def test_a_missing_requirement_is_one_line_before_anything_runs(study, programs, tmp_path, there, line):
     site = tmp_path / "site"
     site.mkdir()
     for name in there:
@@ -131,7 +131,7 @@ def test_what_a_cluster_lacks_is_one_line_before_anything_runs(study, programs, 
     assert made(study) == set()
 
 
-# What SLURM is asked for
+# The options of sbatch
 
 
 RESOURCES = {
@@ -154,7 +154,7 @@ sys.exit("sbatch: error: No more jobs today\\nsbatch: error: Batch job submissio
 
 
 class Submitted(NamedTuple):
-    """What a SLURM that takes no job was asked for, by rule and label, and in which environments; what a person saw."""
+    """What Snakemake passed to an sbatch that refuses every job, by rule and label; the environments; its output."""
 
     asked: dict
     environments: list
@@ -181,7 +181,7 @@ def submitted(tmp_path_factory, programs, data):
         path.write_text(spec.text)
     site = folder / "site"
     program(site, "sbatch", SBATCH.format(asked=str(folder / "asked")))
-    # A run that was killed has left two jobs: one is at a model of this study.
+    # A killed run has left two jobs behind: one trains a model of this study.
     left = f"77|rule_train_stage_wildcards_supervised_{models['supervised'].key}|{folder / 'study'}"
     program(site, "squeue", says(f"{left}\n78|rule_train_stage_wildcards_supervised_bbbbbbbbbbbb|{folder / 'study'}"))
     for name in ("sinfo", "sacctmgr", "sacct", "scontrol"):
@@ -203,7 +203,7 @@ def gpus(words):
     return [word for word in words if word.startswith(("--gpus", "--gres", "--ntasks-per-gpu"))]
 
 
-def test_each_stage_is_asked_for_by_the_rule_for_its_nodes(submitted):
+def test_a_stage_on_several_nodes_has_its_own_rule(submitted):
     asked = submitted.asked
     assert asked.keys() == {
         ("search_bm25", "mine"),
@@ -213,8 +213,8 @@ def test_each_stage_is_asked_for_by_the_rule_for_its_nodes(submitted):
     }
 
 
-def test_gpus_are_asked_for_by_number_or_by_model(submitted):
-    """A model's name may have hyphens, which Snakemake's own resource may not."""
+def test_gpus_are_requested_by_number_or_by_model(submitted):
+    """A GPU model's name may have hyphens, which Snakemake's own resource does not allow."""
     asked = submitted.asked
     assert gpus(asked["train_stage", "supervised"]) == ["--gpus=1"]
     assert gpus(asked["train_stage", "unsupervised"]) == ["--gpus-per-node=nvidia-a100-80gb:2"]
@@ -239,7 +239,7 @@ def test_time_memory_and_threads_are_the_configs(submitted):
 
 def test_jobs_are_requeued_and_get_no_signal(submitted):
     for words in submitted.asked.values():
-        # A signal would end what mounts the image: a training looks at the clock instead.
+        # A signal would kill the process that mounts the image: a training checks the time instead.
         assert not [word for word in words if word.startswith("--signal")]
         assert "--requeue" in words
 
@@ -250,26 +250,26 @@ def test_more_options_reach_sbatch(submitted):
     assert "--nice=100" in asked["search_bm25", "mine"]
 
 
-def test_a_training_waits_for_the_job_that_a_killed_run_left_at_it(submitted):
+def test_a_training_waits_for_a_job_that_a_killed_run_left_training_the_same_model(submitted):
     asked = submitted.asked
     waits = {label: [word for word in words if "--dependency" in word] for (_, label), words in asked.items()}
     assert waits == {"unsupervised": [], "supervised": ["--dependency=afterany:77"], "distillation": [], "mine": []}
 
 
 def test_jobs_know_run_and_commit_and_what_images_see(submitted):
-    """An image has no git, and sees of the host what it is told to: here, where results/ points to."""
-    # With `--retries 0`, one for each job.
+    """An image has no git, and sees only the host folders that are bound: here, also the target of results/."""
+    # With `--retries 0`, one submission for each job.
     assert len(submitted.environments) == 4
-    assert len({environment[RUN] for environment in submitted.environments}) == 1
-    assert {environment[COMMIT] for environment in submitted.environments} == {commit() or ""}
+    assert len({environment[RUN_VARIABLE] for environment in submitted.environments}) == 1
+    assert {environment[COMMIT_VARIABLE] for environment in submitted.environments} == {source_commit() or ""}
     for environment in submitted.environments:
         visible = environment["APPTAINER_BIND"].split(",")
         assert str(ROOT / "workflow") in visible
         assert [path for path in visible if path.endswith("/large")]
 
 
-def test_what_slurm_refuses_is_a_line_each(submitted):
-    """Read from the log that this Snakemake and its executor write."""
+def test_each_job_that_slurm_refuses_is_one_line(submitted):
+    """The lines are read from the log that the installed Snakemake and its executor write."""
     said, models = submitted.said, submitted.models
     lines = [line for line in said.splitlines() if line.startswith("colbert-zero: ")]
     assert len(lines) == 4
@@ -277,7 +277,7 @@ def test_what_slurm_refuses_is_a_line_each(submitted):
         assert f"colbert-zero: {spec.name} (of {name}): SLURM did not take the job: No more jobs today" in lines
 
 
-def test_a_training_waits_for_what_it_is_evaluated_on_and_is_told(submitted):
+def test_a_training_waits_for_its_collections_and_gets_their_names(submitted):
     words = next(
         words for words in map(shlex.split, submitted.said.splitlines()) if "--evaluate" in words and "--spec" in words
     )
@@ -288,8 +288,8 @@ def test_a_training_waits_for_what_it_is_evaluated_on_and_is_told(submitted):
     assert f"resources/{name}/spec.json" in submitted.said
 
 
-def test_what_is_handed_to_the_training_is_what_decides_it(submitted):
-    """Spec and all, in the command that the job's shell is given."""
+def test_a_training_gets_the_whole_spec_and_its_flags(submitted):
+    """Read from the command of the job's shell."""
     said, models = submitted.said, submitted.models
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("Shell command: ")]
     trainings = {
@@ -324,6 +324,6 @@ def test_every_rule_that_computes_does_so_in_an_image():
     for name in contained:
         image, file = (re.findall(rf'{function}\("(\w+)"\)', stepping[name]) for function in ("image", "image_file"))
         assert image[-1:] == file
-        assert set(file) <= set(NAMES)
+        assert set(file) <= set(IMAGE_NAMES)
     for name in ON_THE_HOST:
         assert re.search(r'^    conda:\n        "../../envs/host.yaml"$', stepping[name], re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`colbert-zero verify` finds what was done to an artifact; `status` says what there is."""
+"""`colbert-zero verify` finds every damage to an artifact; `status` without a config is one line."""
 
 import json
 import shutil

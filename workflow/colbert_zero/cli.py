@@ -1,4 +1,4 @@
-"""Look at a study from outside Snakemake: what there is, whether it is intact, what came out.
+"""Inspect a study without Snakemake: which artifacts exist, whether they are intact, and the report's table.
 
 colbert-zero status --directory local
 colbert-zero verify --directory local
@@ -13,7 +13,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST, SPEC, Artifact, Spec, content_digest, published
+from colbert_zero.graph.artifact import (
+    KEY_DIGITS,
+    MANIFEST_FILE,
+    SPEC_FILE,
+    Artifact,
+    Spec,
+    content_digest,
+    published_folders,
+)
 from colbert_zero.graph.config import read_config
 from colbert_zero.graph.console import UserError, run_reporting_errors
 from colbert_zero.graph.digests import digest
@@ -21,7 +29,7 @@ from colbert_zero.graph.study import Study
 
 
 def status(study: Study) -> int:
-    """Write each row's stages and its report with key, state and path."""
+    """Write the stages of each row, and the report, with key, state and path."""
     lines = [
         (row.name, spec.label, spec.key, _state(spec), str(study.folder / spec.folder))
         for row in study.rows
@@ -33,13 +41,13 @@ def status(study: Study) -> int:
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
         sys.stdout.write("  ".join([*cells, line[-1]]) + "\n")
-    there = sum((spec.folder / MANIFEST).is_file() for spec in study.specs.values())
-    sys.stdout.write(f"{there} of {len(study.specs)} artifacts of study {study.name} are there\n")
+    finished = sum((spec.folder / MANIFEST_FILE).is_file() for spec in study.specs.values())
+    sys.stdout.write(f"{finished} of {len(study.specs)} artifacts of study {study.name} are there\n")
     return 0
 
 
 def _state(spec: Spec) -> str:
-    if (spec.folder / MANIFEST).is_file():
+    if (spec.folder / MANIFEST_FILE).is_file():
         return "done"
     if spec.state.is_dir():
         return "begun"
@@ -47,66 +55,67 @@ def _state(spec: Spec) -> str:
 
 
 def verify() -> int:
-    """Walk every artifact of the current folder; write a line per finding.
+    """Verify every artifact of the study in the current folder; write a line for each finding.
 
     Returns:
-        1 if there is any finding, else 0.
+        1 if there is a finding, else 0.
     """
-    folders = list(published(Path()))
-    findings = [finding for folder in folders for finding in _findings(folder)]
+    folders = list(published_folders(Path()))
+    findings = [finding for folder in folders for finding in _check_artifact(folder)]
     for finding in findings:
         sys.stdout.write(finding + "\n")
     sys.stdout.write(f"{len(folders)} artifacts, {len(findings)} findings\n")
     return 1 if findings else 0
 
 
-def _findings(folder: Path) -> Iterator[str]:
-    """What is wrong with one artifact: its spec, its files, or its inputs."""
-    missing = [name for name in (SPEC, MANIFEST) if not (folder / name).is_file()]
+def _check_artifact(folder: Path) -> Iterator[str]:
+    """What is wrong with the spec, the manifest, the files or the inputs of the artifact in `folder`."""
+    missing = [name for name in (SPEC_FILE, MANIFEST_FILE) if not (folder / name).is_file()]
     if missing:
         yield from (f"{folder / name} is missing" for name in missing)
         return
-    text = (folder / SPEC).read_bytes().decode("utf-8", errors="replace")
+    text = (folder / SPEC_FILE).read_bytes().decode("utf-8", errors="replace")
     if digest(text)[:KEY_DIGITS] != folder.name[-KEY_DIGITS:]:
-        yield f"{folder / SPEC} was edited: its digest is not in the folder's name"
+        yield f"{folder / SPEC_FILE} was edited: its digest is not in the folder's name"
         return
     name = f"{folder.parent.name}/{folder.name}"
     try:
         artifact = Artifact.open(name)
-        recorded, outputs = artifact.manifest["inputs"], artifact.manifest["outputs"]
+        input_digests, outputs = artifact.manifest["inputs"], artifact.manifest["outputs"]
     except (UserError, KeyError) as error:
-        yield f"{folder / MANIFEST} cannot be read: {error}"
+        yield f"{folder / MANIFEST_FILE} cannot be read: {error}"
         return
     if artifact.manifest["name"] != name:
-        yield f"{folder / MANIFEST} is another artifact's: {artifact.manifest['name']}"
+        yield f"{folder / MANIFEST_FILE} is another artifact's: {artifact.manifest['name']}"
     for file in outputs:
-        finding = artifact.problem_with(file)
-        if finding:
-            yield finding
+        problem = artifact.problem_with(file)
+        if problem:
+            yield problem
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for file in sorted(present - set(outputs) - {SPEC, MANIFEST}):
+    for file in sorted(present - set(outputs) - {SPEC_FILE, MANIFEST_FILE}):
         yield f"{folder / file} is not in the manifest"
     for names in artifact.spec.inputs.values():
         for input_name in names:
-            yield from _input_findings(folder, input_name, recorded.get(input_name))
+            yield from _check_input(folder, input_name, input_digests.get(input_name))
 
 
-def _input_findings(folder: Path, input_name: str, recorded: str | None) -> Iterator[str]:
+def _check_input(folder: Path, input_name: str, recorded_digest: str | None) -> Iterator[str]:
+    """Whether the input called `input_name` still has the content that the artifact in `folder` was made from."""
     try:
-        given = Artifact.open(input_name)
+        artifact = Artifact.open(input_name)
     except UserError as error:
-        # Making room by deleting an intermediate is allowed, but then nothing vouches for it.
+        # Intermediate artifacts may be deleted to free space, but then they cannot be verified.
         yield f"{folder}: its input is not there: {error}"
         return
-    if content_digest(given.manifest["outputs"]) != recorded:
+    if content_digest(artifact.manifest["outputs"]) != recorded_digest:
         yield f"{folder}: its input {input_name} is not the one it was made from"
 
 
 def table(study: Study) -> int:
-    """Write the report's table and where the report is.
+    """Write the report's table and the path of its page.
 
     Raises:
-        UserError: There is no report yet.
+        UserError: The report has not been made yet.
     """
     report = Artifact.open(study.report.name)
     sys.stdout.write(report.file("table.md").read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-# A model's index, its run and its measures, for each collection.
+# For each model and collection: the index, the run and the measures.
 
 
 rule build_index:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/indexes/{label}-{key}/spec.json",
@@ -13,16 +13,16 @@ rule build_index:
         "benchmarks/indexes/{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("build_index", "threads")
+    threads: resource("build_index", "threads")
     resources:
-        mem_mb=asked("build_index", "mem_mb"),
-        runtime=asked("build_index", "runtime"),
+        mem_mb=resource("build_index", "mem_mb"),
+        runtime=resource("build_index", "runtime"),
         gpu=gpu("build_index"),
         slurm_extra=slurm_extra("build_index"),
     params:
-        spec=spec_of,
+        spec=spec_json,
         device=device("build_index"),
-        rows=rows_of,
+        rows=row_names,
     message:
         "Encode {wildcards.label} for {params.rows}"
     shell:
@@ -31,7 +31,7 @@ rule build_index:
 
 rule search_index:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/runs/colbert.{label}-{key}/spec.json",
@@ -41,16 +41,16 @@ rule search_index:
         "benchmarks/runs/colbert.{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("search_index", "threads")
+    threads: resource("search_index", "threads")
     resources:
-        mem_mb=asked("search_index", "mem_mb"),
-        runtime=asked("search_index", "runtime"),
+        mem_mb=resource("search_index", "mem_mb"),
+        runtime=resource("search_index", "runtime"),
         gpu=gpu("search_index"),
         slurm_extra=slurm_extra("search_index"),
     params:
-        spec=spec_of,
+        spec=spec_json,
         device=device("search_index"),
-        rows=rows_of,
+        rows=row_names,
     message:
         "Search {wildcards.label} for {params.rows}"
     shell:
@@ -59,7 +59,7 @@ rule search_index:
 
 rule search_bm25:
     input:
-        made_from,
+        input_specs,
         image=image_file("lucene"),
     output:
         "results/runs/bm25.{label}-{key}/spec.json",
@@ -69,13 +69,13 @@ rule search_bm25:
         "benchmarks/runs/bm25.{label}-{key}.tsv"
     container:
         image("lucene")
-    threads: asked("search_bm25", "threads")
+    threads: resource("search_bm25", "threads")
     resources:
-        mem_mb=asked("search_bm25", "mem_mb"),
-        runtime=asked("search_bm25", "runtime"),
+        mem_mb=resource("search_bm25", "mem_mb"),
+        runtime=resource("search_bm25", "runtime"),
         slurm_extra=slurm_extra("search_bm25"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Search {wildcards.label} with BM25"
     shell:
@@ -84,7 +84,7 @@ rule search_bm25:
 
 rule measure_run:
     input:
-        made_from,
+        input_specs,
         image=image_file("lucene"),
     output:
         "results/measures/{label}-{key}/spec.json",
@@ -94,14 +94,14 @@ rule measure_run:
         "benchmarks/measures/{label}-{key}.tsv"
     container:
         image("lucene")
-    threads: asked("measure_run", "threads")
+    threads: resource("measure_run", "threads")
     resources:
-        mem_mb=asked("measure_run", "mem_mb"),
-        runtime=asked("measure_run", "runtime"),
+        mem_mb=resource("measure_run", "mem_mb"),
+        runtime=resource("measure_run", "runtime"),
         slurm_extra=slurm_extra("measure_run"),
     params:
-        spec=spec_of,
-        rows=rows_of,
+        spec=spec_json,
+        rows=row_names,
     message:
         "Measure {params.rows} on {wildcards.label}"
     shell:

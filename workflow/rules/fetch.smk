@@ -1,9 +1,9 @@
-# What comes from outside: the only rules that may touch the network are fetch_*.
+# Sources, collections and base models. Only the rules fetch_* may use the network.
 
 
 rule read_docstrings_source:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "resources/sources/package.{label}-{key}/spec.json",
@@ -13,13 +13,13 @@ rule read_docstrings_source:
         "benchmarks/sources/package.{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("read_docstrings", "threads")
+    threads: resource("read_docstrings", "threads")
     resources:
-        mem_mb=asked("read_docstrings", "mem_mb"),
-        runtime=asked("read_docstrings", "runtime"),
+        mem_mb=resource("read_docstrings", "mem_mb"),
+        runtime=resource("read_docstrings", "runtime"),
         slurm_extra=slurm_extra("read_docstrings"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Read the documentation of {wildcards.label}"
     shell:
@@ -28,7 +28,7 @@ rule read_docstrings_source:
 
 rule read_docstrings_collection:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "resources/collections/package.{label}-{key}/spec.json",
@@ -38,13 +38,13 @@ rule read_docstrings_collection:
         "benchmarks/collections/package.{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("read_docstrings", "threads")
+    threads: resource("read_docstrings", "threads")
     resources:
-        mem_mb=asked("read_docstrings", "mem_mb"),
-        runtime=asked("read_docstrings", "runtime"),
+        mem_mb=resource("read_docstrings", "mem_mb"),
+        runtime=resource("read_docstrings", "runtime"),
         slurm_extra=slurm_extra("read_docstrings"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Read the held-out documentation of {wildcards.label}"
     shell:
@@ -53,7 +53,7 @@ rule read_docstrings_collection:
 
 rule fetch_source:
     input:
-        made_from,
+        input_specs,
     output:
         "resources/sources/{origin}.{label}-{key}/spec.json",
     log:
@@ -63,8 +63,8 @@ rule fetch_source:
     conda:
         "../../envs/host.yaml"
     params:
-        spec=spec_of,
-        path=path_of,
+        spec=spec_json,
+        path=local_path,
     message:
         "Fetch the source {wildcards.label}"
     shell:
@@ -73,7 +73,7 @@ rule fetch_source:
 
 rule fetch_collection:
     input:
-        made_from,
+        input_specs,
     output:
         "resources/collections/{origin}.{label}-{key}/spec.json",
     log:
@@ -83,8 +83,8 @@ rule fetch_collection:
     conda:
         "../../envs/host.yaml"
     params:
-        spec=spec_of,
-        path=path_of,
+        spec=spec_json,
+        path=local_path,
     message:
         "Fetch the collection {wildcards.label}"
     shell:
@@ -93,7 +93,7 @@ rule fetch_collection:
 
 rule fetch_base:
     input:
-        made_from,
+        input_specs,
     output:
         "resources/bases/{origin}.{label}-{key}/spec.json",
     log:
@@ -103,8 +103,8 @@ rule fetch_base:
     conda:
         "../../envs/host.yaml"
     params:
-        spec=spec_of,
-        path=path_of,
+        spec=spec_json,
+        path=local_path,
     message:
         "Fetch the model {wildcards.label}"
     shell:
@@ -113,7 +113,7 @@ rule fetch_base:
 
 rule build_base:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "resources/bases/random.{label}-{key}/spec.json",
@@ -123,13 +123,13 @@ rule build_base:
         "benchmarks/bases/random.{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("build_base", "threads")
+    threads: resource("build_base", "threads")
     resources:
-        mem_mb=asked("build_base", "mem_mb"),
-        runtime=asked("build_base", "runtime"),
+        mem_mb=resource("build_base", "mem_mb"),
+        runtime=resource("build_base", "runtime"),
         slurm_extra=slurm_extra("build_base"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Make the untrained model {wildcards.label}"
     shell:

@@ -1,4 +1,4 @@
-# The Apptainer images that are not given in the config.
+# Build the Apptainer images that the config does not give.
 
 
 rule build_image:
@@ -12,7 +12,7 @@ rule build_image:
     conda:
         "../../envs/host.yaml"
     params:
-        build=build_of_image,
+        build=build_flags,
     message:
         "Build the image {wildcards.image}"
     shell:

@@ -1,9 +1,9 @@
-# Candidates per training query, and the negatives that the positive-aware filter leaves.
+# Candidates per training query, and the negatives: the candidates that the positive-aware filter keeps.
 
 
 rule mine_bm25:
     input:
-        made_from,
+        input_specs,
         image=image_file("lucene"),
     output:
         "results/candidates/bm25.{label}-{key}/spec.json",
@@ -13,13 +13,13 @@ rule mine_bm25:
         "benchmarks/candidates/bm25.{label}-{key}.tsv"
     container:
         image("lucene")
-    threads: asked("mine_bm25", "threads")
+    threads: resource("mine_bm25", "threads")
     resources:
-        mem_mb=asked("mine_bm25", "mem_mb"),
-        runtime=asked("mine_bm25", "runtime"),
+        mem_mb=resource("mine_bm25", "mem_mb"),
+        runtime=resource("mine_bm25", "runtime"),
         slurm_extra=slurm_extra("mine_bm25"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Search {wildcards.label} for candidates with BM25"
     shell:
@@ -28,7 +28,7 @@ rule mine_bm25:
 
 rule mine_dense:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/candidates/dense.{label}-{key}/spec.json",
@@ -38,14 +38,14 @@ rule mine_dense:
         "benchmarks/candidates/dense.{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("mine_dense", "threads")
+    threads: resource("mine_dense", "threads")
     resources:
-        mem_mb=asked("mine_dense", "mem_mb"),
-        runtime=asked("mine_dense", "runtime"),
+        mem_mb=resource("mine_dense", "mem_mb"),
+        runtime=resource("mine_dense", "runtime"),
         gpu=gpu("mine_dense"),
         slurm_extra=slurm_extra("mine_dense"),
     params:
-        spec=spec_of,
+        spec=spec_json,
         device=device("mine_dense"),
     message:
         "Search {wildcards.label} for candidates with a dense encoder"
@@ -55,7 +55,7 @@ rule mine_dense:
 
 rule filter_negatives:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/negatives/{label}-{key}/spec.json",
@@ -65,13 +65,13 @@ rule filter_negatives:
         "benchmarks/negatives/{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("filter_negatives", "threads")
+    threads: resource("filter_negatives", "threads")
     resources:
-        mem_mb=asked("filter_negatives", "mem_mb"),
-        runtime=asked("filter_negatives", "runtime"),
+        mem_mb=resource("filter_negatives", "mem_mb"),
+        runtime=resource("filter_negatives", "runtime"),
         slurm_extra=slurm_extra("filter_negatives"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Choose the negatives of {wildcards.label}"
     shell:

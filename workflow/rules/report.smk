@@ -1,9 +1,9 @@
-# The table, as text, as numbers and as a page.
+# The table of a study: as Markdown, as CSV and as a page.
 
 
 rule write_report:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/reports/{label}-{key}/spec.json",
@@ -14,7 +14,7 @@ rule write_report:
     container:
         image("torch")
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Write the report of {wildcards.label}"
     shell:

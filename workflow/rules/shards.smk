@@ -1,10 +1,10 @@
-# Rows in a fixed random order, and which of them make step 1, 2, 3 ...
+# Shards: training rows in a fixed random order. Batch plans: which rows make step 1, 2, 3 ...
 
 
 rule share_shards:
     input:
-        made_from,
-        shares_of_files,
+        input_specs,
+        file_shares,
         image=image_file("torch"),
     output:
         temp(touch("results/state/shards/{label}-{key}.{of}-{share}-of-{jobs}")),
@@ -18,13 +18,13 @@ rule share_shards:
         jobs="[0-9]+",
     container:
         image("torch")
-    threads: asked("build_shards", "threads")
+    threads: resource("build_shards", "threads")
     resources:
-        mem_mb=asked("build_shards", "mem_mb"),
-        runtime=asked("build_shards", "runtime"),
+        mem_mb=resource("build_shards", "mem_mb"),
+        runtime=resource("build_shards", "runtime"),
         slurm_extra=slurm_extra("build_shards"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Shuffle {wildcards.label}: the {wildcards.of}, share {wildcards.share} of {wildcards.jobs}"
     shell:
@@ -34,8 +34,8 @@ rule share_shards:
 
 rule build_shards:
     input:
-        made_from,
-        shares_of_shards,
+        input_specs,
+        shard_shares,
         image=image_file("torch"),
     output:
         "results/shards/{label}-{key}/spec.json",
@@ -45,13 +45,13 @@ rule build_shards:
         "benchmarks/shards/{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("build_shards", "threads")
+    threads: resource("build_shards", "threads")
     resources:
-        mem_mb=asked("build_shards", "mem_mb"),
-        runtime=asked("build_shards", "runtime"),
+        mem_mb=resource("build_shards", "mem_mb"),
+        runtime=resource("build_shards", "runtime"),
         slurm_extra=slurm_extra("build_shards"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Shuffle {wildcards.label} into shards"
     shell:
@@ -60,7 +60,7 @@ rule build_shards:
 
 rule plan_batches:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/batches/{label}-{key}/spec.json",
@@ -70,14 +70,14 @@ rule plan_batches:
         "benchmarks/batches/{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("plan_batches", "threads")
+    threads: resource("plan_batches", "threads")
     resources:
-        mem_mb=asked("plan_batches", "mem_mb"),
-        runtime=asked("plan_batches", "runtime"),
+        mem_mb=resource("plan_batches", "mem_mb"),
+        runtime=resource("plan_batches", "runtime"),
         slurm_extra=slurm_extra("plan_batches"),
     params:
-        spec=spec_of,
-        rows=rows_of,
+        spec=spec_json,
+        rows=row_names,
     message:
         "Plan the batches of the {wildcards.label} stage of {params.rows}"
     shell:

@@ -3,7 +3,7 @@
 
 rule teach_bm25:
     input:
-        made_from,
+        input_specs,
         image=image_file("lucene"),
     output:
         "results/scores/bm25.{label}-{key}/spec.json",
@@ -13,13 +13,13 @@ rule teach_bm25:
         "benchmarks/scores/bm25.{label}-{key}.tsv"
     container:
         image("lucene")
-    threads: asked("teach_bm25", "threads")
+    threads: resource("teach_bm25", "threads")
     resources:
-        mem_mb=asked("teach_bm25", "mem_mb"),
-        runtime=asked("teach_bm25", "runtime"),
+        mem_mb=resource("teach_bm25", "mem_mb"),
+        runtime=resource("teach_bm25", "runtime"),
         slurm_extra=slurm_extra("teach_bm25"),
     params:
-        spec=spec_of,
+        spec=spec_json,
     message:
         "Score {wildcards.label} with BM25"
     shell:
@@ -28,7 +28,7 @@ rule teach_bm25:
 
 rule teach_neural:
     input:
-        made_from,
+        input_specs,
         image=image_file("torch"),
     output:
         "results/scores/neural.{label}-{key}/spec.json",
@@ -38,14 +38,14 @@ rule teach_neural:
         "benchmarks/scores/neural.{label}-{key}.tsv"
     container:
         image("torch")
-    threads: asked("teach_neural", "threads")
+    threads: resource("teach_neural", "threads")
     resources:
-        mem_mb=asked("teach_neural", "mem_mb"),
-        runtime=asked("teach_neural", "runtime"),
+        mem_mb=resource("teach_neural", "mem_mb"),
+        runtime=resource("teach_neural", "runtime"),
         gpu=gpu("teach_neural"),
         slurm_extra=slurm_extra("teach_neural"),
     params:
-        spec=spec_of,
+        spec=spec_json,
         device=device("teach_neural"),
     message:
         "Score {wildcards.label} with a re-ranker"

@@ -1,10 +1,10 @@
-# The three stages: one rule, since they differ in their settings only. It goes first: the longest chains are its jobs'.
+# The three stages: one rule, since only their settings differ. It has priority: the longest chains are of its jobs.
 
 
 rule train_stage:
     input:
-        made_from,
-        evaluations,
+        input_specs,
+        evaluation_inputs,
         image=image_file("torch"),
     output:
         "results/models/{label}-{key}/spec.json",
@@ -13,22 +13,22 @@ rule train_stage:
     benchmark:
         "benchmarks/models/{label}-{key}.tsv"
     wildcard_constraints:
-        key=f"(?!{'|'.join(spec.key for spec in on_several_nodes()) or 'none'})[0-9a-f]{{12}}",
+        key=f"(?!{'|'.join(spec.key for spec in multi_node_models()) or 'none'})[0-9a-f]{{12}}",
     priority: 1
-    retries: RETRIES_OF_TRAINING
+    retries: TRAINING_RETRIES
     container:
         image("torch")
-    threads: of_stage(asked, "threads")
+    threads: for_stage(resource, "threads")
     resources:
-        mem_mb=of_stage(asked, "mem_mb"),
-        runtime=of_stage(asked, "runtime"),
-        gpu=of_stage(gpu),
-        slurm_extra=slurm_extra_of_training,
+        mem_mb=for_stage(resource, "mem_mb"),
+        runtime=for_stage(resource, "runtime"),
+        gpu=for_stage(gpu),
+        slurm_extra=training_slurm_extra,
     params:
-        spec=spec_of,
-        rows=rows_of,
-        gpus=of_stage(asked, "gpu"),
-        flags=flags_of_training,
+        spec=spec_json,
+        rows=row_names,
+        gpus=for_stage(resource, "gpu"),
+        flags=training_flags,
     message:
         "Train the {wildcards.label} stage of {params.rows}"
     shell:
@@ -36,11 +36,11 @@ rule train_stage:
         "--spec {params.spec:q} {params.flags:q} 2> {log:q}"
 
 
-# The same on several nodes. It has no container, since srun is not inside of one: srun starts the image on each node.
+# The same on several nodes. The rule has no container, since an image has no srun: srun starts the image on each node.
 rule train_stage_on_nodes:
     input:
-        made_from,
-        evaluations,
+        input_specs,
+        evaluation_inputs,
         image=image_file("torch"),
     output:
         "results/models/{label}-{key}/spec.json",
@@ -49,25 +49,25 @@ rule train_stage_on_nodes:
     benchmark:
         "benchmarks/models/{label}-{key}.tsv"
     wildcard_constraints:
-        key="|".join(spec.key for spec in on_several_nodes()) or "none",
+        key="|".join(spec.key for spec in multi_node_models()) or "none",
     priority: 1
-    retries: RETRIES_OF_TRAINING
+    retries: TRAINING_RETRIES
     conda:
         "../../envs/host.yaml"
-    threads: of_stage(asked, "threads")
+    threads: for_stage(resource, "threads")
     resources:
-        mem_mb=of_stage(asked, "mem_mb"),
-        runtime=of_stage(asked, "runtime"),
-        nodes=of_stage(asked, "nodes"),
-        tasks=of_stage(asked, "nodes"),
+        mem_mb=for_stage(resource, "mem_mb"),
+        runtime=for_stage(resource, "runtime"),
+        nodes=for_stage(resource, "nodes"),
+        tasks=for_stage(resource, "nodes"),
         mpi="srun",
-        slurm_extra=slurm_extra_of_training,
+        slurm_extra=training_slurm_extra,
     params:
-        spec=spec_of,
-        rows=rows_of,
-        gpus=of_stage(asked, "gpu"),
-        flags=flags_of_training,
-        image=image("torch") if in_images else "",
+        spec=spec_json,
+        rows=row_names,
+        gpus=for_stage(resource, "gpu"),
+        flags=training_flags,
+        image=image("torch") if use_images else "",
         apptainer=workflow.deployment_settings.apptainer_args,
     message:
         "Train the {wildcards.label} stage of {params.rows} on {resources.nodes} nodes"

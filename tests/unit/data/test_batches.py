@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
-from colbert_zero.data.batches import make, plan
-from colbert_zero.graph.artifact import MANIFEST, SPEC, Spec, locate, run_step
+from colbert_zero.data.batches import make, plan_batches
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder, run_step
 from colbert_zero.graph.console import UserError
 
 UNSUPERVISED = """
@@ -30,7 +30,7 @@ seeds = st.integers(0, 2**32)
 
 def steps_of(sizes: list[int], batch_size: int, epochs: int = 1, seed: int = 0) -> list[tuple[int, int, int]]:
     labels = [f"source-{number}" for number in range(len(sizes))]
-    table = plan(sizes, labels, batch_size, epochs, seed).to_pydict()
+    table = plan_batches(sizes, labels, batch_size, epochs, seed).to_pydict()
     return list(zip(table["step"], table["rows"], table["start"], strict=True))
 
 
@@ -43,7 +43,7 @@ def test_the_papers_data_give_the_papers_steps(sizes: str, batch_size: int, step
 
 @settings(deadline=None)
 @given(sizes=sizes_of, batch_size=batch_sizes, epochs=st.integers(1, 3), seed=seeds)
-def test_an_epoch_takes_each_row_at_most_once_and_all_whole_batches(
+def test_an_epoch_has_each_row_at_most_once_and_all_whole_batches(
     sizes: list[int], batch_size: int, epochs: int, seed: int
 ) -> None:
     if max(sizes) < batch_size:
@@ -60,7 +60,7 @@ def test_an_epoch_takes_each_row_at_most_once_and_all_whole_batches(
 
 
 @given(sizes=sizes_of, batch_size=batch_sizes, seed=seeds)
-def test_a_plan_is_decided_by_its_arguments_and_an_epoch_by_its_number(
+def test_a_plan_depends_only_on_its_arguments_and_an_epoch_on_its_number(
     sizes: list[int], batch_size: int, seed: int
 ) -> None:
     if max(sizes) < batch_size:
@@ -85,18 +85,19 @@ def test_sources_are_mixed_all_along() -> None:
 
 
 def test_the_order_of_a_sources_batches_is_its_own_whatever_others_there_are() -> None:
-    alone = plan([200], ["mine"], 10, 1, 0).to_pydict()["start"]
-    table = plan([500, 200], ["other", "mine"], 10, 1, 0).to_pydict()
+    alone = plan_batches([200], ["mine"], 10, 1, 0).to_pydict()["start"]
+    table = plan_batches([500, 200], ["other", "mine"], 10, 1, 0).to_pydict()
     assert [start for source, start in zip(table["rows"], table["start"], strict=True) if source == 1] == alone
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
 def test_python_hashing_does_not_matter(hash_seed: str) -> None:
-    code = "from colbert_zero.data.batches import plan; print(plan([95, 40], ['b', 'a'], 8, 2, 7).to_pydict())"
+    call = "plan_batches([95, 40], ['b', 'a'], 8, 2, 7)"
+    code = f"from colbert_zero.data.batches import plan_batches; print({call}.to_pydict())"
     workflow = Path(__file__).parents[3] / "workflow"
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(workflow)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == str(plan([95, 40], ["b", "a"], 8, 2, 7).to_pydict())
+    assert ran.stdout.strip() == str(plan_batches([95, 40], ["b", "a"], 8, 2, 7).to_pydict())
 
 
 def test_sources_smaller_than_a_batch_are_left_out_unless_all_are() -> None:
@@ -105,9 +106,9 @@ def test_sources_smaller_than_a_batch_are_left_out_unless_all_are() -> None:
         steps_of([3, 4], 5)
 
 
-def test_two_sources_of_one_name_are_refused() -> None:
-    with pytest.raises(UserError, match="one name: a, a"):
-        plan([10, 10], ["a", "a"], 5, 1, 0)
+def test_two_sources_that_share_a_name_are_refused() -> None:
+    with pytest.raises(UserError, match="share a name: a, a"):
+        plan_batches([10, 10], ["a", "a"], 5, 1, 0)
 
 
 def test_the_artifact_holds_plan_and_counts(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -116,11 +117,11 @@ def test_the_artifact_holds_plan_and_counts(tmp_path: Path, monkeypatch: MonkeyP
     for label, rows in (("a", 23), ("b", 40)):
         spec = Spec("shards", label, {})
         spec.folder.mkdir(parents=True)
-        (spec.folder / SPEC).write_text(spec.text)
-        (spec.folder / MANIFEST).write_text(json.dumps({"outputs": {}, "facts": {"rows": rows}}))
+        (spec.folder / SPEC_FILE).write_text(spec.text)
+        (spec.folder / MANIFEST_FILE).write_text(json.dumps({"outputs": {}, "facts": {"rows": rows}}))
         names.append(spec.name)
     spec = Spec("batches", "unsupervised", {"batch_size": 10, "epochs": 2, "seed": 1}, {"rows": names})
     assert run_step(make, None, ["--spec", spec.text]) == 0
-    assert pq.read_table(spec.folder / "plan.parquet").equals(plan([23, 40], ["a", "b"], 10, 2, 1))
-    facts = json.loads((locate(spec.name) / MANIFEST).read_text())["facts"]
+    assert pq.read_table(spec.folder / "plan.parquet").equals(plan_batches([23, 40], ["a", "b"], 10, 2, 1))
+    facts = json.loads((artifact_folder(spec.name) / MANIFEST_FILE).read_text())["facts"]
     assert facts == {"steps": 12, "steps_by_source": {"a": 4, "b": 8}, "dropped_rows": {"a": 3, "b": 0}}

@@ -26,20 +26,20 @@ QRELS = {"q2": {"d1": 2, "d2": 0}, "q1": {"d2": 1}}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound collection of three documents and three queries, of which two are judged."""
+    """A valid collection of three documents and three queries, of which two are judged."""
     beir.write_collection(tmp_path, DOCUMENTS, QUERIES, QRELS)
     return tmp_path
 
 
-def lines(path: Path, *records: object) -> None:
+def write_lines(path: Path, *records: object) -> None:
     """Write records as JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def refusal(folder: Path, split: str = "test") -> str:
-    """The message with which `check` refuses a folder, one line."""
+    """The message with which `check_collection` refuses a folder, one line."""
     with pytest.raises(UserError) as caught:
-        beir.check(folder, split)
+        beir.check_collection(folder, split)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -52,11 +52,11 @@ def test_what_is_written_is_read_back_in_order(folder: Path) -> None:
 
 
 def test_only_judged_queries_are_evaluated(folder: Path) -> None:
-    assert list(Collection.open(folder).judged) == ["q2", "q1"]
+    assert list(Collection.open(folder).judged_queries) == ["q2", "q1"]
 
 
-def test_the_counts_are_of_what_is_there(folder: Path) -> None:
-    assert beir.check(folder) == {
+def test_a_collection_is_counted(folder: Path) -> None:
+    assert beir.check_collection(folder) == {
         "documents": 3,
         "queries": 2,
         "unjudged_queries": 1,
@@ -73,12 +73,12 @@ def test_unknown_ids_in_qrels_are_counted_reported_and_kept(folder: Path, caplog
     with (folder / "qrels/test.tsv").open("a", encoding="utf-8") as file:
         file.write("q1\tgone\t1\nnobody\td1\t1\nnobody\td2\t1\n")
     with caplog.at_level(logging.INFO, "colbert_zero"):
-        facts = beir.check(folder)
+        facts = beir.check_collection(folder)
     assert (facts["judgements_of_unknown_documents"], facts["judgements_of_unknown_queries"]) == (1, 2)
     assert "1 judgements of unknown documents" in caplog.text
     collection = Collection.open(folder)
     assert collection.qrels["q1"] == {"d2": 1, "gone": 1}
-    assert "nobody" in collection.qrels and "nobody" not in collection.judged
+    assert "nobody" in collection.qrels and "nobody" not in collection.judged_queries
 
 
 def test_the_same_collection_is_the_same_bytes(tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_the_same_collection_is_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_title_may_be_absent_null_or_empty_and_text_null(folder: Path) -> None:
-    lines(
+    write_lines(
         folder / "corpus.jsonl",
         {"_id": "d1", "text": "a"},
         {"_id": "d2", "title": None, "text": "b"},
         {"_id": "d3", "title": "", "text": None},
     )
     assert list(beir.read_corpus(folder)) == [Document("d1", "", "a"), Document("d2", "", "b"), Document("d3", "", "")]
-    assert beir.check(folder)["empty_documents"] == 1
+    assert beir.check_collection(folder)["empty_documents"] == 1
 
 
 def test_a_gzipped_corpus_reads_as_a_plain_one(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_qrels_read_with_or_without_header_and_with_scores_as_floats(folder: Pat
         ("q1\td2\tyes", "'yes' is not a whole number"),
         ("q1\td2\t0.5", "'0.5' is not a whole number"),
         ("q1\td2\tnan", "'nan' is not a whole number"),
-        ("q2\td1\t1", "two scores"),
+        ("q2\td1\t1", "two different scores"),
     ],
 )
 def test_a_malformed_judgement_is_refused_with_its_line(folder: Path, row: str, complaint: str) -> None:
@@ -138,10 +138,10 @@ def test_a_malformed_judgement_is_refused_with_its_line(folder: Path, row: str, 
     assert f"{path}:5: " in message and complaint in message
 
 
-def test_a_judgement_repeated_alike_counts_once(folder: Path) -> None:
+def test_a_judgement_repeated_with_the_same_score_counts_once(folder: Path) -> None:
     path = folder / "qrels/test.tsv"
     path.write_text(path.read_text() + "q1\td2\t1.0\n")
-    assert beir.check(folder)["judgements"] == 3
+    assert beir.check_collection(folder)["judgements"] == 3
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_a_malformed_document_is_refused_with_its_line(folder: Path, line: bytes
     assert f"{path}:4: " in message and complaint in message
 
 
-def test_a_query_there_twice_is_refused_with_its_line(folder: Path) -> None:
-    lines(folder / "queries.jsonl", {"_id": "q1", "text": "a"}, {"_id": "q1", "text": "b"})
+def test_a_repeated_query_is_refused_with_its_line(folder: Path) -> None:
+    write_lines(folder / "queries.jsonl", {"_id": "q1", "text": "a"}, {"_id": "q1", "text": "b"})
     assert f"{folder / 'queries.jsonl'}:2: query 'q1' is there twice" in refusal(folder)
 
 
@@ -188,14 +188,14 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     assert f"{folder / name} is missing" in refusal(folder)
 
 
-def test_a_missing_split_names_those_there_are(folder: Path) -> None:
-    assert "splits there: test" in refusal(folder, "dev")
+def test_a_missing_split_names_the_splits_of_the_folder(folder: Path) -> None:
+    assert "the folder has the splits: test" in refusal(folder, "dev")
 
 
 def test_a_published_collection_knows_its_split_and_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(job: Job) -> dict[str, int]:
         beir.write_collection(job.folder, DOCUMENTS, QUERIES, QRELS, "dev")
-        return beir.check(job.folder, "dev")
+        return beir.check_collection(job.folder, "dev")
 
     monkeypatch.chdir(tmp_path)
     spec = Spec("collections", "folder.mine", {"split": "dev"})

@@ -168,7 +168,7 @@ def spec(kind: str, **settings: object) -> Spec:
     return Spec(kind, "package.graph-like", leaves)
 
 
-def test_public_is_what_has_no_underscore_or_what_a_public_module_imports(site: Path) -> None:
+def test_an_object_is_public_without_underscores_or_if_a_public_module_imports_it(site: Path) -> None:
     docstrings, unreadable = public_docstrings(package_files("graph-like", "1.2"))
     assert sorted(docstrings) == PUBLIC
     assert unreadable == 1
@@ -186,11 +186,11 @@ def test_the_order_of_the_files_does_not_matter(site: Path) -> None:
     assert read_pairs(backwards, 3, 8, 50) == read_pairs(files, 3, 8, 50)
 
 
-def test_short_and_repeated_ones_are_dropped_and_counted(site: Path) -> None:
+def test_short_and_repeated_pairs_are_dropped_and_counted(site: Path) -> None:
     pairs, counts = read_pairs(package_files("graph-like", "1.2"), 3, 8, 50)
-    # `again` asks what `shortest_path` asks and comes first by name.
-    gone = {"graphlike.paths.brief", "graphlike.paths.bodyless", "graphlike.paths.shortest_path"}
-    assert [pair.name for pair in pairs] == [name for name in PUBLIC if name not in gone]
+    # `again` has the same query as `shortest_path`, and its name sorts first.
+    dropped = {"graphlike.paths.brief", "graphlike.paths.bodyless", "graphlike.paths.shortest_path"}
+    assert [pair.name for pair in pairs] == [name for name in PUBLIC if name not in dropped]
     assert counts == {"docstrings": 10, "too_short": 2, "repeated": 1, "unreadable_files": 1}
     for texts in ([pair.query for pair in pairs], [pair.document for pair in pairs]):
         assert len({normalise(text) for text in texts}) == len(pairs)
@@ -210,7 +210,7 @@ def test_minimum_lengths_hold(site: Path, query_words: int, words: int, kept: in
     assert len(read_pairs(package_files("graph-like", "1.2"), query_words, words, 50)[0]) == kept
 
 
-def test_the_summary_sentence_asks_and_the_rest_answers() -> None:
+def test_the_summary_sentence_is_the_query_and_the_rest_the_document() -> None:
     pair = make_pair("pkg.mod.f", "Give e.g. The first\nof many. And then `more`.\n\nA :class:`~pkg.Thing` of it.\n")
     assert pair.query == "Give e.g. The first of many"
     assert pair.document == "And then more. A pkg.Thing of it."
@@ -239,7 +239,7 @@ def test_a_signature_is_no_summary() -> None:
         "shortest-path's",
     ],
 )
-def test_the_own_name_is_taken_out_of_both_however_it_is_written(written: str) -> None:
+def test_the_own_name_is_removed_from_both_however_it_is_written(written: str) -> None:
     pair = make_pair("pkg.mod.shortest_path", f"Use {written} here.\n\nThe {written} there, too.")
     assert (pair.query, pair.document) == ("Use here", "The there, too.")
 
@@ -264,15 +264,15 @@ def test_a_source_is_the_same_bytes_twice_and_a_training_row_a_pair(
     assert "Walk along the edges at random" in table["query"].to_pylist()
 
 
-@pytest.mark.parametrize(("queries", "asked"), [(3, 3), (None, 7), (100, 7)])
-def test_a_collection_holds_every_document_and_asks_some(site: Path, queries: int | None, asked: int) -> None:
+@pytest.mark.parametrize(("queries", "expected"), [(3, 3), (None, 7), (100, 7)])
+def test_a_collection_holds_every_document_and_some_queries(site: Path, queries: int | None, expected: int) -> None:
     made = spec("collections", queries=queries, seed=5)
     assert artifact.run_step(make, None, ["--spec", made.text]) == 0
     collection = beir.Collection.open(Artifact.open(made.name))
     documents = {document.id for document in collection.documents()}
     assert len(documents) == 7
     assert collection.qrels == {query: {query.removeprefix("summary:"): 1} for query in collection.queries}
-    assert len(collection.judged) == asked and not set(collection.judged) & documents
+    assert len(collection.judged_queries) == expected and not set(collection.judged_queries) & documents
     assert {document for row in collection.qrels.values() for document in row} <= documents
 
 

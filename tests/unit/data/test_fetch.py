@@ -1,4 +1,4 @@
-"""Fetching: what arrives is what was asked for, whole and counted, or nothing is published and one line says why."""
+"""Laws of fetching: the requested data are published whole and counted, or nothing is, and one line says why."""
 
 import gzip
 import json
@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import hub_server as local_hub
 from colbert_zero.data import fetch
 from colbert_zero.graph.artifact import Artifact, Spec, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
+from hub_server import Hub, serve_hub
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
 COLUMNS = {"query": "query", "document": "document"}
@@ -27,7 +27,7 @@ TOKEN = "hf_secretsecretsecretsecret"
 
 @dataclass
 class Outcome:
-    """What a run of the step did."""
+    """The result of a run of the step."""
 
     spec: Spec
     status: int
@@ -39,7 +39,7 @@ class Outcome:
         return Artifact.open(self.spec.name)
 
     def refused(self, *words: str) -> str:
-        """The one line on stderr; nothing was published."""
+        """Assert that nothing was published, and that stderr has one line with `words`; return the line."""
         assert self.status == 1, self.stderr
         assert not self.spec.folder.exists()
         (line,) = [line for line in self.stderr.splitlines() if line.strip()]
@@ -58,17 +58,15 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def hub() -> Iterator[local_hub.Hub]:
-    with local_hub.serving() as hub:
+def hub() -> Iterator[Hub]:
+    with serve_hub() as hub:
         yield hub
 
 
-def from_hub(
-    hub: local_hub.Hub | None, study: Path, kind: str, settings: dict[str, Any], **environment: str
-) -> Outcome:
+def from_hub(hub: Hub | None, study: Path, kind: str, settings: dict[str, Any], **environment: str) -> Outcome:
     """Run the step as a rule does; huggingface_hub reads its environment when it is imported."""
     spec = Spec(kind, "hub.small", settings)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "colbert_zero.data.fetch", "--spec", spec.text, "--path", ""],
         cwd=study,
         env={
@@ -82,11 +80,11 @@ def from_hub(
         text=True,
         timeout=120,
     )
-    lines = [line for line in done.stderr.splitlines() if "published" not in line and "files of" not in line]
-    return Outcome(spec, done.returncode, "\n".join(lines))
+    lines = [line for line in completed.stderr.splitlines() if "published" not in line and "files of" not in line]
+    return Outcome(spec, completed.returncode, "\n".join(lines))
 
 
-def from_here(
+def from_path(
     kind: str, label: str, settings: dict[str, Any], path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Outcome:
     spec = Spec(kind, label, settings)
@@ -106,12 +104,14 @@ def write_rows(path: Path, rows: int, padding: int = 0) -> None:
     pq.write_table(table, path, compression="none", use_dictionary=False)
 
 
-def a_source(hub: str, revision: str, rows: int | None, files: Any = ("data/squad-*.parquet",)) -> dict[str, Any]:
+def source_settings(
+    hub: str, revision: str, rows: int | None, files: Any = ("data/squad-*.parquet",)
+) -> dict[str, Any]:
     kind = "scored" if isinstance(files, dict) else "rows"
     return {"hub": hub, "revision": revision, "files": files, "rows": rows, "columns": COLUMNS, "format": kind}
 
 
-def test_a_source_arrives_byte_for_byte_at_its_commit(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_a_source_arrives_byte_for_byte_at_its_commit(hub: Hub, study: Path, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, sizes in ((old, (3, 4)), (new, (5, 6))):
         for number, rows in enumerate(sizes):
@@ -120,31 +120,31 @@ def test_a_source_arrives_byte_for_byte_at_its_commit(hub: local_hub.Hub, study:
     commit = hub.add("someone/pairs", old)
     head = hub.add("someone/pairs", new)
 
-    artifact = from_hub(hub, study, "sources", a_source("someone/pairs", commit, 7)).artifact
+    artifact = from_hub(hub, study, "sources", source_settings("someone/pairs", commit, 7)).artifact
     assert artifact.files() == [f"data/squad-0000{number}-of-00002.parquet" for number in (0, 1)]
     for name in artifact.files():
         assert artifact.file(name).read_bytes() == (old / name).read_bytes()
     assert artifact.facts == {"hub": "someone/pairs", "commit": commit, "rows": 7, "files": artifact.files()}
 
-    unpinned = from_hub(hub, study, "sources", a_source("someone/pairs", "main", None)).artifact
+    unpinned = from_hub(hub, study, "sources", source_settings("someone/pairs", "main", None)).artifact
     assert (unpinned.facts["commit"], unpinned.facts["rows"]) == (head, 11)
 
 
-def test_a_download_that_is_cut_goes_on_by_itself(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed_within_the_attempt(hub: Hub, study: Path, tmp_path: Path) -> None:
     name = "data/squad-00000-of-00001.parquet"
     write_rows(tmp_path / "data" / name, 120, padding=100_000)
     commit = hub.add("someone/pairs", tmp_path / "data")
-    hub.cuts[name] = [11_000_000]
-    artifact = from_hub(hub, study, "sources", a_source("someone/pairs", commit, 120)).artifact
-    assert [path for path, _ in hub.ranges] == [name]
+    hub.cut_after[name] = [11_000_000]
+    artifact = from_hub(hub, study, "sources", source_settings("someone/pairs", commit, 120)).artifact
+    assert [path for path, _ in hub.range_requests] == [name]
     assert artifact.file(name).read_bytes() == (tmp_path / "data" / name).read_bytes()
 
 
-def test_a_failed_attempt_loses_no_file_that_had_arrived(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_a_failed_attempt_keeps_the_files_that_had_arrived(hub: Hub, study: Path, tmp_path: Path) -> None:
     first, second = (f"data/squad-{number:05d}-of-00002.parquet" for number in (0, 1))
     write_rows(tmp_path / "data" / first, 3)
     write_rows(tmp_path / "data" / second, 4)
-    settings = a_source("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 7)
+    settings = source_settings("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 7)
     hub.statuses[second] = [503]
 
     failed = from_hub(hub, study, "sources", settings)
@@ -153,29 +153,29 @@ def test_a_failed_attempt_loses_no_file_that_had_arrived(hub: local_hub.Hub, stu
     assert arrived.read_bytes() == (tmp_path / "data" / first).read_bytes()
     artifact = from_hub(hub, study, "sources", settings).artifact
     assert artifact.file(second).read_bytes() == (tmp_path / "data" / second).read_bytes()
-    assert hub.gets == [first, second]
+    assert hub.downloads == [first, second]
     assert not artifact.spec.state.exists()
     assert [attempt["end"] == "published" for attempt in artifact.manifest["attempts"]] == [False, True]
 
 
-def test_what_a_killed_attempt_left_of_a_file_is_removed(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_a_partial_file_of_a_killed_attempt_is_removed(hub: Hub, study: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "data/data/squad-00000-of-00001.parquet", 3)
-    settings = a_source("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 99)
+    settings = source_settings("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 99)
     refused = from_hub(hub, study, "sources", settings)
     (arrived,) = refused.spec.state.rglob("*.parquet")
-    left = arrived.with_name("left.incomplete")
-    left.write_bytes(b"half a file")
+    partial = arrived.with_name("left.incomplete")
+    partial.write_bytes(b"half a file")
     from_hub(hub, study, "sources", settings).refused("99 are expected")
     assert arrived.exists()
-    assert not left.exists()
+    assert not partial.exists()
 
 
-def test_bytes_that_are_not_those_listed_are_refused_and_got_anew(
-    hub: local_hub.Hub, study: Path, tmp_path: Path
+def test_a_file_with_other_bytes_than_listed_is_refused_and_downloaded_again(
+    hub: Hub, study: Path, tmp_path: Path
 ) -> None:
     name = "data/squad-00000-of-00001.parquet"
     write_rows(tmp_path / "data" / name, 3)
-    settings = a_source("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 3)
+    settings = source_settings("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 3)
     hub.corrupt.add(name)
     from_hub(hub, study, "sources", settings).refused(name, "damaged", "again")
     hub.corrupt.clear()
@@ -193,21 +193,21 @@ def test_bytes_that_are_not_those_listed_are_refused_and_got_anew(
     ],
     ids=["count", "revision", "repository", "gated", "globs"],
 )
-def test_what_is_not_there_as_described_is_refused_in_one_line(
-    hub: local_hub.Hub, study: Path, tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
+def test_a_source_that_differs_from_its_settings_is_refused_in_one_line(
+    hub: Hub, study: Path, tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     write_rows(tmp_path / "data/data/squad-00000-of-00001.parquet", 3)
     commit = hub.add("someone/pairs", tmp_path / "data")
     hub.gated.add("someone/gated")
-    from_hub(hub, study, "sources", a_source("someone/pairs", commit, 3) | change).refused(*words)
+    from_hub(hub, study, "sources", source_settings("someone/pairs", commit, 3) | change).refused(*words)
 
 
-def test_a_path_out_of_the_folder_is_never_fetched(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_a_path_out_of_the_folder_is_never_fetched(hub: Hub, study: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "data/data/squad-00000-of-00001.parquet", 3)
     commit = hub.add("someone/pairs", tmp_path / "data")
-    hub.astray = ["data/squad-../../../../escaped.parquet"]
-    from_hub(hub, study, "sources", a_source("someone/pairs", commit, None)).refused("escaped.parquet", "out of")
-    assert not hub.gets
+    hub.phantom_paths = ["data/squad-../../../../escaped.parquet"]
+    from_hub(hub, study, "sources", source_settings("someone/pairs", commit, None)).refused("escaped.parquet", "out of")
+    assert not hub.downloads
 
 
 @pytest.mark.parametrize("score", [0.5, None, "high"])
@@ -215,31 +215,31 @@ def test_a_grade_that_is_no_whole_number_is_refused(tmp_path: Path, score: Any) 
     path = tmp_path / "test.jsonl"
     path.write_bytes(as_lines([{"query-id": "q1", "corpus-id": "d1", "score": score}]))
     with pytest.raises(UserError, match=r"test\.jsonl:1: .*score"):
-        fetch._judgements([path], "test")
+        fetch._read_qrels([path], "test")
 
 
 def test_offline_is_one_clear_line(study: Path) -> None:
-    settings = a_source("someone/pairs", "0" * 40, None)
+    settings = source_settings("someone/pairs", "0" * 40, None)
     from_hub(None, study, "sources", settings).refused("someone/pairs", "cannot be reached")
     from_hub(None, study, "sources", settings, HF_HUB_OFFLINE="1").refused("someone/pairs", "HF_HUB_OFFLINE")
 
 
-def test_the_token_is_used_and_never_written(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_the_token_is_used_and_never_written(hub: Hub, study: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "data/data/squad-00000-of-00001.parquet", 3)
-    settings = a_source("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 3)
+    settings = source_settings("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 3)
     hub.token = TOKEN
     refused = from_hub(hub, study, "sources", settings, HF_TOKEN="hf_wrongwrongwrongwrong")
     assert "wrongwrong" not in refused.refused("HF_TOKEN")
-    done = from_hub(hub, study, "sources", settings, HF_TOKEN=TOKEN)
-    assert done.artifact.facts["rows"] == 3
-    assert f"Bearer {TOKEN}" in hub.tokens
-    assert TOKEN not in done.stderr
+    completed = from_hub(hub, study, "sources", settings, HF_TOKEN=TOKEN)
+    assert completed.artifact.facts["rows"] == 3
+    assert f"Bearer {TOKEN}" in hub.authorizations
+    assert TOKEN not in completed.stderr
     written = [path for path in study.rglob("*") if path.is_file()]
     assert written
     assert not any(TOKEN.encode() in path.read_bytes() for path in written)
 
 
-def test_scored_files_are_found_by_the_cards_configurations(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_scored_files_are_found_by_the_cards_configurations(hub: Hub, study: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for name, rows in (("scores", 2), ("raw_scores", 2), ("texts/a", 3), ("texts/b", 4), ("q", 5)):
         write_rows(folder / f"{name}.parquet", rows)
@@ -250,7 +250,7 @@ def test_scored_files_are_found_by_the_cards_configurations(hub: local_hub.Hub, 
     )
     commit = hub.add("someone/scores", folder)
     files = {role: [f"config:{role}"] for role in ("train", "queries", "documents")}
-    artifact = from_hub(hub, study, "sources", a_source("someone/scores", commit, 2, files)).artifact
+    artifact = from_hub(hub, study, "sources", source_settings("someone/scores", commit, 2, files)).artifact
     assert artifact.facts["files"] == {
         "train": ["scores.parquet"],
         "queries": ["q.parquet"],
@@ -260,7 +260,7 @@ def test_scored_files_are_found_by_the_cards_configurations(hub: local_hub.Hub, 
     assert artifact.files() == ["q.parquet", "scores.parquet", "texts/a.parquet", "texts/b.parquet"]
 
     files["train"] = ["config:trains"]
-    from_hub(hub, study, "sources", a_source("someone/scores", commit, 2, files)).refused("trains", "documents")
+    from_hub(hub, study, "sources", source_settings("someone/scores", commit, 2, files)).refused("trains", "documents")
 
 
 DOCUMENTS = [
@@ -309,7 +309,7 @@ LAYOUTS = {
 }
 
 
-def a_collection(hub: local_hub.Hub, folder: Path, layout: str, **change: Any) -> dict[str, Any]:
+def collection_settings(hub: Hub, folder: Path, layout: str, **change: Any) -> dict[str, Any]:
     for name, content in LAYOUTS[layout].items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -319,21 +319,19 @@ def a_collection(hub: local_hub.Hub, folder: Path, layout: str, **change: Any) -
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_collection_becomes_beir_whatever_its_layout(
-    hub: local_hub.Hub, study: Path, tmp_path: Path, layout: str
-) -> None:
-    artifact = from_hub(hub, study, "collections", a_collection(hub, tmp_path / "data", layout)).artifact
+def test_a_collection_becomes_beir_whatever_its_layout(hub: Hub, study: Path, tmp_path: Path, layout: str) -> None:
+    artifact = from_hub(hub, study, "collections", collection_settings(hub, tmp_path / "data", layout)).artifact
     assert artifact.files() == ["corpus.jsonl", "qrels/dev.tsv", "queries.jsonl"]
     documents = [json.loads(line) for line in artifact.file("corpus.jsonl").read_text().splitlines()]
     assert documents == [document | {"title": document["title"] or ""} for document in DOCUMENTS]
-    # The query of another split is no query of this one.
+    # The query of another split is left out.
     assert [json.loads(line) for line in artifact.file("queries.jsonl").read_text().splitlines()] == QUERIES[:2]
     assert artifact.file("qrels/dev.tsv").read_bytes() == TSV
     assert (artifact.facts["judgements"], artifact.facts["positive_judgements"]) == (3, 2)
 
 
-def test_a_collection_with_other_counts_is_refused(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
-    settings = a_collection(hub, tmp_path / "data", "jsonl", documents=97, queries=98, positive_judgements=99)
+def test_a_collection_with_other_counts_is_refused(hub: Hub, study: Path, tmp_path: Path) -> None:
+    settings = collection_settings(hub, tmp_path / "data", "jsonl", documents=97, queries=98, positive_judgements=99)
     outcome = from_hub(hub, study, "collections", settings)
     outcome.refused("3 documents (expected 97)", "2 queries (expected 98)", "2 positive judgements (expected 99)")
 
@@ -345,16 +343,22 @@ def write_model(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_of_a_model_only_what_cannot_run_is_taken(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
-    wanted = ["1_Dense/config.json", "1_Dense/model.safetensors", "config.json", "model.safetensors", "tokenizer.json"]
+def test_only_the_files_of_a_model_that_cannot_run_code_are_fetched(hub: Hub, study: Path, tmp_path: Path) -> None:
+    selected = [
+        "1_Dense/config.json",
+        "1_Dense/model.safetensors",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     others = ["README.md", "modeling.py", "onnx/model.onnx", "optimizer.pt", "pytorch_model.bin", "training_args.bin"]
-    commit = hub.add("someone/model", write_model(tmp_path / "model", *wanted, *others), "models")
+    commit = hub.add("someone/model", write_model(tmp_path / "model", *selected, *others), "models")
     artifact = from_hub(hub, study, "bases", {"hub": "someone/model", "revision": commit}).artifact
-    assert artifact.files() == wanted
+    assert artifact.files() == selected
     assert artifact.facts["commit"] == commit
 
 
-def test_a_model_of_pickles_is_refused(hub: local_hub.Hub, study: Path, tmp_path: Path) -> None:
+def test_a_model_of_pickles_is_refused(hub: Hub, study: Path, tmp_path: Path) -> None:
     commit = hub.add("someone/model", write_model(tmp_path / "model", "config.json", "pytorch_model.bin"), "models")
     settings = {"hub": "someone/model", "revision": commit}
     from_hub(hub, study, "bases", settings).refused("pickle", "pytorch_model.bin", "safetensors")
@@ -375,7 +379,7 @@ def test_a_model_folder_that_lacks_safetensors_is_refused(
 ) -> None:
     folder = write_model(tmp_path / "model", *names)
     settings = {"sha256": content_digest(file_digests(folder))}
-    from_here("bases", "folder.mine", settings, folder, capsys).refused("safetensors")
+    from_path("bases", "folder.mine", settings, folder, capsys).refused("safetensors")
 
 
 def test_a_model_folder_is_copied_without_another_artifacts_spec(
@@ -383,7 +387,7 @@ def test_a_model_folder_is_copied_without_another_artifacts_spec(
 ) -> None:
     folder = write_model(tmp_path / "model", "config.json", "model.safetensors", "spec.json", "manifest.json", "run.py")
     settings = {"sha256": content_digest(file_digests(folder))}
-    artifact = from_here("bases", "folder.mine", settings, folder, capsys).artifact
+    artifact = from_path("bases", "folder.mine", settings, folder, capsys).artifact
     assert artifact.files() == ["config.json", "model.safetensors"]
 
 
@@ -391,12 +395,12 @@ def test_a_local_file_is_the_one_that_was_planned_with(tmp_path: Path, capsys: p
     path = tmp_path / "pairs.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"query": "a", "document": "b"}\n\n{"query": "c", "document": "d"}\n'))
     settings = {"file": path.name, "sha256": file_digest(path), "columns": COLUMNS}
-    artifact = from_here("sources", "file.mine", settings, path, capsys).artifact
+    artifact = from_path("sources", "file.mine", settings, path, capsys).artifact
     assert artifact.facts == {"rows": 2, "files": [path.name]}
     assert artifact.file(path.name).read_bytes() == path.read_bytes()
 
     changed = settings | {"sha256": "0" * 64}
-    from_here("sources", "file.mine", changed, path, capsys).refused(str(path), "changed", "run snakemake again")
+    from_path("sources", "file.mine", changed, path, capsys).refused(str(path), "changed", "run snakemake again")
 
 
 @pytest.mark.parametrize(
@@ -409,13 +413,13 @@ def test_a_local_file_is_the_one_that_was_planned_with(tmp_path: Path, capsys: p
     ],
     ids=["empty", "cut short", "not UTF-8", "another format"],
 )
-def test_a_local_file_that_is_no_source_is_refused(
+def test_a_local_file_that_is_not_a_source_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, words: tuple[str, ...]
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     settings = {"file": name, "sha256": file_digest(path), "columns": COLUMNS}
-    from_here("sources", "file.mine", settings, path, capsys).refused(*words)
+    from_path("sources", "file.mine", settings, path, capsys).refused(*words)
 
 
 def beir_folder(folder: Path) -> Path:
@@ -431,7 +435,7 @@ def beir_folder(folder: Path) -> Path:
 def test_a_beir_folder_is_copied_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = beir_folder(tmp_path / "mine")
     settings = {"split": "test", "sha256": content_digest(file_digests(folder))}
-    artifact = from_here("collections", "folder.mine", settings, folder, capsys).artifact
+    artifact = from_path("collections", "folder.mine", settings, folder, capsys).artifact
     assert artifact.files() == ["corpus.jsonl", "qrels/test.tsv", "queries.jsonl"]
     for name in artifact.files():
         assert artifact.file(name).read_bytes() == (folder / name).read_bytes()
@@ -442,7 +446,7 @@ def test_a_folder_that_changed_is_refused(tmp_path: Path, capsys: pytest.Capture
     folder = beir_folder(tmp_path / "mine")
     settings = {"split": "test", "sha256": content_digest(file_digests(folder))}
     (folder / "corpus.jsonl").write_bytes(as_lines([*DOCUMENTS, {"_id": "d4", "text": "new"}]))
-    from_here("collections", "folder.mine", settings, folder, capsys).refused(str(folder), "changed")
+    from_path("collections", "folder.mine", settings, folder, capsys).refused(str(folder), "changed")
 
 
 def test_links_are_followed_inside_a_folder_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -450,14 +454,14 @@ def test_links_are_followed_inside_a_folder_only(tmp_path: Path, capsys: pytest.
     (folder / "corpus.jsonl").rename(folder / "documents.jsonl")
     (folder / "corpus.jsonl").symlink_to("documents.jsonl")
     settings = {"split": "test", "sha256": content_digest(file_digests(folder))}
-    artifact = from_here("collections", "folder.mine", settings, folder, capsys).artifact
+    artifact = from_path("collections", "folder.mine", settings, folder, capsys).artifact
     assert not artifact.file("corpus.jsonl").is_symlink()
 
     (tmp_path / "elsewhere.jsonl").write_bytes(as_lines(QUERIES[:2]))
     (folder / "queries.jsonl").unlink()
     (folder / "queries.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
     settings = {"split": "test", "sha256": content_digest(file_digests(folder))}
-    from_here("collections", "folder.mine", settings, folder, capsys).refused("queries.jsonl", "link")
+    from_path("collections", "folder.mine", settings, folder, capsys).refused("queries.jsonl", "link")
 
 
 def test_a_bad_line_is_named_in_the_users_own_file(

@@ -1,4 +1,4 @@
-"""Laws of rows: what is written is read, whole or in part."""
+"""Laws of rows: a reader returns the rows that were written, all of them or any range."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -12,33 +12,33 @@ from hypothesis import strategies as st
 from pytest import MonkeyPatch, TempPathFactory
 
 from colbert_zero.data import rows as rows_module
-from colbert_zero.data.rows import MINED, RowReader, RowWriter, min_max, text_digest, text_digests
+from colbert_zero.data.rows import MINED_SCHEMA, RowReader, RowWriter, min_max, text_digest, text_digests
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.console import UserError
 
 TEXTS = st.text("aZ \t\x1f\x7fé\u2003ß", max_size=6)
 
 
-def plan_shards(folder: Path, facts: dict[str, object]) -> Artifact:
+def artifact_of(folder: Path, facts: dict[str, object]) -> Artifact:
     return Artifact(Spec("shards", "mine", {}), {"outputs": file_digests(folder), "facts": facts}, folder)
 
 
 def table_of(size: int) -> pa.Table:
-    made = [
+    records = [
         {"row": row, "query": f"q{row}", "document": f"d{row} é", "negatives": [f"n{row}"] * (row % 3)}
         for row in range(size)
     ]
-    return pa.Table.from_pylist(made, schema=MINED)
+    return pa.Table.from_pylist(records, schema=MINED_SCHEMA)
 
 
 def written(folder: Path, pieces: list[pa.Table], rows_per_shard: int) -> Artifact:
-    with RowWriter(folder, MINED, rows_per_shard) as writer:
+    with RowWriter(folder, MINED_SCHEMA, rows_per_shard) as writer:
         for piece in pieces:
             writer.write(piece)
-    return plan_shards(folder, dict(writer.facts))
+    return artifact_of(folder, dict(writer.facts))
 
 
-def cut(table: pa.Table, at: list[int]) -> list[pa.Table]:
+def split(table: pa.Table, at: list[int]) -> list[pa.Table]:
     marks = sorted({0, table.num_rows, *(mark % (table.num_rows + 1) for mark in at)})
     return [table.slice(start, stop - start) for start, stop in pairwise(marks)]
 
@@ -53,28 +53,28 @@ sizes = st.integers(1, 40)
 
 @settings(max_examples=60, deadline=None)
 @given(size=sizes, rows_per_shard=st.integers(1, 15), at=st.lists(st.integers(0, 100), max_size=6))
-def test_bytes_do_not_depend_on_how_rows_are_handed_over(
+def test_bytes_do_not_depend_on_the_split_of_rows_over_writes(
     tmp_path_factory: TempPathFactory, size: int, rows_per_shard: int, at: list[int]
 ) -> None:
     table = table_of(size)
     whole = written(tmp_path_factory.mktemp("whole"), [table], rows_per_shard)
-    pieces = written(tmp_path_factory.mktemp("pieces"), cut(table, at), rows_per_shard)
+    pieces = written(tmp_path_factory.mktemp("pieces"), split(table, at), rows_per_shard)
     assert whole.manifest == pieces.manifest
 
 
-def test_pages_do_not_depend_on_how_rows_are_handed_over(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_pages_do_not_depend_on_the_split_of_rows_over_writes(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "ROWS_PER_GROUP", 4096)
-    made = [{"row": row, "query": f"q{row}", "document": f"{row} " * 200, "negatives": []} for row in range(5000)]
-    table = pa.Table.from_pylist(made, schema=MINED)
+    records = [{"row": row, "query": f"q{row}", "document": f"{row} " * 200, "negatives": []} for row in range(5000)]
+    table = pa.Table.from_pylist(records, schema=MINED_SCHEMA)
     for name in ("whole", "pieces"):
         (tmp_path / name).mkdir()
     whole = written(tmp_path / "whole", [table], 5000)
-    assert written(tmp_path / "pieces", cut(table, list(range(0, 5000, 117))), 5000).manifest == whole.manifest
+    assert written(tmp_path / "pieces", split(table, list(range(0, 5000, 117))), 5000).manifest == whole.manifest
 
 
 @settings(max_examples=60, deadline=None)
 @given(size=sizes, rows_per_shard=st.integers(1, 15), ranges=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=6))
-def test_any_range_is_that_part_of_the_whole(
+def test_any_range_of_rows_is_that_slice_of_the_table(
     tmp_path_factory: TempPathFactory, size: int, rows_per_shard: int, ranges: list[tuple[int, int]]
 ) -> None:
     table = table_of(size)
@@ -99,11 +99,11 @@ def test_every_file_but_the_last_is_full_and_groups_are_small(tmp_path: Path) ->
     assert artifact.facts == {"rows": 25, "rows_by_shard": [10, 10, 5]}
 
 
-def test_dictionaries_are_rows_too_and_named_columns_alone_are_scanned(tmp_path: Path) -> None:
-    with RowWriter(tmp_path, MINED, 10) as writer:
+def test_rows_may_be_dictionaries_and_a_scan_may_select_columns(tmp_path: Path) -> None:
+    with RowWriter(tmp_path, MINED_SCHEMA, 10) as writer:
         for row in table_of(7).to_pylist():
             writer.write([row])
-    reader = RowReader(plan_shards(tmp_path, dict(writer.facts)))
+    reader = RowReader(artifact_of(tmp_path, dict(writer.facts)))
     assert reader.read(0, 7).equals(table_of(7))
     assert pa.Table.from_batches(reader.scan(["query"])).equals(table_of(7).select(["query"]))
 
@@ -111,11 +111,11 @@ def test_dictionaries_are_rows_too_and_named_columns_alone_are_scanned(tmp_path:
 def test_no_rows_are_an_empty_table_with_the_columns(tmp_path: Path) -> None:
     reader = RowReader(written(tmp_path, [], 10))
     assert len(reader) == 0
-    assert reader.read(0, 0).equals(MINED.empty_table())
+    assert reader.read(0, 0).equals(MINED_SCHEMA.empty_table())
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 8)])
-def test_rows_that_are_not_there_are_refused(tmp_path: Path, start: int, stop: int) -> None:
+def test_a_range_beyond_the_rows_is_refused(tmp_path: Path, start: int, stop: int) -> None:
     reader = RowReader(written(tmp_path, [table_of(7)], 10))
     with pytest.raises(IndexError):
         reader.read(start, stop)
@@ -133,7 +133,7 @@ def test_an_edited_shard_is_found_when_read(tmp_path: Path) -> None:
 
 
 def test_a_failed_writer_keeps_its_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="mine"), RowWriter(tmp_path, MINED, 10) as writer:
+    with pytest.raises(KeyError, match="mine"), RowWriter(tmp_path, MINED_SCHEMA, 10) as writer:
         writer.write(table_of(3))
         raise KeyError("mine")
 
@@ -146,7 +146,7 @@ def test_min_max_is_per_query() -> None:
 
 
 @given(one=st.text(), other=st.text())
-def test_a_digest_tells_pairs_apart_by_where_they_part(one: str, other: str) -> None:
+def test_a_digest_depends_on_where_one_text_ends_and_the_next_begins(one: str, other: str) -> None:
     assert text_digest(f" {one.upper()}", other) == text_digest(one.upper(), f"{other}\n")
     assert text_digest("a" + one, other) != text_digest("", "a" + one + other)
 

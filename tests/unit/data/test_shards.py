@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
-from colbert_zero.data import shard_worker as shares
+from colbert_zero.data import shard_worker
 from colbert_zero.data.rows import RowReader, min_max
 from colbert_zero.data.shards import make
-from colbert_zero.data.shuffle import gather
-from colbert_zero.graph.artifact import MANIFEST, SPEC, Artifact, Spec, file_digests, run_step
+from colbert_zero.data.shuffle import BucketRange, merge_spills
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact, Spec, file_digests, run_step
 
 COLUMNS = {"query": "query", "document": "document", "negatives": "negatives"}
 LIMITS = {"rows_per_shard": 10, "minimum_characters": 1, "maximum_characters": None, "seed": 7}
@@ -33,15 +33,15 @@ def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
 
 
 def publish(spec: Spec, files: dict[str, Any], facts: dict[str, Any] | None = None) -> str:
-    """A source made by hand: JSON lines of dictionaries, Parquet of tables."""
+    """Publish a source without a step: dictionaries as JSON lines, tables as Parquet."""
     for name, content in files.items():
         (spec.folder / name).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, pa.Table):
             pq.write_table(content, spec.folder / name)
         else:
             (spec.folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
-    (spec.folder / SPEC).write_text(spec.text)
-    (spec.folder / MANIFEST).write_text(json.dumps({"outputs": file_digests(spec.folder), "facts": facts or {}}))
+    (spec.folder / SPEC_FILE).write_text(spec.text)
+    (spec.folder / MANIFEST_FILE).write_text(json.dumps({"outputs": file_digests(spec.folder), "facts": facts or {}}))
     return spec.name
 
 
@@ -51,9 +51,9 @@ def sharded(source: str, threads: int = 1, **changes: Any) -> Artifact:
     return Artifact.open(spec.name)
 
 
-def plan_shards(files: dict[str, Any], revision: int = 0, **changes: Any) -> Artifact:
-    settings_ = {"columns": COLUMNS, "format": "rows", "revision": revision}
-    return sharded(publish(Spec("sources", "hub.mine", settings_), files), **changes)
+def shards_of(files: dict[str, Any], revision: int = 0, **changes: Any) -> Artifact:
+    settings = {"columns": COLUMNS, "format": "rows", "revision": revision}
+    return sharded(publish(Spec("sources", "hub.mine", settings), files), **changes)
 
 
 def rows_in(artifact: Artifact) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def pairs_in(artifact: Artifact) -> list[tuple[str, str]]:
 
 
 def test_every_row_is_kept_once() -> None:
-    artifact = plan_shards({"a.jsonl": ROWS})
+    artifact = shards_of({"a.jsonl": ROWS})
     assert sorted(pairs_in(artifact)) == sorted((row["query"], row["document"]) for row in ROWS)
     assert pairs_in(artifact) != [(row["query"], row["document"]) for row in ROWS]
     assert artifact.files() == [f"rows-0000{number}.parquet" for number in range(4)]
@@ -81,24 +81,24 @@ def test_every_row_is_kept_once() -> None:
 
 
 def test_files_and_their_order_do_not_matter() -> None:
-    whole = plan_shards({"a.jsonl": ROWS})
+    whole = shards_of({"a.jsonl": ROWS})
     backwards = pa.Table.from_pylist(ROWS[:20:-1])
-    parts = plan_shards({"a.parquet": backwards, "b.jsonl": ROWS[:21]}, revision=1)
+    parts = shards_of({"a.parquet": backwards, "b.jsonl": ROWS[:21]}, revision=1)
     assert whole.manifest["outputs"] == parts.manifest["outputs"]
 
 
 def test_the_size_of_shards_does_not_change_the_order() -> None:
-    assert pairs_in(plan_shards({"a.jsonl": ROWS})) == pairs_in(plan_shards({"a.jsonl": ROWS}, 1, rows_per_shard=3))
+    assert pairs_in(shards_of({"a.jsonl": ROWS})) == pairs_in(shards_of({"a.jsonl": ROWS}, 1, rows_per_shard=3))
 
 
 def test_threads_do_not_change_a_byte() -> None:
-    one = plan_shards({"a.jsonl": ROWS})
-    four = plan_shards({"a.jsonl": ROWS}, 1, threads=4)
+    one = shards_of({"a.jsonl": ROWS})
+    four = shards_of({"a.jsonl": ROWS}, 1, threads=4)
     assert one.manifest["outputs"] == four.manifest["outputs"]
 
 
 def test_the_seed_changes_the_order() -> None:
-    one, other = plan_shards({"a.jsonl": ROWS}), plan_shards({"a.jsonl": ROWS}, 1, seed=8)
+    one, other = shards_of({"a.jsonl": ROWS}), shards_of({"a.jsonl": ROWS}, 1, seed=8)
     assert pairs_in(one) != pairs_in(other)
     assert sorted(pairs_in(one)) == sorted(pairs_in(other))
 
@@ -115,8 +115,8 @@ def test_losses_are_counted_by_reason() -> None:
         {"query": "question", "document": "because" * 3},
         {"query": "question", "document": "the answer", "negatives": "[1]"},
     ]
-    artifact = plan_shards({"a.jsonl": rows}, minimum_characters=4, maximum_characters=20)
-    # Of equal rows the one whose content sorts first stays, whichever comes first.
+    artifact = shards_of({"a.jsonl": rows}, minimum_characters=4, maximum_characters=20)
+    # Among duplicates, the row whose content sorts first is kept, in whatever order they are read.
     assert sorted(pairs_in(artifact)) == [("question", "AN  ANSWER"), ("question", "another answer")]
     assert artifact.facts["read"] == 9
     assert artifact.facts["dropped"] == {
@@ -129,16 +129,16 @@ def test_losses_are_counted_by_reason() -> None:
     }
 
 
-def test_negatives_stay_with_their_row_and_blank_ones_go() -> None:
+def test_negatives_stay_with_their_row_and_blank_ones_are_dropped() -> None:
     rows = [{**row, "negatives": [row["document"] + " not", " ", "other "]} for row in ROWS]
     rows.append({"query": "alone", "document": "without"})
-    for row in rows_in(plan_shards({"a.jsonl": rows})):
+    for row in rows_in(shards_of({"a.jsonl": rows})):
         expected = [] if row["query"] == "alone" else [row["document"] + " not", "other"]
         assert row["negatives"] == expected
 
 
-def test_a_source_without_negatives_has_no_column_of_them() -> None:
-    assert RowReader(plan_shards({"a.jsonl": ROWS})).schema.names == ["query", "document"]
+def test_a_source_without_negatives_has_no_such_column() -> None:
+    assert RowReader(shards_of({"a.jsonl": ROWS})).schema.names == ["query", "document"]
 
 
 def fails_with(capsys: CaptureFixture[str], source: str, **changes: Any) -> str:
@@ -149,22 +149,22 @@ def fails_with(capsys: CaptureFixture[str], source: str, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([], "0 read, none dropped"),
         ([{"query": "why", "document": ""}, {"query": "a", "document": "x"}], "2 read, 1 no document, 1 query is too"),
     ],
 )
 def test_a_source_without_a_valid_row_is_refused(
-    capsys: CaptureFixture[str], rows: list[dict[str, Any]], says: str
+    capsys: CaptureFixture[str], rows: list[dict[str, Any]], message: str
 ) -> None:
     source = publish(Spec("sources", "file.mine", {"columns": COLUMNS}), {"a.jsonl": rows})
     error = fails_with(capsys, source, minimum_characters=2)
-    assert f"{source} gives no row: {says}" in error
+    assert f"{source} gives no row: {message}" in error
 
 
-def nothing_is_read(monkeypatch: MonkeyPatch) -> None:
-    """From now on."""
+def forbid_reading(monkeypatch: MonkeyPatch) -> None:
+    """From now on, any attempt to read a source's files fails."""
 
     def read(*_: Any) -> Iterator[Any]:
         raise AssertionError("read again")
@@ -177,32 +177,30 @@ def spec_of(source: str, **changes: Any) -> Spec:
     return Spec("shards", "mine", LIMITS | changes, {"source": [source]})
 
 
-PARTS = {"a.jsonl": ROWS[:10], "b.jsonl": ROWS[8:30], "c.jsonl": ROWS[30:]}
+FILES = {"a.jsonl": ROWS[:10], "b.jsonl": ROWS[8:30], "c.jsonl": ROWS[30:]}
 
 
-def test_a_run_that_was_killed_goes_on_with_what_is_left(monkeypatch: MonkeyPatch) -> None:
-    expected = plan_shards({"a.jsonl": [row for part in PARTS.values() for row in part]}, revision=1).manifest[
-        "outputs"
-    ]
-    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS)
+def test_a_killed_run_is_resumed(monkeypatch: MonkeyPatch) -> None:
+    expected = shards_of({"a.jsonl": [row for part in FILES.values() for row in part]}, revision=1).manifest["outputs"]
+    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), FILES)
     spec = spec_of(source)
-    gathered: list[int] = []
+    merged: list[BucketRange] = []
 
-    def dies(parts: list[Path], places: Any) -> Any:
-        gathered.append(1)
-        if len(gathered) == 3:
+    def merge_or_exit(folders: list[Path], buckets: BucketRange) -> Any:
+        merged.append(buckets)
+        if len(merged) == 3:
             raise SystemExit
-        return gather(parts, places)
+        return merge_spills(folders, buckets)
 
-    monkeypatch.setattr("colbert_zero.data.shards.gather", dies)
+    monkeypatch.setattr("colbert_zero.data.shards.merge_spills", merge_or_exit)
     with pytest.raises(SystemExit):
         run_step(make, None, ["--spec", spec.text])
     kept = {path.name: path.stat().st_ino for path in spec.state.glob("shards/*.parquet")}
     assert sorted(kept) == ["rows-00000.parquet", "rows-00001.parquet"]
-    nothing_is_read(monkeypatch)
+    forbid_reading(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     artifact = Artifact.open(spec.name)
-    assert len(gathered) == 5
+    assert len(merged) == 5
     assert {name: artifact.file(name).stat().st_ino for name in kept} == kept
     assert artifact.manifest["outputs"] == expected
     assert artifact.facts["dropped"] == {"duplicate": 2}
@@ -215,12 +213,12 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
         for file in range(9)
     }
     limits = {"rows_per_shard": 500}
-    expected = plan_shards({"a.jsonl": [row for rows in files.values() for row in rows]}, revision=1, **limits)
+    expected = shards_of({"a.jsonl": [row for rows in files.values() for row in rows]}, revision=1, **limits)
     spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), files), **limits)
-    for there in ("parts/.0*", "parts/0000[0-8]", "parts/00007", "shards/rows-*", "shards/rows-*.parquet"):
+    for pattern in ("parts/.0*", "parts/0000[0-8]", "parts/00007", "shards/rows-*", "shards/rows-*.parquet"):
         command = [sys.executable, "-m", "colbert_zero.data.shards", "--spec", spec.text, "--threads", "2"]
         running = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-        while running.poll() is None and not any(spec.state.glob(there)):
+        while running.poll() is None and not any(spec.state.glob(pattern)):
             time.sleep(0.001)
         os.killpg(running.pid, signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
@@ -234,23 +232,23 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2, 5])
 def test_several_jobs_make_the_same_shards(monkeypatch: MonkeyPatch, jobs: int) -> None:
-    expected = plan_shards({"a.jsonl": [row for part in PARTS.values() for row in part]}, revision=1)
-    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS))
+    expected = shards_of({"a.jsonl": [row for part in FILES.values() for row in part]}, revision=1)
+    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), FILES))
     for of in ("files", "shards"):
         for share in range(jobs, 0, -1):
-            words = ["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", str(jobs)]
-            assert shares.main(words) == 0
-    nothing_is_read(monkeypatch)
-    monkeypatch.setattr("colbert_zero.data.shards.gather", None)
+            arguments = ["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", str(jobs)]
+            assert shard_worker.main(arguments) == 0
+    forbid_reading(monkeypatch)
+    monkeypatch.setattr("colbert_zero.data.shards.merge_spills", None)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
-    # A share that comes late finds nothing to do.
-    assert shares.main(["--spec", spec.text, "--of", "files", "--share", "1", "--jobs", "2"]) == 0
+    # A share that starts after the shards are published does nothing.
+    assert shard_worker.main(["--spec", spec.text, "--of", "files", "--share", "1", "--jobs", "2"]) == 0
     assert not spec.state.exists()
 
 
 def test_a_damaged_file_is_named_by_a_process_of_several(capsys: CaptureFixture[str]) -> None:
-    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), PARTS)
+    source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), FILES)
     next(Path("resources/sources").glob("*/b.jsonl")).write_text("{}")
     assert run_step(make, None, ["--spec", spec_of(source).text, "--threads", "2"]) == 1
     assert "b.jsonl has 2 bytes, its manifest says" in capsys.readouterr().err
@@ -277,12 +275,12 @@ def scored_source(train: Any, name: str = "train.jsonl", revision: int = 0, **se
     return publish(spec, {name: train, **files}, {"files": roles})
 
 
-def judged(query: Any, documents: Any, scores: Any) -> dict[str, Any]:
+def scored_row(query: Any, documents: Any, scores: Any) -> dict[str, Any]:
     return {"query_id": query, "document_ids": documents, "scores": scores}
 
 
 def test_ids_are_joined_with_their_texts_and_scores_normalised() -> None:
-    train = [judged(10, "[3, 1, 2]", "[4.0, 2.0, 3.0]"), judged("11", [0, "5", 6], [-1, 0.5, -2.5])]
+    train = [scored_row(10, "[3, 1, 2]", "[4.0, 2.0, 3.0]"), scored_row("11", [0, "5", 6], [-1, 0.5, -2.5])]
     artifact = scored(train)
     rows = {row["query"]: row for row in rows_in(artifact)}
     assert rows["ten"]["documents"] == ["document 3", "document 1", "document 2"]
@@ -295,8 +293,8 @@ def test_ids_are_joined_with_their_texts_and_scores_normalised() -> None:
 
 
 def test_lists_stored_as_strings_or_lists_or_in_parquet_are_the_same() -> None:
-    lists = [judged(10, [3, 1], [4.0, 2.0]), judged(11, [0, 5], [0.25, 1.0])]
-    strings = [judged(row["query_id"], str(row["document_ids"]), str(row["scores"])) for row in lists]
+    lists = [scored_row(10, [3, 1], [4.0, 2.0]), scored_row(11, [0, 5], [0.25, 1.0])]
+    strings = [scored_row(row["query_id"], str(row["document_ids"]), str(row["scores"])) for row in lists]
     outputs = [
         scored(lists).manifest["outputs"],
         scored(strings, revision=1).manifest["outputs"],
@@ -309,20 +307,20 @@ def test_lists_stored_as_strings_or_lists_or_in_parquet_are_the_same() -> None:
 def test_scored_losses_are_counted_by_reason() -> None:
     nan = float("nan")
     train = [
-        judged(10, [0, 1, 2], [1, 2, 3]),
-        judged(13, [0, 1, 2], [3, 2, 1]),
-        judged(11, [0, 1, 99], [1, 2, 3]),
-        judged(11, [0, 1, 7], [1, 2, 3]),
-        judged(11, [0, 1], [1, 2]),
-        judged(11, [0, 1, 2], [1, 1, 1]),
-        judged(11, [0, 1, 2, 3], [1, 1, 1, 2]),
-        judged(11, [0, 1, 2], [1, nan, 1]),
-        judged(11, [0, 1, 2], [1, 1]),
-        judged(11, "__import__('os')", [1, 1]),
-        judged(11, [0, 1, 2], None),
-        judged(12, [0, 1, 2], [1, 2, 3]),
-        judged(99, [0, 1, 2], [1, 2, 3]),
-        judged(None, [0, 1, 2], [1, 2, 3]),
+        scored_row(10, [0, 1, 2], [1, 2, 3]),
+        scored_row(13, [0, 1, 2], [3, 2, 1]),
+        scored_row(11, [0, 1, 99], [1, 2, 3]),
+        scored_row(11, [0, 1, 7], [1, 2, 3]),
+        scored_row(11, [0, 1], [1, 2]),
+        scored_row(11, [0, 1, 2], [1, 1, 1]),
+        scored_row(11, [0, 1, 2, 3], [1, 1, 1, 2]),
+        scored_row(11, [0, 1, 2], [1, nan, 1]),
+        scored_row(11, [0, 1, 2], [1, 1]),
+        scored_row(11, "__import__('os')", [1, 1]),
+        scored_row(11, [0, 1, 2], None),
+        scored_row(12, [0, 1, 2], [1, 2, 3]),
+        scored_row(99, [0, 1, 2], [1, 2, 3]),
+        scored_row(None, [0, 1, 2], [1, 2, 3]),
     ]
     artifact = scored(train, documents=3)
     assert [row["query"] for row in rows_in(artifact)] == ["ten"]
@@ -339,8 +337,8 @@ def test_scored_losses_are_counted_by_reason() -> None:
     }
 
 
-def test_rows_of_several_sizes_need_to_be_told_how_many(capsys: CaptureFixture[str]) -> None:
-    train = [judged(10, [0, 1, 2], [1, 2, 3]), judged(11, [0, 1], [1, 2])]
+def test_rows_with_different_numbers_of_documents_need_the_setting(capsys: CaptureFixture[str]) -> None:
+    train = [scored_row(10, [0, 1, 2], [1, 2, 3]), scored_row(11, [0, 1], [1, 2])]
     assert "query 11 has 2 documents, others 3; say in" in fails_with(capsys, scored_source(train))
     artifact = scored(train, revision=1, documents=2)
     assert {len(row["documents"]) for row in rows_in(artifact)} == {2}
@@ -349,7 +347,7 @@ def test_rows_of_several_sizes_need_to_be_told_how_many(capsys: CaptureFixture[s
 
 def test_every_query_has_its_lowest_score_at_0_and_its_highest_at_1() -> None:
     rng = np.random.default_rng(3)
-    rows = [judged(10, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for _ in range(50)]
+    rows = [scored_row(10, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for _ in range(50)]
     for row in rows_in(scored(rows)):
         raw = np.array(row["raw"], dtype=np.float32)
         assert row["scores"] == min_max(raw).tolist()
@@ -357,13 +355,13 @@ def test_every_query_has_its_lowest_score_at_0_and_its_highest_at_1() -> None:
         assert np.argsort(row["scores"]).tolist() == np.argsort(raw).tolist()
 
 
-def test_no_usable_judgement_is_refused(capsys: CaptureFixture[str]) -> None:
-    source = scored_source([judged(10, [0, 1], [1, 1])])
+def test_a_source_without_a_usable_scored_row_is_refused(capsys: CaptureFixture[str]) -> None:
+    source = scored_source([scored_row(10, [0, 1], [1, 1])])
     assert "1 read, 1 all scores are equal" in fails_with(capsys, source)
 
 
-def test_files_that_differ_in_the_number_of_documents_need_to_be_told(capsys: CaptureFixture[str]) -> None:
-    parts = {"1.jsonl": [judged(10, [0, 1, 2], [1, 2, 3])], "2.jsonl": [judged(11, [0, 1], [1, 2])]}
+def test_files_with_different_numbers_of_documents_need_the_setting(capsys: CaptureFixture[str]) -> None:
+    parts = {"1.jsonl": [scored_row(10, [0, 1, 2], [1, 2, 3])], "2.jsonl": [scored_row(11, [0, 1], [1, 2])]}
     files = {**parts, "queries/a.parquet": QUERIES, "documents/a.parquet": DOCUMENTS}
     roles = {"train": list(parts), "queries": ["queries/a.parquet"], "documents": ["documents/a.parquet"]}
     source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
@@ -372,20 +370,20 @@ def test_files_that_differ_in_the_number_of_documents_need_to_be_told(capsys: Ca
 
 def test_several_jobs_make_the_same_scored_shards(monkeypatch: MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    rows = [judged(10 + at % 2, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for at in range(40)]
+    rows = [scored_row(10 + at % 2, rng.permutation(7)[:4].tolist(), rng.normal(size=4).tolist()) for at in range(40)]
     expected = scored(rows)
     spec = spec_of(scored_source(rows, revision=1))
     for of in ("files", "shards"):
         for share in (1, 2):
-            assert shares.main(["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", "2"]) == 0
-    nothing_is_read(monkeypatch)
+            assert shard_worker.main(["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", "2"]) == 0
+    forbid_reading(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
 
 
 def test_a_source_of_scores_without_texts_is_refused(capsys: CaptureFixture[str]) -> None:
     empty = pa.table({"query_id": [10], "text": [" "]})
-    files = {"1.jsonl": [judged(10, [0, 1], [1, 2])], "q.parquet": empty, "d.parquet": DOCUMENTS}
+    files = {"1.jsonl": [scored_row(10, [0, 1], [1, 2])], "q.parquet": empty, "d.parquet": DOCUMENTS}
     roles = {"train": ["1.jsonl"], "queries": ["q.parquet"], "documents": ["d.parquet"]}
     source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
     assert "none of its queries has an id and a text" in fails_with(capsys, source)

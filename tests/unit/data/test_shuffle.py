@@ -1,4 +1,4 @@
-"""Laws of the external shuffle: it is one sort of all rows, however they are cut into files, spills and shards."""
+"""Laws of the external shuffle: it equals one sort of all rows, for any split into files, spills and shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest import MonkeyPatch, TempPathFactory
 
 from colbert_zero.data import shuffle
-from colbert_zero.data.shuffle import Range, gather, partition, placed, plan_shards, read_counts
+from colbert_zero.data.shuffle import BucketRange, merge_spills, partition, plan_shards, read_counts, with_places
 from colbert_zero.graph.draws import draw
 
 TEXTS = st.text("aAbB é", min_size=1, max_size=4)
@@ -22,7 +22,7 @@ CUTS = st.lists(st.integers(0, 60), max_size=5)
 
 
 def digest(text: str) -> bytes:
-    """Texts that differ in case only are the same row."""
+    """Texts that differ in case only are duplicates."""
     return hashlib.blake2b(text.lower().encode(), digest_size=16).digest()
 
 
@@ -30,26 +30,28 @@ def batches(texts: list[str], size: int = 3) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(texts), size):
         piece = texts[start : start + size]
         columns = {"text": pa.array(piece, pa.large_string()), "list": pa.array([[text] for text in piece])}
-        yield placed(columns, [digest(text) for text in piece], 7, "mine")
+        yield with_places(columns, [digest(text) for text in piece], 7, "mine")
 
 
-def oracle(texts: list[str]) -> list[str]:
+def expected_order(texts: list[str]) -> list[str]:
     best = {text.lower(): min(other for other in texts if other.lower() == text.lower()) for text in texts}
     return sorted(best.values(), key=lambda text: draw(7, "shuffle", "mine", digest(text).hex()))
 
 
 def shuffled(folder: Path, texts: list[str], cuts: list[int], rows_per_shard: int = 5) -> tuple[list[Any], int, int]:
-    """The shards' texts, how many duplicates were left out, and how many rows there were."""
+    """The texts of the shards, the number of duplicates left out, and the number of rows."""
     marks = sorted({0, len(texts), *(cut % (len(texts) + 1) for cut in cuts)})
     folders = []
     for number, (start, stop) in enumerate(zip(marks, marks[1:] or marks, strict=False)):
         folders.append(folder / str(number))
         partition(batches(texts[start:stop]), folders[-1])
-    made = [list(gather(folders, places)) for places in plan_shards(folders, rows_per_shard)]
+    shard_parts = [list(merge_spills(folders, buckets)) for buckets in plan_shards(folders, rows_per_shard)]
     counts = [read_counts(folder) for folder in folders]
-    left_out = sum(count for pieces in made for _, count in pieces) + sum(count["duplicates"] for count in counts)
-    shards = [[text for table, _ in pieces for text in table["text"].to_pylist()] for pieces in made]
-    return shards, left_out, sum(count["rows"] for count in counts)
+    duplicates = sum(count for parts in shard_parts for _, count in parts) + sum(
+        count["duplicates"] for count in counts
+    )
+    shards = [[text for table, _ in parts for text in table["text"].to_pylist()] for parts in shard_parts]
+    return shards, duplicates, sum(count["rows"] for count in counts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,13 +61,13 @@ def test_shards_one_after_the_other_are_all_rows_sorted(
 ) -> None:
     with MonkeyPatch.context() as patch:
         patch.setattr(shuffle, "SPILL_BYTES", spill)
-        shards, left_out, rows = shuffled(tmp_path_factory.mktemp("a"), texts, cuts)
+        shards, duplicates, rows = shuffled(tmp_path_factory.mktemp("a"), texts, cuts)
         backwards, _, _ = shuffled(tmp_path_factory.mktemp("b"), texts[::-1], [])
-    expected = oracle(texts)
+    expected = expected_order(texts)
     assert [text for shard in shards for text in shard] == expected
     assert shards == backwards
     assert rows == len(texts)
-    assert left_out == len(texts) - len(expected)
+    assert duplicates == len(texts) - len(expected)
 
 
 def test_buckets_decide_where_shards_end_and_nothing_else(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -75,10 +77,12 @@ def test_buckets_decide_where_shards_end_and_nothing_else(tmp_path: Path, monkey
     few, _, _ = shuffled(tmp_path / "few", texts, [], rows_per_shard=100)
     assert len(few) == 4
     assert all(90 < len(shard) <= 100 for shard in many[:-1])
-    assert [text for shard in few for text in shard] == [text for shard in many for text in shard] == oracle(texts)
+    assert (
+        [text for shard in few for text in shard] == [text for shard in many for text in shard] == expected_order(texts)
+    )
 
 
-def test_long_rows_make_shards_of_fewer(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_long_rows_make_shards_of_fewer_rows(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     texts = [f"{number:4d}" + "x" * 96 for number in range(1000)]
     monkeypatch.setattr(shuffle, "SHARD_BYTES", 22_400)
     # 100 bytes twice, and 24 of place and digest: 100 rows.
@@ -90,20 +94,20 @@ def test_every_place_belongs_to_one_shard(tmp_path: Path) -> None:
     partition(batches([f"{number}" for number in range(50)]), tmp_path / "0")
     ranges = plan_shards([tmp_path / "0"], 7)
     assert [ranges[0].first, ranges[-1].stop] == [0, shuffle.BUCKETS]
-    assert [place.stop for place in ranges[:-1]] == [place.first for place in ranges[1:]]
-    pieces = gather([tmp_path / "0"], Range(0, shuffle.BUCKETS))
+    assert [buckets.stop for buckets in ranges[:-1]] == [buckets.first for buckets in ranges[1:]]
+    pieces = merge_spills([tmp_path / "0"], BucketRange(0, shuffle.BUCKETS))
     assert sum(table.num_rows for table, _ in pieces) == 50
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux tells what is mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux lists the mapped files")
 def test_no_spill_stays_mapped_while_a_shard_is_made(tmp_path: Path) -> None:
     partition(batches([f"text {number}" for number in range(50)]), tmp_path / "part")
-    (places,) = plan_shards([tmp_path / "part"], 100)
-    for table, _ in gather([tmp_path / "part"], places):
+    (buckets,) = plan_shards([tmp_path / "part"], 100)
+    for table, _ in merge_spills([tmp_path / "part"], buckets):
         assert table.num_rows and str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-def test_what_is_partitioned_is_not_read_again_and_what_failed_leaves_nothing(tmp_path: Path) -> None:
+def test_a_partitioned_file_is_not_read_again_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Iterator[pa.RecordBatch]:
         yield from batches(["a", "b"])
         raise RuntimeError("the disk")

@@ -1,4 +1,4 @@
-"""Laws of sources: whatever their files are like, the rows are the same; bad files are named."""
+"""Laws of sources: every file format gives the same rows; errors name the bad file."""
 
 import gzip
 import json
@@ -52,7 +52,7 @@ def test_json_lines_are_read_with_their_own_column_names(tmp_path: Path, suffix:
 
 
 @pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-def test_parquet_of_any_text_type_says_the_same(tmp_path: Path, text: pa.DataType) -> None:
+def test_parquet_of_any_text_type_gives_the_same_rows(tmp_path: Path, text: pa.DataType) -> None:
     lists = pa.table(
         {
             "q": pa.array(["one", None]).cast(text),
@@ -77,7 +77,7 @@ def test_files_are_read_in_sorted_order(tmp_path: Path) -> None:
     assert [row["query"] for row in read(source_of(tmp_path))] == ["a", "b", "c"]
 
 
-def test_without_named_columns_a_source_is_pairs(tmp_path: Path) -> None:
+def test_without_the_setting_columns_a_source_has_pairs(tmp_path: Path) -> None:
     pq.write_table(pa.table({"query": ["one"], "document": ["eins"]}), tmp_path / "pairs.parquet")
     assert read(source_of(tmp_path, columns=None)) == [{"query": "one", "document": "eins"}]
 
@@ -87,7 +87,7 @@ def test_only_the_default_column_of_negatives_may_be_missing(tmp_path: Path) -> 
     pq.write_table(pa.table({"q": ["two"], "d": ["zwei"]}), tmp_path / "b.parquet")
     found = read(source_of(tmp_path, columns=COLUMNS | {"negatives": "negatives"}))
     assert [row["negatives"] for row in found] == [[], []]
-    with pytest.raises(UserError, match=r"a\.jsonl: no line has 'n'; the last one has q, d"):
+    with pytest.raises(UserError, match=r"a\.jsonl: no line has 'n'; the last line has q, d"):
         read(source_of(tmp_path))
     (tmp_path / "a.jsonl").unlink()
     with pytest.raises(UserError, match=r"b\.parquet has no column 'n'; it has q, d"):
@@ -95,7 +95,7 @@ def test_only_the_default_column_of_negatives_may_be_missing(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         (b'{"q": "caf\xe9"}\n', "3: not UTF-8"),
         (b'{"q": "one"\n', "3: not JSON"),
@@ -103,13 +103,13 @@ def test_only_the_default_column_of_negatives_may_be_missing(tmp_path: Path) -> 
     ],
 )
 @pytest.mark.parametrize("compressed", [True, False])
-def test_a_bad_line_is_named(tmp_path: Path, bad: bytes, says: str, compressed: bool) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, bad: bytes, message: str, compressed: bool) -> None:
     content = json_lines(LINES[:2]) + bad + json_lines(LINES[:1])
     file = tmp_path / ("a.jsonl.gz" if compressed else "a.jsonl")
     file.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(UserError) as caught:
         read(source_of(tmp_path))
-    assert str(caught.value).startswith(f"{file}:{says}")
+    assert str(caught.value).startswith(f"{file}:{message}")
 
 
 def test_bad_parquet_is_named(tmp_path: Path) -> None:

@@ -11,15 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from colbert_zero.evaluation import index as indexing
-from colbert_zero.evaluation import search as searching
+from colbert_zero.evaluation import index, search
 from colbert_zero.evaluation.index import index_kind
 from colbert_zero.evaluation.trec import read_run
-from colbert_zero.evaluation.vectors import Vectors, VectorWriter
+from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.models.colbert import Encoding, load_colbert, save_colbert
+from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from publishing import publish, publish_collection
 
 ENCODING = {
@@ -45,7 +44,7 @@ def run(make: object, spec: Spec) -> Artifact:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modernbert: Path) -> tuple[str, str]:
     """A trained model and a collection, published in a study of their own."""
     monkeypatch.chdir(tmp_path)
-    encoding = Encoding(**ENCODING)
+    encoding = EncodingSettings(**ENCODING)
     model = publish(
         Spec("models", "toy", {}), lambda folder: save_colbert(load_colbert(modernbert, encoding), folder, encoding)
     )
@@ -58,58 +57,58 @@ def index_spec(study: tuple[str, str], kind: str, **changes: object) -> Spec:
 
 
 def test_documents_and_judged_queries_are_encoded_in_their_order_and_no_others(study: tuple[str, str]) -> None:
-    index = run(indexing.make, index_spec(study, "exact"))
-    assert pq.read_table(index.file("documents.parquet"))["id"].to_pylist() == list(DOCUMENTS)
-    assert pq.read_table(index.file("queries.parquet"))["id"].to_pylist() == ["q1", "q2"]
-    assert index.facts["documents"] == len(DOCUMENTS)
-    assert index.facts["queries"] == 2
+    artifact = run(index.make, index_spec(study, "exact"))
+    assert pq.read_table(artifact.file("documents.parquet"))["id"].to_pylist() == list(DOCUMENTS)
+    assert pq.read_table(artifact.file("queries.parquet"))["id"].to_pylist() == ["q1", "q2"]
+    assert artifact.facts["documents"] == len(DOCUMENTS)
+    assert artifact.facts["queries"] == 2
 
 
 def test_vectors_are_those_of_the_model_with_its_prompts(study: tuple[str, str]) -> None:
-    index = run(indexing.make, index_spec(study, "exact"))
-    model = load_colbert(Artifact.open(study[0]).folder, Encoding(**ENCODING))
+    artifact = run(index.make, index_spec(study, "exact"))
+    model = load_colbert(Artifact.open(study[0]).folder, EncodingSettings(**ENCODING))
     for name, texts, is_query in (("documents", DOCUMENTS, False), ("queries", QUERIES, True)):
-        vectors = Vectors.open(index.file(f"{name}.safetensors"), index.file(f"{name}.parquet"))
-        parts = torch.split(vectors.tokens, vectors.lengths.tolist())
-        for identity, part in zip(vectors.ids, parts, strict=True):
+        vectors = TokenVectors.open(artifact.file(f"{name}.safetensors"), artifact.file(f"{name}.parquet"))
+        parts = torch.split(vectors.vectors, vectors.lengths.tolist())
+        for text_id, part in zip(vectors.ids, parts, strict=True):
             prompt = ENCODING["query_prompt" if is_query else "document_prompt"]
-            (expected,) = model.encode([f"{prompt}{texts[identity]}"], is_query=is_query, show_progress_bar=False)
+            (expected,) = model.encode([f"{prompt}{texts[text_id]}"], is_query=is_query, show_progress_bar=False)
             np.testing.assert_allclose(part.float().numpy(), expected, atol=1e-3)
 
 
 def test_chunks_are_put_back_in_the_corpus_order(study: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(indexing.make, index_spec(study, "exact"))
-    expected = Vectors.open(whole.file("documents.safetensors"), whole.file("documents.parquet"))
-    tokens = expected.tokens.clone()
+    whole = run(index.make, index_spec(study, "exact"))
+    expected = TokenVectors.open(whole.file("documents.safetensors"), whole.file("documents.parquet"))
+    tokens = expected.vectors.clone()
     shutil.rmtree(whole.folder)
-    monkeypatch.setattr(indexing, "CHUNK", 7)
-    chunked = run(indexing.make, index_spec(study, "exact"))
-    found = Vectors.open(chunked.file("documents.safetensors"), chunked.file("documents.parquet"))
+    monkeypatch.setattr(index, "TEXTS_PER_CHUNK", 7)
+    chunked = run(index.make, index_spec(study, "exact"))
+    found = TokenVectors.open(chunked.file("documents.safetensors"), chunked.file("documents.parquet"))
     assert found.ids == expected.ids
-    torch.testing.assert_close(found.tokens, tokens, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.vectors, tokens, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["exact", "plaid"])
 def test_the_same_spec_gives_the_same_bytes(study: tuple[str, str], kind: str) -> None:
-    first = run(indexing.make, index_spec(study, kind))
+    first = run(index.make, index_spec(study, kind))
     bytes_of_first = file_digests(first.folder)
     shutil.rmtree(first.folder)
     torch.manual_seed(99)
-    assert file_digests(run(indexing.make, index_spec(study, kind)).folder) == bytes_of_first
+    assert file_digests(run(index.make, index_spec(study, kind)).folder) == bytes_of_first
 
 
 def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(study: tuple[str, str]) -> None:
     best = {}
     for kind in ("exact", "plaid"):
-        index = run(indexing.make, index_spec(study, kind))
-        assert index.facts["kind"] == kind
-        before = file_digests(index.folder)
+        artifact = run(index.make, index_spec(study, kind))
+        assert artifact.facts["kind"] == kind
+        before = file_digests(artifact.folder)
         settings = {"depth": 10, "drop_self": False}
         found = run(
-            searching.make, Spec("runs", "colbert.toy", settings, {"index": [index.name], "collection": [study[1]]})
+            search.make, Spec("runs", "colbert.toy", settings, {"index": [artifact.name], "collection": [study[1]]})
         )
         best[kind] = {query: {name for name, _ in hits} for query, hits in read_run(found.file("run.trec")).items()}
-        assert file_digests(index.folder) == before, "searching writes nothing into a published index"
+        assert file_digests(artifact.folder) == before, "searching writes nothing into a published index"
     assert not [name for name in before if name.endswith((".pkl", "embeddings.npy"))]
     for query, documents in best["exact"].items():
         assert len(documents & best["plaid"][query]) >= 7
@@ -119,7 +118,7 @@ def test_a_trained_model_is_not_used_with_another_encoding(
     study: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = index_spec(study, "exact", query_prompt="")
-    assert run_step(indexing.make, None, ["--spec", spec.text], add_device_option) == 1
+    assert run_step(index.make, None, ["--spec", spec.text], add_device_option) == 1
     assert "query_prompt" in capsys.readouterr().err
 
 
@@ -130,9 +129,9 @@ def test_the_seed_decides_the_projection_of_an_untrained_base(study: tuple[str, 
     for seed in (1, 2, 1):
         trained = index_spec((base.name, study[1]), "exact")
         projection = {"projection": {"dimensions": 8, "seed": seed}}
-        index = run(indexing.make, Spec("indexes", "toy", {**trained.settings, **projection}, trained.inputs))
-        contents.append(index.file("documents.safetensors").read_bytes())
-        shutil.rmtree(index.folder)
+        artifact = run(index.make, Spec("indexes", "toy", {**trained.settings, **projection}, trained.inputs))
+        contents.append(artifact.file("documents.safetensors").read_bytes())
+        shutil.rmtree(artifact.folder)
     assert contents[0] == contents[2]
     assert contents[0] != contents[1]
 
@@ -148,15 +147,15 @@ def test_vectors_come_back_as_they_went_in_to_half_precision(tmp_path: Path) -> 
     with VectorWriter(tmp_path, "documents") as writer:
         writer.write(["a", "b"], matrices[:2])
         writer.write(["ç"], matrices[2:])
-    vectors = Vectors.open(writer.vectors, writer.texts)
+    vectors = TokenVectors.open(writer.vectors_file, writer.texts_file)
     assert vectors.ids == ["a", "b", "ç"]
-    assert vectors.starts.tolist() == [0, 2, 2]
-    torch.testing.assert_close(vectors.tokens, torch.from_numpy(np.concatenate(matrices)).half(), atol=0, rtol=0)
-    with safe_open(writer.vectors, framework="pt") as file:
+    assert vectors.offsets.tolist() == [0, 2, 2]
+    torch.testing.assert_close(vectors.vectors, torch.from_numpy(np.concatenate(matrices)).half(), atol=0, rtol=0)
+    with safe_open(writer.vectors_file, framework="pt") as file:
         assert list(file.keys()) == ["tokens"]
 
 
 def test_a_vector_that_is_not_finite_is_refused_with_the_text_it_is_of(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'broken'"), VectorWriter(tmp_path, "documents") as writer:
         writer.write(["fine", "broken"], [np.ones((1, 2), np.float32), np.array([[1, np.nan]], np.float32)])
-    assert not writer.texts.exists()
+    assert not writer.texts_file.exists()

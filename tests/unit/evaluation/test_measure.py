@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from colbert_zero.evaluation import measure as measuring
-from colbert_zero.evaluation.measure import measure
+from colbert_zero.evaluation.measure import make, measure
 from colbert_zero.evaluation.trec import write_run
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from publishing import publish, publish_collection
@@ -50,7 +49,7 @@ def test_an_unknown_measure_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_step(measuring.make, None, ["--spec", published(["nDGC@10"]).text]) == 1
+    assert run_step(make, None, ["--spec", publish_run(["nDGC@10"]).text]) == 1
     assert "nDGC@10" in capsys.readouterr().err
 
 
@@ -58,8 +57,8 @@ def test_the_mean_is_over_all_judged_queries_a_missing_one_counting_as_zero(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = published(MEASURES)
-    assert run_step(measuring.make, None, ["--spec", spec.text]) == 0
+    spec = publish_run(MEASURES)
+    assert run_step(make, None, ["--spec", spec.text]) == 0
     facts = Artifact.open(spec.name).facts
     assert facts["means"]["AP@100"] == pytest.approx(((1 + 2 / 3) / 2 + 0 + 0.5) / 3)
     assert facts["queries"] == 3
@@ -71,7 +70,7 @@ def test_the_mean_is_over_all_judged_queries_a_missing_one_counting_as_zero(
     assert {row["value"] for row in rows if row["query_id"] == "q2"} == {0.0}
 
 
-def published(names: list[str]) -> Spec:
+def publish_run(names: list[str]) -> Spec:
     documents, queries = dict.fromkeys("abc", "text"), dict.fromkeys(QRELS, "text")
     collection = publish_collection("toy", documents, queries, QRELS)
     run = publish(Spec("runs", "bm25.toy", {}), lambda folder: write_run(folder / "run.trec", RUN, "toy"))

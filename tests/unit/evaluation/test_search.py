@@ -1,4 +1,4 @@
-"""Searching: MaxSim, its order, and what it refuses."""
+"""Searching: MaxSim scores, the order of hits, and refused input."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 import pytest
 import torch
 
-from colbert_zero.evaluation import search as searching
+from colbert_zero.evaluation import search
 from colbert_zero.evaluation.search import maxsim, search_exact
 from colbert_zero.evaluation.trec import read_run
-from colbert_zero.evaluation.vectors import Vectors, VectorWriter
+from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Spec, run_step
 from colbert_zero.machine.devices import add_device_option
 from publishing import publish, publish_collection
 
 
-def vectors_of(folder: Path, name: str, lengths: list[int], dimensions: int = 16, seed: int = 0) -> Vectors:
-    drawn = np.random.default_rng(seed)
+def random_vectors(folder: Path, name: str, lengths: list[int], dimensions: int = 16, seed: int = 0) -> TokenVectors:
+    generator = np.random.default_rng(seed)
     with VectorWriter(folder, name) as writer:
         for number, length in enumerate(lengths):
-            matrix = drawn.standard_normal((length, dimensions)).astype(np.float32)
+            matrix = generator.standard_normal((length, dimensions)).astype(np.float32)
             writer.write([f"{name}{number}"], [matrix / np.linalg.norm(matrix, axis=1, keepdims=True)])
-    return Vectors.open(writer.vectors, writer.texts)
+    return TokenVectors.open(writer.vectors_file, writer.texts_file)
 
 
-def parts(vectors: Vectors) -> list[torch.Tensor]:
-    return [part.float() for part in torch.split(vectors.tokens, vectors.lengths.tolist())]
+def split(vectors: TokenVectors) -> list[torch.Tensor]:
+    return [part.float() for part in torch.split(vectors.vectors, vectors.lengths.tolist())]
 
 
-def index_of(ids: list[str], texts: dict[str, list[list[float]]], kind: str = "exact") -> Spec:
+def publish_index(ids: list[str], texts: dict[str, list[list[float]]], kind: str = "exact") -> Spec:
     """An index with one query vector [1, 0] per query id."""
     model = publish(Spec("models", "toy", {}))
     spec = Spec("indexes", "toy", {"ids": ids, "texts": texts}, {"model": [model.name]})
@@ -46,32 +46,33 @@ def index_of(ids: list[str], texts: dict[str, list[list[float]]], kind: str = "e
     return spec
 
 
-def run_of(index: Spec, collection: str, depth: int, drop_self: bool = False) -> Spec:
+def run_spec(index: Spec, collection: str, depth: int, drop_self: bool = False) -> Spec:
     settings = {"depth": depth, "drop_self": drop_self}
     return Spec("runs", "colbert.toy", settings, {"index": [index.name], "collection": [collection]})
 
 
-def search(spec: Spec) -> int:
-    return run_step(searching.make, None, ["--spec", spec.text], add_device_option)
+def run_search(spec: Spec) -> int:
+    return run_step(search.make, None, ["--spec", spec.text], add_device_option)
 
 
 def test_maxsim_is_that_of_pylate_on_texts_of_any_lengths(tmp_path: Path) -> None:
     from pylate.scores import colbert_scores
 
-    documents = vectors_of(tmp_path, "d", [3, 1, 40, 7, 7, 12], seed=1)
-    queries = vectors_of(tmp_path, "q", [5, 1, 9], seed=2)
+    documents = random_vectors(tmp_path, "d", [3, 1, 40, 7, 7, 12], seed=1)
+    queries = random_vectors(tmp_path, "q", [5, 1, 9], seed=2)
     expected = [
-        [colbert_scores(query[None], document[None]).item() for document in parts(documents)]
-        for query in parts(queries)
+        [colbert_scores(query[None], document[None]).item() for document in split(documents)]
+        for query in split(queries)
     ]
     np.testing.assert_allclose(maxsim(documents, queries, range(3)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rank_of_an_exact_search_is_that_of_pylates_rerank(tmp_path: Path) -> None:
+def test_the_ranking_of_an_exact_search_is_that_of_pylates_rerank(tmp_path: Path) -> None:
     from pylate.rank import rerank
 
-    documents, queries = vectors_of(tmp_path, "d", [20] * 30, seed=3), vectors_of(tmp_path, "q", [8] * 4, seed=4)
-    expected = rerank([documents.ids] * 4, parts(queries), [parts(documents)] * 4)
+    documents = random_vectors(tmp_path, "d", [20] * 30, seed=3)
+    queries = random_vectors(tmp_path, "q", [8] * 4, seed=4)
+    expected = rerank([documents.ids] * 4, split(queries), [split(documents)] * 4)
     found = dict(search_exact(documents, queries, 30))
     for query, ranking in zip(queries.ids, expected, strict=True):
         assert [document for document, _ in found[query]] == [entry["id"] for entry in ranking]
@@ -81,22 +82,22 @@ def test_rank_of_an_exact_search_is_that_of_pylates_rerank(tmp_path: Path) -> No
 def test_scores_do_not_depend_on_the_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: tuple[int, int]
 ) -> None:
-    documents = vectors_of(tmp_path, "d", [2, 9, 5, 5, 30, 1], seed=5)
-    queries = vectors_of(tmp_path, "q", [4, 4, 2, 11], seed=6)
+    documents = random_vectors(tmp_path, "d", [2, 9, 5, 5, 30, 1], seed=5)
+    queries = random_vectors(tmp_path, "q", [4, 4, 2, 11], seed=6)
     expected = maxsim(documents, queries, range(1, 4))
-    monkeypatch.setitem(searching.BLOCK, "cpu", block)
+    monkeypatch.setitem(search.TOKENS_PER_BLOCK, "cpu", block)
     np.testing.assert_allclose(maxsim(documents, queries, range(1, 4)), expected, rtol=1e-5)
 
 
-def test_queries_taken_in_turns_give_the_same_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents, queries = vectors_of(tmp_path, "d", [4] * 9), vectors_of(tmp_path, "q", [3] * 5)
+def test_queries_searched_in_batches_give_the_same_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents, queries = random_vectors(tmp_path, "d", [4] * 9), random_vectors(tmp_path, "q", [3] * 5)
     expected = [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)]
-    monkeypatch.setattr(searching, "SCORES", 18)
+    monkeypatch.setattr(search, "SCORES_IN_MEMORY", 18)
     assert [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)] == expected
 
 
 def test_a_document_without_vectors_scores_zero(tmp_path: Path) -> None:
-    documents, queries = vectors_of(tmp_path, "d", [3, 0, 2]), vectors_of(tmp_path, "q", [2])
+    documents, queries = random_vectors(tmp_path, "d", [3, 0, 2]), random_vectors(tmp_path, "q", [2])
     assert maxsim(documents, queries, range(1))[0, 1] == 0
 
 
@@ -104,8 +105,8 @@ def test_equal_scores_are_cut_and_ordered_as_trec_eval_does(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     texts = {"a": [[0.5, 0]], "c": [[0.5, 0]], "b": [[0.5, 0]], "best": [[1, 0]], "worst": [[0, 0]]}
     collection = publish_collection("toy", dict.fromkeys(texts, "text"), {"q": "text"}, {"q": {"a": 1}})
-    run = run_of(index_of(["q"], texts), collection.name, depth=3)
-    assert search(run) == 0
+    run = run_spec(publish_index(["q"], texts), collection.name, depth=3)
+    assert run_search(run) == 0
     assert read_run(run.folder / "run.trec") == {"q": [("best", 1.0), ("c", 0.5), ("b", 0.5)]}
 
 
@@ -113,10 +114,10 @@ def test_the_query_itself_is_dropped_before_the_cut(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     texts = {"q": [[1.0, 0.0]], "a": [[0.5, 0]], "b": [[0.25, 0]]}
     collection = publish_collection("toy", dict.fromkeys(texts, "text"), {"q": "text"}, {"q": {"a": 1}})
-    index = index_of(["q"], texts)
+    index = publish_index(["q"], texts)
     for drop_self, expected in ((True, ["a", "b"]), (False, ["q", "a"])):
-        run = run_of(index, collection.name, 2, drop_self)
-        assert search(run) == 0
+        run = run_spec(index, collection.name, 2, drop_self)
+        assert run_search(run) == 0
         assert [document for document, _ in read_run(run.folder / "run.trec")["q"]] == expected
 
 
@@ -125,13 +126,13 @@ def test_an_index_of_other_queries_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     collection = publish_collection("toy", {"a": "text"}, {"q": "text"}, {"q": {"a": 1}})
-    assert search(run_of(index_of(["other"], {"a": [[1, 0]]}), collection.name, 10)) == 1
+    assert run_search(run_spec(publish_index(["other"], {"a": [[1, 0]]}), collection.name, 10)) == 1
     assert "made for other queries" in capsys.readouterr().err
 
 
 def test_an_exact_search_of_a_small_collection_takes_seconds_on_one_core(tmp_path: Path) -> None:
-    documents = vectors_of(tmp_path, "d", [50] * 1000, dimensions=128)
-    queries = vectors_of(tmp_path, "q", [15] * 100, dimensions=128)
+    documents = random_vectors(tmp_path, "d", [50] * 1000, dimensions=128)
+    queries = random_vectors(tmp_path, "q", [15] * 100, dimensions=128)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     started = time.process_time()

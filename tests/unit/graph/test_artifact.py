@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colbert_zero.graph import locks, provenance
-from colbert_zero.graph.artifact import Artifact, Spec, locate, run_step
+from colbert_zero.graph.artifact import Artifact, Spec, artifact_folder, run_step
 from colbert_zero.graph.console import RetryableError, UserError
 
 values = st.recursive(
@@ -74,8 +74,8 @@ def test_inputs_are_recorded_by_content(study):
     publish()
     child = Spec("batches", "x", {}, {"rows": [SPEC.name]})
     assert publish(child, lambda job: {"same": job.input("rows").facts["letters"]}) == 0
-    first = Artifact.open(child.name).manifest["inputs"][SPEC.name]
-    assert len(first) == 64
+    input_digest = Artifact.open(child.name).manifest["inputs"][SPEC.name]
+    assert len(input_digest) == 64
 
 
 def test_a_failing_step_publishes_nothing_and_the_next_attempt_knows(study):
@@ -92,7 +92,7 @@ def test_a_failing_step_publishes_nothing_and_the_next_attempt_knows(study):
 
 
 def failing(error):
-    """A step that fails, and counts how often it was tried."""
+    """A step that fails, and counts its attempts."""
 
     def make(job):
         make.tries += 1
@@ -102,15 +102,15 @@ def failing(error):
     return make
 
 
-def test_a_mistake_is_not_tried_again_in_the_same_run(study, monkeypatch, capsys):
-    """Snakemake's retries are for what passes; what a person has to mend would end the same way ten times."""
-    monkeypatch.setenv(provenance.RUN, "first")
+def test_a_mistake_is_not_retried_in_the_same_run(study, monkeypatch, capsys):
+    """Snakemake's retries are for transient failures; what the user has to fix would fail the same way ten times."""
+    monkeypatch.setenv(provenance.RUN_VARIABLE, "first")
     make = failing(UserError("row 3 has no answer"))
     assert [publish(make=make) for _ in range(3)] == [1, 1, 1]
     assert make.tries == 1
     assert capsys.readouterr().err.splitlines()[-1] == ("colbert-zero: row 3 has no answer")
     assert list(SPEC.folder.parent.iterdir()) == []
-    monkeypatch.setenv(provenance.RUN, "second")
+    monkeypatch.setenv(provenance.RUN_VARIABLE, "second")
     assert publish() == 0
     attempts = Artifact.open(SPEC.name).manifest["attempts"]
     assert [(one["run"], one["end"], one.get("mistake", False)) for one in attempts] == [
@@ -119,9 +119,9 @@ def test_a_mistake_is_not_tried_again_in_the_same_run(study, monkeypatch, capsys
     ]
 
 
-def test_by_hand_a_mistake_is_tried_as_often_as_one_likes(study, monkeypatch):
-    """Without Snakemake there is no run."""
-    monkeypatch.delenv(provenance.RUN, raising=False)
+def test_a_mistake_is_always_retried_outside_snakemake(study, monkeypatch):
+    """Without Snakemake, attempts belong to no run."""
+    monkeypatch.delenv(provenance.RUN_VARIABLE, raising=False)
     make = failing(UserError("no"))
     assert [publish(make=make) for _ in range(2)] == [1, 1]
     assert make.tries == 2
@@ -130,8 +130,8 @@ def test_by_hand_a_mistake_is_tried_as_often_as_one_likes(study, monkeypatch):
 @pytest.mark.parametrize(
     "error", [RetryableError("the node's disk is full"), OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()]
 )
-def test_what_passes_is_tried_again_in_the_same_run(study, monkeypatch, error):
-    monkeypatch.setenv(provenance.RUN, "first")
+def test_a_transient_failure_is_retried_in_the_same_run(study, monkeypatch, error):
+    monkeypatch.setenv(provenance.RUN_VARIABLE, "first")
     make = failing(error)
     assert publish(make=make) != 0
     assert publish(make=make) != 0
@@ -142,23 +142,23 @@ def test_what_passes_is_tried_again_in_the_same_run(study, monkeypatch, error):
     assert not any(one.get("mistake") for one in attempts)
 
 
-def test_a_mistake_before_a_kill_is_no_reason_to_give_up(study, monkeypatch):
-    """The last attempt counts: it went beyond what the one before had ended by."""
-    monkeypatch.setenv(provenance.RUN, "first")
+def test_a_mistake_before_a_killed_attempt_does_not_stop_the_next(study, monkeypatch):
+    """Only the last attempt counts: it got past the mistake that ended the attempt before it."""
+    monkeypatch.setenv(provenance.RUN_VARIABLE, "first")
     SPEC.state.mkdir(parents=True)
     lines = [{"run": "first", "end": "no", "mistake": True}, {"run": "first"}]
     (SPEC.state / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert publish() == 0
 
 
-def test_notes_of_every_attempt_reach_the_manifest(study):
+def test_the_facts_of_every_attempt_reach_the_manifest(study):
     def stop(job):
-        job.note(start_step=0)
-        job.note(end_step=120)
+        job.record(start_step=0)
+        job.record(end_step=120)
         raise RetryableError("time is up")
 
     def go_on(job):
-        job.note(start_step=120)
+        job.record(start_step=120)
         return write_letters(job)
 
     assert publish(make=stop) == 1
@@ -169,31 +169,31 @@ def test_notes_of_every_attempt_reach_the_manifest(study):
     assert "end_step" not in second
 
 
-def test_a_note_outlives_a_kill(study):
-    """It is on disk as soon as it is made."""
+def test_recorded_facts_survive_a_kill(study):
+    """A fact is on disk as soon as it is recorded."""
     path = study / "attempts.jsonl"
     attempts = provenance.Attempts(path)
     attempts.begin()
-    attempts.note(start_step=7)
+    attempts.record(start_step=7)
     later = provenance.Attempts(path)
     later.begin()
     first, _ = later.end("published")
     assert (first["start_step"], first["end"]) == (7, "killed")
 
 
-def test_an_attempt_says_where_it_was(study, monkeypatch):
-    given = {"run": "0123", "job": "17", "node": "n[1-2]", "gpus": "0,1"}
-    for name, value in given.items():
-        monkeypatch.setenv(provenance.GIVEN[name], value)
+def test_an_attempt_records_where_it_ran(study, monkeypatch):
+    environment = {"run": "0123", "job": "17", "node": "n[1-2]", "gpus": "0,1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(provenance.RECORDED_VARIABLES[name], value)
     publish()
     (attempt,) = Artifact.open(SPEC.name).manifest["attempts"]
-    assert given.items() <= attempt.items()
+    assert environment.items() <= attempt.items()
     assert attempt["host"]
 
 
-def test_the_code_is_at_the_commit_that_the_run_says(study, monkeypatch):
+def test_the_codes_commit_is_the_one_that_snakemake_passes_on(study, monkeypatch):
     """Images have no git."""
-    monkeypatch.setenv(provenance.COMMIT, "0123abc, changed")
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0123abc, changed")
     publish()
     manifest = Artifact.open(SPEC.name).manifest
     assert manifest["code"]["commit"] == "0123abc, changed"
@@ -208,7 +208,7 @@ def test_a_killed_attempt_is_on_record(study):
 
 
 def test_a_finished_artifact_is_never_made_again(study):
-    """Snakemake deletes spec.json when it is forced; the artifact is found intact and gets its spec back."""
+    """Snakemake deletes spec.json of a forced rule; the artifact is verified and gets its spec back."""
     publish()
     (SPEC.folder / "spec.json").unlink()
 
@@ -219,7 +219,7 @@ def test_a_finished_artifact_is_never_made_again(study):
     assert Artifact.open(SPEC.name).file("letters.txt").read_text() == "abc"
 
 
-def test_a_damaged_artifact_is_not_vouched_for(study, capsys):
+def test_the_spec_of_a_damaged_artifact_is_not_restored(study, capsys):
     publish()
     (SPEC.folder / "spec.json").unlink()
     (SPEC.folder / "letters.txt").write_text("abd")
@@ -228,7 +228,7 @@ def test_a_damaged_artifact_is_not_vouched_for(study, capsys):
     assert not (SPEC.folder / "spec.json").exists()
 
 
-def test_files_of_someone_else_are_not_overwritten(study, capsys):
+def test_files_without_a_manifest_are_not_overwritten(study, capsys):
     SPEC.folder.mkdir(parents=True)
     (SPEC.folder / "notes.txt").write_text("mine")
     assert publish() == 1
@@ -276,8 +276,8 @@ def test_an_edited_spec_is_refused(study):
 
 
 def test_resources_and_results_are_apart():
-    assert locate("collections/x-0") == Path("resources/collections/x-0")
-    assert locate("models/x-0") == Path("results/models/x-0")
+    assert artifact_folder("collections/x-0") == Path("resources/collections/x-0")
+    assert artifact_folder("models/x-0") == Path("results/models/x-0")
 
 
 def test_manifest_names_code_and_packages(study):
@@ -288,9 +288,9 @@ def test_manifest_names_code_and_packages(study):
     assert manifest["outputs"]["letters.txt"]["bytes"] == 3
 
 
-def test_who_comes_second_waits_and_finds_the_artifact_made(study, monkeypatch, caplog):
-    """A job that a killed Snakemake left may be at it still."""
-    monkeypatch.setattr(locks, "SECONDS_BETWEEN_LOOKS", 0.01)
+def test_a_second_process_waits_and_finds_the_artifact_made(study, monkeypatch, caplog):
+    """A job that a killed Snakemake left behind may still be making the artifact."""
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
     second = failing(AssertionError("made again"))
     status = []
     thread = threading.Thread(target=lambda: status.append(publish(make=second)))
@@ -312,8 +312,8 @@ def test_who_comes_second_waits_and_finds_the_artifact_made(study, monkeypatch, 
     assert [one["end"] for one in Artifact.open(SPEC.name).manifest["attempts"]] == ["published"]
 
 
-def test_who_comes_second_makes_what_the_first_could_not(study, monkeypatch):
-    monkeypatch.setattr(locks, "SECONDS_BETWEEN_LOOKS", 0.01)
+def test_a_second_process_makes_what_the_first_could_not(study, monkeypatch):
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
     status = []
     thread = threading.Thread(target=lambda: status.append(publish()))
 

@@ -1,4 +1,4 @@
-"""The foundations: draws that no order can change, texts that are the same, what a person sees, locks that end."""
+"""The foundations: random draws independent of order, equal texts, errors and progress as users see them, locks."""
 
 import errno
 import logging
@@ -24,7 +24,7 @@ WORKFLOW = Path(__file__).parents[3] / "workflow"
 
 def test_a_draw_is_the_same_in_every_process():
     code = "from colbert_zero.graph.draws import draw; print(draw(42, 'shuffle', 'torch', 7))"
-    found = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
             env={"PYTHONPATH": str(WORKFLOW), "PYTHONHASHSEED": seed},
@@ -34,7 +34,7 @@ def test_a_draw_is_the_same_in_every_process():
         ).stdout
         for seed in ("0", "1")
     }
-    assert found == {f"{draw(42, 'shuffle', 'torch', 7)}\n"}
+    assert outputs == {f"{draw(42, 'shuffle', 'torch', 7)}\n"}
 
 
 def test_draws_of_many_are_those_of_each():

@@ -1,4 +1,4 @@
-"""Locks: who waits goes on when the holder is gone; a file system without them is said so."""
+"""Locks: a waiting process continues when the holder is gone; a file system without locks is an error of one line."""
 
 import errno
 import fcntl
@@ -19,8 +19,8 @@ WORKFLOW = Path(__file__).parents[3] / "workflow"
 
 
 @pytest.mark.parametrize("end", ["released", "killed"])
-def test_who_waits_goes_on_when_the_holder_is_gone(tmp_path, monkeypatch, caplog, end):
-    monkeypatch.setattr(locks, "SECONDS_BETWEEN_LOOKS", 0.02)
+def test_a_waiting_process_continues_when_the_holder_is_gone(tmp_path, monkeypatch, caplog, end):
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0.02)
     path = tmp_path / "state" / "lock"
     code = (
         "import sys; from pathlib import Path; from colbert_zero.graph.locks import acquire_lock;"
@@ -35,9 +35,9 @@ def test_who_waits_goes_on_when_the_holder_is_gone(tmp_path, monkeypatch, caplog
         timer = threading.Timer(0.2, holder.stdin.close if end == "released" else holder.kill)
         timer.start()
         with caplog.at_level(logging.INFO):
-            acquire_lock(path, "work", wait=60).close()
+            acquire_lock(path, "work", wait_seconds=60).close()
         timer.join()
-    # Once, however often it looked.
+    # Logged once, however often the lock was polled.
     (message,) = caplog.messages
     assert message.startswith(f"work is under way in process {holder.pid} on ")
     assert message.endswith(", SLURM job 17: waiting for it")
@@ -46,18 +46,18 @@ def test_who_waits_goes_on_when_the_holder_is_gone(tmp_path, monkeypatch, caplog
 
 def test_nobody_waits_for_a_lock_that_is_free(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        acquire_lock(tmp_path / "lock", "work", wait=60).close()
+        acquire_lock(tmp_path / "lock", "work", wait_seconds=60).close()
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("wait_seconds", [0, 1])
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
-def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, wait, number):
-    def flock(_file, _how):
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, wait_seconds, number):
+    def flock(_file, _operation):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(UserError, match="this file system has no locks") as error:
-        acquire_lock(tmp_path / "lock", "work", wait)
+        acquire_lock(tmp_path / "lock", "work", wait_seconds)
     assert str(error.value).startswith(f"{tmp_path}: ")
     assert "\n" not in str(error.value)

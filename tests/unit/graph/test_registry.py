@@ -1,4 +1,4 @@
-"""The registries: laws that what is known of the paper's data, collections, models and tables must obey."""
+"""The registries: laws that the entries for the paper's data, collections, models and tables must obey."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def test_every_average_is_the_plain_mean_of_its_15_columns(table: str) -> None:
     assert len(PAPER["columns"]) == len(set(PAPER["columns"])) == 15
     for row in TABLES[table]:
         assert len(row["values"]) == 15
-        # Half a unit of the last digit printed, and what binary fractions add to it.
+        # Half a unit of the last digit printed, plus rounding of binary fractions.
         assert abs(sum(row["values"]) / 15 - row["average"]) <= 0.005 + 1e-9, row
 
 
@@ -39,7 +39,7 @@ def test_the_tables_have_the_papers_44_rows() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_the_headline_is_in_every_table_that_has_it() -> None:
+def test_every_table_has_the_papers_best_average() -> None:
     best = [max(TABLES[name], key=lambda row: row["average"])["average"] for name in ("table2", "table3", "table4")]
     assert best == [55.43, 55.43, 55.43]
     assert sum(PAPER["gpu_hours"].values()) == 408
@@ -53,7 +53,7 @@ def test_26_collections_are_the_15_columns_of_the_table() -> None:
     assert sorted([*alone, *COLLECTIONS["groups"]]) == sorted(PAPER["columns"])
 
 
-def test_the_collections_that_need_care_are_marked() -> None:
+def test_special_collections_are_marked() -> None:
     entries = COLLECTIONS["collections"]
     assert {name for name in entries if entries[name].get("drop_self")} == {"arguana", "quora"}
     in_domain = {name for name in entries if entries[name].get("in_domain")}
@@ -61,7 +61,7 @@ def test_the_collections_that_need_care_are_marked() -> None:
     assert {name: entries[name]["split"] for name in entries if entries[name]["split"] != "test"} == {"msmarco": "dev"}
 
 
-def test_counts_and_scores_are_possible() -> None:
+def test_counts_and_scores_are_plausible() -> None:
     for name, entry in COLLECTIONS["collections"].items():
         assert 0 < entry["queries"] <= entry["positive_judgements"] <= entry["queries"] * entry["documents"], name
         assert all(0 < score < 1 for score in entry.get("bm25", {}).values()), name
@@ -74,7 +74,7 @@ def test_counts_and_scores_are_possible() -> None:
     ("group", "sources", "rows"),
     [("nomic-unsupervised", 29, 238_998_494), ("nomic-supervised", 10, 1_695_819), ("lightonai-bge-gemma", 1, 640_000)],
 )
-def test_sources_and_rows_add_up_to_what_was_trained_on(group: str, sources: int, rows: int) -> None:
+def test_sources_and_rows_add_up_to_the_papers(group: str, sources: int, rows: int) -> None:
     members = GROUPS[group]["sources"]
     assert (len(members), sum(member["rows"] for member in members.values())) == (sources, rows)
 
@@ -90,19 +90,19 @@ def test_every_revision_is_a_commit_or_main() -> None:
     entries = [*COLLECTIONS["collections"].values(), *GROUPS.values(), *MODELS["models"].values()]
     assert all(re.fullmatch(r"[0-9a-f]{40}|main", str(entry["revision"])) for entry in entries)
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+", entry["hub"]) for entry in entries)
-    # What is measured on is pinned without exception.
+    # Collections are pinned without exception.
     assert all(entry["revision"] != "main" for entry in COLLECTIONS["collections"].values())
     hubs = [(entry["hub"], entry["revision"]) for entry in entries]
     assert len(set(hubs)) == len(hubs)
 
 
-def test_globs_tell_a_groups_sources_apart() -> None:
+def test_each_source_of_a_group_has_its_own_glob() -> None:
     for name in ("nomic-unsupervised", "nomic-supervised"):
         settings = dict(registry.sources(name, "sources.x"))
-        globs = [glob for found in settings.values() for glob in found["files"]]
+        globs = [glob for source in settings.values() for glob in source["files"]]
         assert len(globs) == len(set(globs)) == len(GROUPS[name]["sources"])
         assert not any("{" in glob for glob in globs)
-        assert all({"query", "document"} <= set(found["columns"]) for found in settings.values())
+        assert all({"query", "document"} <= set(source["columns"]) for source in settings.values())
 
 
 def test_the_settings_of_a_scored_source_name_its_three_roles() -> None:

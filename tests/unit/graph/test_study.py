@@ -1,4 +1,4 @@
-"""A study: recipes share what they agree on, keys hold what decides, mistakes are one line."""
+"""A study: recipes share equal first stages, keys depend on what decides an artifact, mistakes are one line."""
 
 import copy
 import subprocess
@@ -22,11 +22,11 @@ def config():
 
 
 def row(study, name):
-    (found,) = [row for row in study.rows if row.name == name]
-    return found
+    (match,) = [row for row in study.rows if row.name == name]
+    return match
 
 
-def test_recipes_that_agree_on_a_prefix_share_it(config):
+def test_recipes_share_equal_first_stages(config):
     study = Study(config, ROOT / "local")
     full, mismatched = row(study, "colbert-zero"), row(study, "colbert-zero-mismatched")
     assert full.stages[0] == mismatched.stages[0]
@@ -66,8 +66,8 @@ def test_planning_imports_nothing_heavy(folder):
         "print(*{'torch', 'numpy', 'pyarrow', 'transformers', 'huggingface_hub', 'pandas'} & set(sys.modules))"
     )
     environment = {"PYTHONPATH": str(ROOT / "workflow")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (process.returncode, process.stdout.strip()) == (0, ""), process.stderr
 
 
 def change(path, value):
@@ -151,7 +151,7 @@ def test_own_file_is_known_by_its_bytes_not_its_date_or_place(config, tmp_path):
     assert Study(config, tmp_path / "two").report.key != keys[0]
 
 
-def test_evaluations_on_the_way_decide_nothing_and_are_all_done(config):
+def test_evaluations_during_training_change_no_key_and_are_merged(config):
     before = Study(config, ROOT / "local")
     full = config["recipes"]["colbert-zero"]
     full["stages"] = [{"unsupervised": {"evaluate": {"steps": [8, 2], "collections": ["numpy"]}}}, *full["stages"][1:]]
@@ -176,7 +176,7 @@ def test_an_unknown_collection_to_evaluate_on_is_one_line(config):
         Study(config, ROOT / "local")
 
 
-def test_the_papers_gradient_is_the_references():
+def test_the_papers_study_uses_the_reference_gradient():
     study = Study(yaml.safe_load((ROOT / "config.yaml").read_text()), ROOT)
     assert row(study, "colbert-zero").stages[0].settings["gradient"] == "reference"
     assert "gradient" not in row(study, "colbert-zero").stages[1].settings

@@ -1,4 +1,4 @@
-"""Where PyTorch computes: what was asked for, or one line that says what was given instead."""
+"""PyTorch computes on the device that `--device` asks for, or one line says which GPUs SLURM gave instead."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 
 from colbert_zero.graph.artifact import Job, Spec
 from colbert_zero.graph.console import RetryableError
-from colbert_zero.machine.devices import choose_device, threads
+from colbert_zero.machine.devices import choose_device, threads_per_process
 
-DEFAULT_RESOURCES = "a GPU is asked for (gpu under resources in config.yaml), and none is visible: "
+NO_GPU = "a GPU is requested (gpu under resources in config.yaml), and none is visible: "
 VARIABLES = (
     "SLURM_JOB_ID", "SLURMD_NODENAME", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE",
     "CUDA_VISIBLE_DEVICES", "LOCAL_WORLD_SIZE", "LOCAL_RANK",
@@ -24,8 +24,8 @@ VARIABLES = (
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither SLURM nor a GPU, whatever this machine has."""
+def no_slurm_no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide this machine's SLURM and GPUs."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -34,7 +34,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def asking(device: str, count: int = 4) -> Job:
+def job_with(device: str, count: int = 4) -> Job:
     return Job(Spec("models", "a", {}), Path("out"), Namespace(device=device, threads=count), lambda **_: None)
 
 
@@ -44,13 +44,13 @@ def asking(device: str, count: int = 4) -> Job:
         ({}, "no SLURM job here (CUDA_VISIBLE_DEVICES is not set); set gpu: 0 to compute on the CPU"),
         (
             {"SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n1", "SLURM_JOB_GPUS": "0,1", "CUDA_VISIBLE_DEVICES": "0,1"},
-            "SLURM gave job 12 on n1 the GPUs 0,1 (CUDA_VISIBLE_DEVICES=0,1); is the node's driver working "
-            "(nvidia-smi), and is the image run with --nv?",
+            "SLURM gave job 12 on n1 the GPUs 0,1 (CUDA_VISIBLE_DEVICES=0,1); does the node's driver work "
+            "(nvidia-smi), and does the image run with --nv?",
         ),
         (
             {"SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n1", "SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": ""},
-            "SLURM gave job 12 on n1 2 of its GPUs (CUDA_VISIBLE_DEVICES=); is the node's driver working "
-            "(nvidia-smi), and is the image run with --nv?",
+            "SLURM gave job 12 on n1 2 of its GPUs (CUDA_VISIBLE_DEVICES=); does the node's driver work "
+            "(nvidia-smi), and does the image run with --nv?",
         ),
         (
             {"SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n1"},
@@ -59,15 +59,15 @@ def asking(device: str, count: int = 4) -> Job:
         ),
     ],
 )
-def test_a_gpu_that_is_not_there_is_said_with_what_slurm_gave(
+def test_a_missing_gpu_is_an_error_that_says_what_slurm_gave(
     environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RetryableError) as caught:
-        choose_device(asking("cuda"))
-    assert str(caught.value) == DEFAULT_RESOURCES + message
-    assert choose_device(asking("auto")) == choose_device(asking("cpu")) == "cpu"
+        choose_device(job_with("cuda"))
+    assert str(caught.value) == NO_GPU + message
+    assert choose_device(job_with("auto")) == choose_device(job_with("cpu")) == "cpu"
 
 
 def test_each_process_of_a_node_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,45 +75,45 @@ def test_each_process_of_a_node_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert choose_device(asking("auto")) == "cuda" and not chosen
+    assert choose_device(job_with("auto")) == "cuda" and not chosen
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device(asking("cuda")) == "cuda" and chosen == [1]
+    assert choose_device(job_with("cuda")) == "cuda" and chosen == [1]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(
         RetryableError, match=r"^3 processes on this node need a GPU each, and 2 are visible: no SLURM job"
     ):
-        choose_device(asking("auto"))
-    assert choose_device(asking("cpu")) == "cpu"
+        choose_device(job_with("auto"))
+    assert choose_device(job_with("cpu")) == "cpu"
 
 
-def test_threads_are_for_all_processes_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert threads(asking("cpu", 4)) == 4
+def test_the_processes_of_a_node_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_per_process(job_with("cpu", 4)) == 4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert threads(asking("cpu", 7)) == 2
-    assert threads(asking("cpu", 1)) == 1
-    choose_device(asking("cpu", 7))
+    assert threads_per_process(job_with("cpu", 7)) == 2
+    assert threads_per_process(job_with("cpu", 1)) == 1
+    choose_device(job_with("cpu", 7))
     assert torch.get_num_threads() == 2
 
 
-FAULTS = """
+COUNT_PAGE_FAULTS = """
 import resource, torch
 from colbert_zero.machine.devices import keep_freed_memory
 
-def faults():
+def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for megabytes in (40, 70, 30) * 3:
         torch.ones(megabytes, 2**18)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-as_it_is = faults()
+default = page_faults()
 keep_freed_memory()
-print(as_it_is, faults(), faults())
+print(default, page_faults(), page_faults())
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has it")
-def test_memory_that_is_freed_is_used_again() -> None:
-    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
-    as_it_is, _, kept = map(int, said.split())
-    assert kept < as_it_is / 10
+def test_freed_memory_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True, check=True)
+    default, _, kept = map(int, done.stdout.split())
+    assert kept < default / 10

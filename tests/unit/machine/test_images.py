@@ -1,4 +1,4 @@
-"""Images: named by what they are made of, built whole or not at all, and locked as everything else is."""
+"""Images: named by all that they are built from, built whole or not at all, with locked packages."""
 
 import json
 import re
@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from colbert_zero.graph.config import check
+from colbert_zero.graph.config import validate
 from colbert_zero.graph.console import UserError
-from colbert_zero.machine import images as module
-from colbert_zero.machine.images import LABEL, NAMES, build, check_apptainer, images, main
+from colbert_zero.machine import images
+from colbert_zero.machine.images import (
+    CONTENTS_LABEL,
+    IMAGE_NAMES,
+    build_image,
+    check_apptainer,
+    main,
+    planned_images,
+)
 from own_study import CONFIG
 from programs import laptop, program, says
 
@@ -36,25 +43,25 @@ else:
         file.write(json.dumps(arguments) + "\\n")
     pathlib.Path(words[-2]).write_text(json.dumps({"LABEL": arguments["contents"]}))
     exec((here / "meanwhile").read_text() if (here / "meanwhile").exists() else "")
-""".replace("LABEL", LABEL)
+""".replace("LABEL", CONTENTS_LABEL)
 
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A clone whose definitions and locks may be edited."""
+    """A clone whose definitions and locks a test may edit."""
     folder = tmp_path / "clone"
     shutil.copytree(ROOT / "containers", folder / "containers")
     (folder / "envs").mkdir()
-    for name in NAMES:
+    for name in IMAGE_NAMES:
         shutil.copy(ROOT / "envs" / f"{name}.txt", folder / "envs")
-    monkeypatch.setattr(module, "CLONE", folder)
-    monkeypatch.setattr(module, "SPACE_GB", dict.fromkeys(NAMES, 0))
+    monkeypatch.setattr(images, "REPOSITORY", folder)
+    monkeypatch.setattr(images, "BUILD_SPACE_GB", dict.fromkeys(IMAGE_NAMES, 0))
     return folder
 
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A machine with an Apptainer that builds at once; `meanwhile` says what else happens during a build."""
+    """A machine with a stand-in for Apptainer: it builds at once, and runs the code in `meanwhile` during the build."""
     folder = tmp_path / "site"
     program(folder, "apptainer", APPTAINER)
     monkeypatch.setenv("PATH", f"{folder}:{laptop(tmp_path / 'laptop')}")
@@ -70,9 +77,9 @@ def study(tmp_path):
     return folder
 
 
-def made(study, **settings):
-    """The images of a study whose section `images` says so, through the schema."""
-    return images(check(CONFIG | {"images": settings})["images"], study)
+def images_of(study, **settings):
+    """The images of a study with these settings in its section `images`, validated by the schema."""
+    return planned_images(validate(CONFIG | {"images": settings})["images"], study)
 
 
 def edit(path):
@@ -80,12 +87,12 @@ def edit(path):
 
 
 def builds(site):
-    """The arguments of each build that there was."""
+    """The arguments of each build so far."""
     file = site / "builds"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def one_line(call, *arguments):
+def error_of(call, *arguments):
     with pytest.raises(UserError) as error:
         call(*arguments)
     assert "\n" not in str(error.value)
@@ -95,89 +102,91 @@ def one_line(call, *arguments):
 # Names
 
 
-def test_what_an_image_is_made_of_is_in_its_name(clone, study):
+def test_all_that_an_image_is_built_from_changes_its_name(clone, study):
     (study / "site.crt").write_text("one")
     (study / "copy.crt").write_text("one")
     names = {}
 
-    def name(what, **build):
-        names[what] = made(study, build=build)["torch"].file.name
+    def add_name(change, **build):
+        names[change] = images_of(study, build=build)["torch"].file.name
 
-    name("as cloned")
-    name("debootstrap", bootstrap="debootstrap")
-    name("a mirror", bootstrap="debootstrap", mirror="http://one")
-    name("another mirror", bootstrap="debootstrap", mirror="http://other")
-    name("certificates", certificates="site.crt")
-    assert made(study, build={"certificates": "copy.crt"})["torch"].file.name == names["certificates"]
+    add_name("as cloned")
+    add_name("debootstrap", bootstrap="debootstrap")
+    add_name("a mirror", bootstrap="debootstrap", mirror="http://one")
+    add_name("another mirror", bootstrap="debootstrap", mirror="http://other")
+    add_name("certificates", certificates="site.crt")
+    assert images_of(study, build={"certificates": "copy.crt"})["torch"].file.name == names["certificates"]
     (study / "site.crt").write_text("other")
-    name("other certificates", certificates="site.crt")
+    add_name("other certificates", certificates="site.crt")
     edit(clone / "envs" / "torch.txt")
-    name("another lock")
+    add_name("another lock")
     edit(clone / "containers" / "torch.def")
-    name("another definition")
+    add_name("another definition")
     assert len(set(names.values())) == len(names)
     assert all(re.fullmatch(r"torch-[0-9a-f]{12}\.sif", file) for file in names.values())
 
 
-def test_what_an_image_is_not_made_of_is_not_in_its_name(clone, study):
-    before = made(study)["torch"].file.name
+def test_nothing_else_changes_its_name(clone, study):
+    before = images_of(study)["torch"].file.name
     edit(clone / "envs" / "lucene.txt")
     edit(clone / "containers" / "lucene.def")
-    assert made(study, folder="elsewhere")["torch"].file.name == before
+    assert images_of(study, folder="elsewhere")["torch"].file.name == before
 
 
-def test_the_label_tells_contents_and_not_how_they_came(clone, study):
-    """So an image from a mirror will do for a study that would take the registry's."""
-    one, other = made(study), made(study, build={"bootstrap": "debootstrap", "mirror": "http://one"})
-    before = one["torch"].contents
-    assert other["torch"].contents == before != one["lucene"].contents
+def test_the_label_identifies_the_contents_and_not_the_build_options(clone, study):
+    """So a study accepts an image that was built from a mirror instead of the registry."""
+    one, other = images_of(study), images_of(study, build={"bootstrap": "debootstrap", "mirror": "http://one"})
+    before = one["torch"].contents_digest
+    assert other["torch"].contents_digest == before != one["lucene"].contents_digest
     edit(clone / "envs" / "torch.txt")
-    assert one["torch"].contents != before
+    assert one["torch"].contents_digest != before
 
 
-def test_paths_are_the_studys(clone, study):
+def test_paths_are_relative_to_the_study(clone, study):
     (study / "site.crt").write_text("one")
-    found = made(study, torch="torch.sif", folder="../shared", build={"certificates": "site.crt"})
+    found = images_of(study, torch="torch.sif", folder="../shared", build={"certificates": "site.crt"})
     assert found["torch"].address == str(study / "torch.sif")
     assert found["lucene"].address == str(found["lucene"].file)
     assert found["lucene"].file.parent == study.parent / "shared"
-    assert found["lucene"].build["certificates"] == str(study / "site.crt")
-    assert made(study)["torch"].file.parent == clone / "resources" / "images"
-    assert made(study, torch=PINNED)["torch"].address == PINNED
+    assert found["lucene"].build_options["certificates"] == str(study / "site.crt")
+    assert images_of(study)["torch"].file.parent == clone / "resources" / "images"
+    assert images_of(study, torch=PINNED)["torch"].address == PINNED
 
 
-def test_certificates_that_are_missing_are_one_line(clone, study):
-    said = one_line(lambda: made(study, build={"certificates": "site.crt"}))
-    assert said == f"config.yaml: images.build.certificates: {study / 'site.crt'} does not exist"
+def test_missing_certificates_are_an_error_of_one_line(clone, study):
+    message = error_of(lambda: images_of(study, build={"certificates": "site.crt"}))
+    assert message == f"config.yaml: images.build.certificates: {study / 'site.crt'} does not exist"
 
 
-# Given images
-
-
-@pytest.mark.parametrize("given", [PINNED, PINNED.replace("docker", "oras"), "images/torch.sif", "/a/torch.sif", None])
-def test_files_and_pinned_addresses_are_given(given):
-    assert check(CONFIG | {"images": {"torch": given}})["images"]["torch"] == given
+# Images that the config names
 
 
 @pytest.mark.parametrize(
-    "given",
+    "configured", [PINNED, PINNED.replace("docker", "oras"), "images/torch.sif", "/a/torch.sif", None]
+)
+def test_files_and_pinned_addresses_are_accepted(configured):
+    assert validate(CONFIG | {"images": {"torch": configured}})["images"]["torch"] == configured
+
+
+@pytest.mark.parametrize(
+    "configured",
     ["docker://debian:trixie", "docker://debian@sha256:12", "https://a/torch.sif", PINNED.partition("@")[0], ""],
 )
-def test_an_address_that_may_come_to_mean_something_else_is_not(given):
-    said = one_line(check, CONFIG | {"images": {"lucene": given}})
-    assert said.startswith("config.yaml: images.lucene: ")
+def test_an_address_that_is_not_pinned_is_refused(configured):
+    message = error_of(validate, CONFIG | {"images": {"lucene": configured}})
+    assert message.startswith("config.yaml: images.lucene: ")
 
 
-def test_a_given_file_with_the_same_contents_passes(clone, site, study):
-    (study / "torch.sif").write_text(json.dumps({LABEL: made(study)["torch"].contents}))
-    image = made(study, torch="torch.sif")["torch"]
-    assert not image.is_ours
+def test_a_configured_file_with_the_same_contents_passes(clone, site, study):
+    (study / "torch.sif").write_text(json.dumps({CONTENTS_LABEL: images_of(study)["torch"].contents_digest}))
+    image = images_of(study, torch="torch.sif")["torch"]
+    assert not image.is_built_here
     image.check()
 
 
-def test_an_address_and_an_image_of_ours_are_not_looked_into(clone, study, monkeypatch):
+def test_an_address_and_an_image_built_here_are_not_inspected(clone, study, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    for image in made(study, torch=PINNED).values():
+    for image in images_of(study, torch=PINNED).values():
         image.check()
 
 
@@ -185,82 +194,82 @@ def test_an_address_and_an_image_of_ours_are_not_looked_into(clone, study, monke
     ("file", "words"),
     [
         (None, "does not exist; leave the setting out"),
-        (json.dumps({LABEL: "0" * 12}), f"was built from other contents ({LABEL} is {'0' * 12}, "),
-        (json.dumps({}), f"was built from other contents ({LABEL} is none, "),
+        (json.dumps({CONTENTS_LABEL: "0" * 12}), f"was built from other contents ({CONTENTS_LABEL} is {'0' * 12}, "),
+        (json.dumps({}), f"was built from other contents ({CONTENTS_LABEL} is none, "),
     ],
 )
-def test_a_given_file_that_will_not_do_is_one_line(clone, site, study, file, words):
+def test_an_unusable_configured_file_is_an_error_of_one_line(clone, site, study, file, words):
     if file is not None:
         (study / "torch.sif").write_text(file)
-    said = one_line(made(study, torch="torch.sif")["torch"].check)
-    assert said.startswith(f"config.yaml: images.torch: {study / 'torch.sif'} {words}")
-    assert "leave the setting out" in said
+    message = error_of(images_of(study, torch="torch.sif")["torch"].check)
+    assert message.startswith(f"config.yaml: images.torch: {study / 'torch.sif'} {words}")
+    assert "leave the setting out" in message
 
 
-def test_a_given_file_that_is_no_image_is_one_line(clone, site, study):
+def test_a_configured_file_that_is_no_image_is_an_error_of_one_line(clone, site, study):
     (study / "torch.sif").write_text("something else")
-    said = one_line(made(study, torch="torch.sif")["torch"].check)
-    assert said.endswith("torch.sif is not an image that Apptainer can read: FATAL: not a SIF image")
+    message = error_of(images_of(study, torch="torch.sif")["torch"].check)
+    assert message.endswith("torch.sif is not an image that Apptainer can read: FATAL: not a SIF image")
 
 
 # Apptainer
 
 
 @pytest.mark.parametrize("version", ["apptainer version 1.2.0", "apptainer version 1.10.1-rc.1", "2.0", "1.2"])
-def test_an_apptainer_that_is_new_enough_passes(site, version):
+def test_a_new_enough_apptainer_passes(site, version):
     program(site, "apptainer", says(version))
     check_apptainer((1, 2))
 
 
 @pytest.mark.parametrize("version", ["apptainer version 1.1.9", "apptainer version 0.9", "none"])
-def test_an_older_apptainer_is_one_line(site, version):
+def test_an_older_apptainer_is_an_error_of_one_line(site, version):
     program(site, "apptainer", says(version))
-    said = one_line(check_apptainer, (1, 2))
-    assert said.startswith(f"{version} is too old: 1.2 or later is needed")
+    message = error_of(check_apptainer, (1, 2))
+    assert message.startswith(f"{version} is too old: 1.2 or later is needed")
 
 
 @pytest.mark.parametrize("script", [None, "exit 1"])
-def test_no_apptainer_is_one_line(site, script):
+def test_a_missing_apptainer_is_an_error_of_one_line(site, script):
     (site / "apptainer").unlink()
     if script is not None:
         program(site, "apptainer", script)
-    said = one_line(check_apptainer, (1, 1))
-    assert said.startswith("no apptainer on the PATH: ")
-    assert "Apptainer 1.1 or later" in said
-    assert "--sdm env-modules" in said
+    message = error_of(check_apptainer, (1, 1))
+    assert message.startswith("no apptainer on the PATH: ")
+    assert "Apptainer 1.1 or later" in message
+    assert "--sdm env-modules" in message
 
 
 # Builds
 
 
-def left(image):
-    """What is in the folder of images but locks."""
+def image_files(image):
+    """The names of all files in the folder of images, except locks."""
     return sorted(path.name for path in image.folder.iterdir() if path.suffix != ".lock")
 
 
-def test_a_build_is_told_all_that_is_in_its_name(clone, site, study):
+def test_a_build_gets_all_arguments_that_are_in_its_name(clone, site, study):
     (study / "site.crt").write_text("one")
-    how = {"bootstrap": "debootstrap", "mirror": "http://one", "certificates": "site.crt"}
-    image = made(study, folder="images", build=how)["lucene"]
-    build(image)
-    assert left(image) == [image.file.name]
+    options = {"bootstrap": "debootstrap", "mirror": "http://one", "certificates": "site.crt"}
+    image = images_of(study, folder="images", build=options)["lucene"]
+    build_image(image)
+    assert image_files(image) == [image.file.name]
     assert builds(site) == [
-        how
+        options
         | {"certificates": str(study / "site.crt"), "lock": str(clone / "envs" / "lucene.txt")}
-        | {"contents": image.contents}
+        | {"contents": image.contents_digest}
     ]
-    assert module.labels(image.file) == {LABEL: image.contents}
+    assert images.read_labels(image.file) == {CONTENTS_LABEL: image.contents_digest}
 
 
-def test_what_is_not_set_is_the_definitions_default(clone, site, study):
-    build(made(study)["torch"])
+def test_an_argument_without_a_value_is_left_to_the_definitions_default(clone, site, study):
+    build_image(images_of(study)["torch"])
     assert [set(arguments) for arguments in builds(site)] == [{"bootstrap", "lock", "contents"}]
 
 
-def test_an_image_that_is_there_is_not_built_again(clone, site, study):
-    image = made(study)["torch"]
-    build(image)
-    build(image)
+def test_an_image_that_exists_is_not_built_again(clone, site, study):
+    image = images_of(study)["torch"]
+    build_image(image)
+    build_image(image)
     assert len(builds(site)) == 1
 
 
@@ -272,57 +281,62 @@ HINTS = {
     "write /tmp/x: disk quota exceeded": "APPTAINER_TMPDIR",
     "INFO: starting\n\x1b[31mFATAL: while pulling: 503\x1b[0m\nINFO: cleaning up": "built: FATAL: while pulling: 503",
     "pip: no matching distribution": "pip: no matching distribution",
-    "": "nothing was said",
+    "": "Apptainer printed nothing",
 }
 
 
-@pytest.mark.parametrize("said", HINTS)
-def test_a_failing_build_leaves_nothing_and_says_what_can_be_done(clone, site, study, said):
-    image = made(study)["torch"]
-    (site / "meanwhile").write_text(f"print({said!r}, file=sys.stderr); sys.exit(255)")
-    line = one_line(build, image)
+@pytest.mark.parametrize("output", HINTS)
+def test_a_failing_build_leaves_no_file_and_says_what_to_do(clone, site, study, output):
+    image = images_of(study)["torch"]
+    (site / "meanwhile").write_text(f"print({output!r}, file=sys.stderr); sys.exit(255)")
+    line = error_of(build_image, image)
     assert line.startswith("the image torch could not be built: ")
-    assert HINTS[said] in line
+    assert HINTS[output] in line
     assert "\x1b" not in line
-    assert left(image) == []
+    assert image_files(image) == []
     (site / "meanwhile").unlink()
-    build(image)
-    assert left(image) == [image.file.name]
+    build_image(image)
+    assert image_files(image) == [image.file.name]
 
 
 @pytest.mark.parametrize("edited", ["envs/torch.txt", "containers/torch.def"])
-def test_what_is_edited_during_a_build_is_published_under_no_name(clone, site, study, edited):
-    """Nobody knows which of the two contents the image has."""
-    image = made(study)["torch"]
+def test_an_edit_during_a_build_discards_the_image(clone, site, study, edited):
+    """It is not known which of the two contents the image has."""
+    image = images_of(study)["torch"]
     (site / "meanwhile").write_text(f"open({str(clone / edited)!r}, 'a').write('# edited')")
-    assert "was changed during its build: run again" in one_line(build, image)
-    assert left(image) == []
+    assert "changed during the build: run again" in error_of(build_image, image)
+    assert image_files(image) == []
 
 
-def test_too_little_space_is_said_before_the_build(clone, site, study, monkeypatch):
-    monkeypatch.setitem(module.SPACE_GB, "torch", 10**6)
-    said = one_line(build, made(study)["torch"])
-    assert "building torch takes up to 1000000 GB" in said
-    assert "APPTAINER_TMPDIR" in said
+def test_too_little_space_is_an_error_before_the_build(clone, site, study, monkeypatch):
+    monkeypatch.setitem(images.BUILD_SPACE_GB, "torch", 10**6)
+    message = error_of(build_image, images_of(study)["torch"])
+    assert "building torch takes up to 1000000 GB" in message
+    assert "APPTAINER_TMPDIR" in message
     assert builds(site) == []
 
 
-def test_a_temporary_folder_that_is_missing_is_one_line(clone, site, study, monkeypatch):
+def test_a_missing_temporary_folder_is_an_error_of_one_line(clone, site, study, monkeypatch):
     monkeypatch.setenv("APPTAINER_TMPDIR", str(study / "missing"))
-    assert one_line(build, made(study)["torch"]).startswith(f"{study / 'missing'}, where images are built, does not")
+    assert error_of(build_image, images_of(study)["torch"]).startswith(
+        f"{study / 'missing'}, where images are built, does not"
+    )
 
 
 def test_the_command_line_builds_the_file_that_was_planned(clone, site, study, capsys):
-    image = made(study, build={"bootstrap": "debootstrap", "mirror": "http://one"})["torch"]
-    how = ["--name", "torch", "--output", str(image.file), "--bootstrap=debootstrap", "--mirror=http://one"]
+    image = images_of(study, build={"bootstrap": "debootstrap", "mirror": "http://one"})["torch"]
+    options = ["--name", "torch", "--output", str(image.file), "--bootstrap=debootstrap", "--mirror=http://one"]
     planned = image.file
-    assert main(how) == 0
+    assert main(options) == 0
     assert planned.is_file()
     edit(clone / "envs" / "torch.txt")
-    assert main(how) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"colbert-zero: {planned}: what it is made of has changed; it would be {image.file.name} now"
-    assert left(image) == [planned.name]
+    assert main(options) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        message
+        == f"colbert-zero: {planned}: its definition, lock or options have changed; it would be {image.file.name} now"
+    )
+    assert image_files(image) == [planned.name]
 
 
 # Definitions and locks
@@ -334,28 +348,28 @@ def sections(name):
     return {"head": head} | dict(zip(rest[::2], rest[1::2], strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGE_NAMES)
 def test_a_definition_is_pinned_tested_and_labelled(name):
-    found = sections(name)
-    (base,) = re.findall(r"^From: (.*)$", found["head"], re.MULTILINE)
+    definition = sections(name)
+    (base,) = re.findall(r"^From: (.*)$", definition["head"], re.MULTILINE)
     assert re.fullmatch(r"\w+:[\w-]+@sha256:[0-9a-f]{64}", base)
-    assert "assert" in found["test"]
-    assert f"colbert-zero.image {name}\n" in found["labels"]
-    assert f"{LABEL} {{{{ contents }}}}\n" in found["labels"]
-    assert "HF_HUB_OFFLINE=1" in found["environment"]
-    assert "PYTHONNOUSERSITE=1" in found["environment"]
-    assert "--require-hashes" in found["post"]
+    assert "assert" in definition["test"]
+    assert f"colbert-zero.image {name}\n" in definition["labels"]
+    assert f"{CONTENTS_LABEL} {{{{ contents }}}}\n" in definition["labels"]
+    assert "HF_HUB_OFFLINE=1" in definition["environment"]
+    assert "PYTHONNOUSERSITE=1" in definition["environment"]
+    assert "--require-hashes" in definition["post"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGE_NAMES)
 def test_a_definition_names_no_host(name):
-    """Where Debian and packages come from is the site's affair: registries and mirrors are arguments."""
+    """The site decides where Debian and packages come from: registries and mirrors are arguments."""
     text = (ROOT / "containers" / f"{name}.def").read_text()
     assert re.findall(r"\w+://\S*|\b[\w-]+\.(?:com|dev|io|net|org)\b(?!\.)", text) == []
 
 
-def test_definitions_have_one_base():
-    assert len({re.search("^From: .*$", sections(name)["head"], re.MULTILINE)[0] for name in NAMES}) == 1
+def test_all_definitions_have_the_same_base():
+    assert len({re.search("^From: .*$", sections(name)["head"], re.MULTILINE)[0] for name in IMAGE_NAMES}) == 1
 
 
 def locked(name):
@@ -366,8 +380,8 @@ def locked(name):
     return {(package, version) for package, version, _ in entries}
 
 
-@pytest.mark.parametrize("name", [*NAMES, "host"])
-def test_a_package_is_the_same_wherever_it_runs(name):
+@pytest.mark.parametrize("name", [*IMAGE_NAMES, "host"])
+def test_a_package_has_the_same_version_in_every_lock(name):
     assert locked(name) - locked("local") == set()
 
 

@@ -1,4 +1,4 @@
-"""Starting a training: what Snakemake hands over arrives word for word, on every process of every node."""
+"""Starting a training: each process of each node gets Snakemake's arguments unchanged."""
 
 import json
 import os
@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_zero.machine import launch as launching
-from colbert_zero.machine.launch import PORTS, command
+from colbert_zero.machine.launch import MASTER_PORTS, main, training_command
 from programs import laptop, program
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
@@ -42,7 +41,7 @@ os.execvp(command[0], command)
 
 @pytest.fixture
 def node(tmp_path, monkeypatch):
-    """Programs that start what they are told to, and a Python that says what it was told."""
+    """Stand-ins for srun and Apptainer that start their command, and a Python that prints its arguments."""
     folder = tmp_path / "the programs"
     for name, script in (("srun", SRUN), ("apptainer", APPTAINER), ("python", PYTHON)):
         program(folder, name, script)
@@ -51,68 +50,68 @@ def node(tmp_path, monkeypatch):
     return folder
 
 
-def started(words):
-    """What each Python was told, in the order of nodes."""
-    done = subprocess.run(words, capture_output=True, text=True)
+def arguments_by_node(command):
+    """Run the command; the arguments that Python gets on each node, in the order of nodes."""
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
 @pytest.mark.parametrize("environment", [{}, JOB])
-def test_one_process_is_started_as_such(gpus, environment):
-    found = command(gpus, 8, 1, [], ARGUMENTS, environment)
-    assert found == [sys.executable, "-m", "colbert_zero.training.train", "--threads", "8", *ARGUMENTS]
+def test_one_process_is_started_directly(gpus, environment):
+    command = training_command(gpus, 8, 1, [], ARGUMENTS, environment)
+    assert command == [sys.executable, "-m", "colbert_zero.training.train", "--threads", "8", *ARGUMENTS]
 
 
 @pytest.mark.parametrize(("nodes", "environment"), [(1, {}), (1, JOB), (2, {})])
-def test_several_processes_are_torchruns(nodes, environment):
-    """Outside of a SLURM job there is one node, whatever was asked for."""
-    found = command(4, 8, nodes, [], ARGUMENTS, environment)
-    assert found[:5] == [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
-    assert found[5:] == ["-m", "colbert_zero.training.train", "--threads", "8", *ARGUMENTS]
+def test_several_processes_are_started_by_torchrun(nodes, environment):
+    """Outside of a SLURM job there is one node, whatever `nodes` says."""
+    command = training_command(4, 8, nodes, [], ARGUMENTS, environment)
+    assert command[:5] == [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    assert command[5:] == ["-m", "colbert_zero.training.train", "--threads", "8", *ARGUMENTS]
 
 
 @pytest.mark.parametrize("image", [None, "/images of/torch-aaaaaaaaaaaa.sif"])
-def test_each_node_starts_the_same_and_knows_its_number(node, monkeypatch, image):
+def test_every_node_starts_the_same_command_with_its_own_rank(node, monkeypatch, image):
     monkeypatch.setenv("EXPECTED_IMAGE", str(image))
     monkeypatch.setattr(sys, "executable", str(node / "python"))
-    found = started(command(4, 8, 3, [image] if image else [], ARGUMENTS, JOB))
-    assert [one["rank"] for one in found] == ["0", "1", "2"]
-    for rank, one in enumerate(found):
-        torchrun, training = one["words"][:7], one["words"][7:]
+    nodes = arguments_by_node(training_command(4, 8, 3, [image] if image else [], ARGUMENTS, JOB))
+    assert [on_node["rank"] for on_node in nodes] == ["0", "1", "2"]
+    for rank, on_node in enumerate(nodes):
+        torchrun, training = on_node["words"][:7], on_node["words"][7:]
         assert torchrun[:2] == ["-m", "torch.distributed.run"]
         assert set(torchrun[2:]) == {
             f"--node-rank={rank}",
             "--nnodes=3",
             "--nproc-per-node=4",
             f"--master-addr={socket.gethostname()}",
-            f"--master-port={PORTS[4711]}",
+            f"--master-port={MASTER_PORTS[4711]}",
         }
         assert training == ["-m", "colbert_zero.training.train", "--threads", "8", *ARGUMENTS]
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_srun_asks_for_the_whole_job(gpus):
-    options = [word for word in command(gpus, 8, 2, [], [], JOB)[1:] if word.startswith("--")]
+    options = [word for word in training_command(gpus, 8, 2, [], [], JOB)[1:] if word.startswith("--")]
     assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--kill-on-bad-exit=1"} <= {*options}
     assert [word for word in options if word.startswith("--gpus")] == (["--gpus-per-node=2"] if gpus else [])
     assert f"--nproc-per-node={max(1, gpus)}" in options
 
 
-@given(st.integers(1, 2**32 - 1), st.integers(1, len(PORTS) - 1))
-def test_jobs_on_one_node_do_not_meet(job, distance):
-    def port(number):
-        words = command(1, 1, 2, [], [], JOB | {"SLURM_JOB_ID": str(number)})
-        (found,) = [word.partition("=")[2] for word in words if word.startswith("--master-port=")]
-        return int(found)
+@given(st.integers(1, 2**32 - 1), st.integers(1, len(MASTER_PORTS) - 1))
+def test_jobs_on_one_node_use_different_ports(job, distance):
+    def master_port(job_number):
+        words = training_command(1, 1, 2, [], [], JOB | {"SLURM_JOB_ID": str(job_number)})
+        (port,) = [word.partition("=")[2] for word in words if word.startswith("--master-port=")]
+        return int(port)
 
-    assert port(job) in PORTS
-    assert port(job) != port(job + distance)
+    assert master_port(job) in MASTER_PORTS
+    assert master_port(job) != master_port(job + distance)
 
 
-def test_the_command_line_becomes_the_training(node):
-    """As Snakemake's shell starts it; what follows `--` is not the launcher's, though it looks alike."""
+def test_the_launcher_passes_on_all_arguments_after_the_dashes(node):
+    """Started as Snakemake's shell does; the launcher reads no flag after `--`, even one that it knows."""
     arguments = [*ARGUMENTS, "--threads-of-mine", "--gpus", "9"]
     launcher = [sys.executable, "-m", "colbert_zero.machine.launch", "--gpus", "1", "--threads", "3", "--nodes", "2"]
     environment = {"PYTHONPATH": str(WORKFLOW), "PATH": os.environ["PATH"], "EXPECTED_IMAGE": "torch.sif"}
@@ -122,10 +121,10 @@ def test_the_command_line_becomes_the_training(node):
     assert json.loads(done.stdout)["words"] == ["-m", "colbert_zero.training.train", "--threads", "3", *arguments]
 
 
-def test_an_image_that_was_not_named_is_none(monkeypatch):
-    """The rule always has the flag, empty where there are no images."""
-    become = []
-    monkeypatch.setattr(os, "execvp", lambda program, words: become.append((program, words)))
-    launching.main(["--nodes", "2", "--image=", "--", *ARGUMENTS])
+def test_an_empty_image_flag_means_no_image(monkeypatch):
+    """The rule always sets the flag; it is empty where no images are used."""
+    executed = []
+    monkeypatch.setattr(os, "execvp", lambda program, words: executed.append((program, words)))
+    main(["--nodes", "2", "--image=", "--", *ARGUMENTS])
     words = [sys.executable, "-m", "colbert_zero.training.train", "--threads", "1", *ARGUMENTS]
-    assert become == [(sys.executable, words)]
+    assert executed == [(sys.executable, words)]

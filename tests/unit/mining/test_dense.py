@@ -1,4 +1,4 @@
-"""Laws of dense mining: an exact search, in which neither threads nor company change a score."""
+"""Laws of dense mining: an exact search, in which neither threads nor batches change a score."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.mining import dense as mining_dense
 from colbert_zero.mining.candidates import read_candidates
-from colbert_zero.models.encoders import LsaEncoder, SentenceEncoder
-from mined import model, shards, step
+from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
+from mined import publish_model, publish_shards, publish_step
 
 TOPICS = ["sparse matrix solver", "window plot axes", "neural network layer", "string parsing"]
 TEXTS = [f"{TOPICS[number % 4]} with option{number} and value{number % 13}" for number in range(60)]
@@ -28,47 +28,46 @@ def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
 
 
 def mine(encoder: dict[str, Any], depth: int, *flags: str, **inputs: list[str]) -> Artifact:
-    names = {"shards": [shards(PAIRS).name], **inputs}
+    names = {"shards": [publish_shards(PAIRS).name], **inputs}
     spec = Spec("candidates", "dense.mine", {"encoder": encoder, "depth": depth, "flags": flags}, names)
-    return step(mining_dense.make, spec, *flags, add_options=add_device_option)
+    return publish_step(mining_dense.make, spec, *flags, add_options=add_device_option)
 
 
 def test_candidates_are_the_nearest_documents_of_all() -> None:
     encoder = LsaEncoder(TEXTS, 12, 5)
-    similarity = encoder.queries([query for query, _ in PAIRS]) @ encoder.documents(TEXTS).T
-    found = list(read_candidates(mine(LSA, 7)))
-    assert len(found) == len(PAIRS)
-    for row, own in enumerate(found):
-        np.testing.assert_allclose(own.scores, np.sort(similarity[row])[::-1][:7], atol=1e-6)
-        np.testing.assert_allclose(own.scores, similarity[row, own.documents], atol=1e-6)
-        assert own.positive == pytest.approx(similarity[row, row], abs=1e-6)
+    similarity = encoder.encode_queries([query for query, _ in PAIRS]) @ encoder.encode_documents(TEXTS).T
+    rows = list(read_candidates(mine(LSA, 7)))
+    assert len(rows) == len(PAIRS)
+    for row, candidates in enumerate(rows):
+        np.testing.assert_allclose(candidates.scores, np.sort(similarity[row])[::-1][:7], atol=1e-6)
+        np.testing.assert_allclose(candidates.scores, similarity[row, candidates.documents], atol=1e-6)
+        assert candidates.positive_score == pytest.approx(similarity[row, row], abs=1e-6)
 
 
 def test_ties_go_to_the_lower_number() -> None:
-    found = list(read_candidates(mine(LSA, 60)))
-    for row in found:
+    for row in read_candidates(mine(LSA, 60)):
         assert np.lexsort((row.documents, -row.scores)).tolist() == list(range(60))
-    # A query without any known word is at the same distance, none, of all documents.
-    source = shards([("???", text) for text in TEXTS])
+    # A query without any known word has the same score, 0, with all documents.
+    source = publish_shards([("???", text) for text in TEXTS])
     spec = Spec("candidates", "dense.mine", {"encoder": LSA, "depth": 4}, {"shards": [source.name]})
-    for row in read_candidates(step(mining_dense.make, spec)):
+    for row in read_candidates(publish_step(mining_dense.make, spec)):
         assert row.documents.tolist() == [0, 1, 2, 3] and row.scores.tolist() == [0, 0, 0, 0]
 
 
-def test_the_number_of_threads_and_queries_at_once_changes_no_byte(monkeypatch: MonkeyPatch) -> None:
+def test_the_number_of_threads_and_queries_per_batch_changes_no_byte(monkeypatch: MonkeyPatch) -> None:
     one = mine(LSA, 9)
-    monkeypatch.setattr(mining_dense, "QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(mining_dense, "QUERIES_PER_BATCH", 7)
     other = mine(LSA, 9, "--threads", "2")
     assert content_digest(one.manifest["outputs"]) == content_digest(other.manifest["outputs"])
 
 
-def test_latent_semantics_finds_what_shares_no_word() -> None:
+def test_lsa_retrieves_documents_that_share_no_word_with_the_query() -> None:
     texts = ["car engine", "engine automobile", "automobile wheel", "banana fruit", "fruit apple", "apple tree"]
     encoder = LsaEncoder(texts, 2, 0)
-    (query,) = encoder.queries(["car"])
-    similarity = encoder.documents(texts) @ query
+    (query,) = encoder.encode_queries(["car"])
+    similarity = encoder.encode_documents(texts) @ query
     assert similarity[2] > 0.9 > 0.1 > similarity[3:].max()
-    np.testing.assert_allclose(np.linalg.norm(encoder.documents(texts), axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(encoder.encode_documents(texts), axis=1), 1, rtol=1e-6)
 
 
 def test_a_corpus_without_words_is_one_clear_line() -> None:
@@ -77,30 +76,32 @@ def test_a_corpus_without_words_is_one_clear_line() -> None:
 
 
 def test_a_small_corpus_gives_fewer_dimensions() -> None:
-    assert LsaEncoder(["one word", "two words"], 50, 0).documents(["one two"]).shape == (1, 2)
+    assert LsaEncoder(["one word", "two words"], 50, 0).encode_documents(["one two"]).shape == (1, 2)
 
 
 def test_a_sentence_transformer_encodes_with_prompts_and_unit_length(bert: Path) -> None:
-    encoder = SentenceEncoder(bert, "query: ", "", 32, "cpu")
+    encoder = SentenceTransformerEncoder(bert, "query: ", "", 32, "cpu")
     plain = SentenceTransformer(str(bert), local_files_only=True)
     texts = ["the lazy dog", "a retrieval model scores every document " * 20]
     plain.max_seq_length = 32
     expected = plain.encode(["query: " + text for text in texts], normalize_embeddings=True)
-    np.testing.assert_allclose(encoder.queries(texts), expected, atol=1e-6)
-    np.testing.assert_allclose(encoder.documents(texts), plain.encode(texts, normalize_embeddings=True), atol=1e-6)
-    assert abs(encoder.queries(texts) - encoder.documents(texts)).max() > 1e-3
+    np.testing.assert_allclose(encoder.encode_queries(texts), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.encode_documents(texts), plain.encode(texts, normalize_embeddings=True), atol=1e-6
+    )
+    assert abs(encoder.encode_queries(texts) - encoder.encode_documents(texts)).max() > 1e-3
 
 
 def test_a_sentence_transformer_mines(bert: Path, tmp_path: Path) -> None:
     settings = {"kind": "sentence-transformers", "query_prompt": "", "document_prompt": "", "maximum_length": 32}
-    found = mine(settings, 5, model=[model(bert).name])
+    artifact = mine(settings, 5, model=[publish_model(bert).name])
     similarity = np.array(SentenceTransformer(str(bert)).encode([q for q, _ in PAIRS], normalize_embeddings=True))
     similarity = similarity @ SentenceTransformer(str(bert)).encode(TEXTS, normalize_embeddings=True).T
-    for row, own in enumerate(read_candidates(found)):
-        np.testing.assert_allclose(own.scores, np.sort(similarity[row])[::-1][:5], atol=1e-5)
+    for row, candidates in enumerate(read_candidates(artifact)):
+        np.testing.assert_allclose(candidates.scores, np.sort(similarity[row])[::-1][:5], atol=1e-5)
 
 
 def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match="not a sentence-transformers model"):
-        SentenceEncoder(tmp_path / "model", "", "", 32, "cpu")
+        SentenceTransformerEncoder(tmp_path / "model", "", "", 32, "cpu")

@@ -1,4 +1,4 @@
-"""Loading, saving and tokenising against PyLate's own."""
+"""Laws of loading, saving and tokenising: the same as PyLate's own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from pylate.utils import ColBERTCollator
 from sentence_transformers import SentenceTransformer
 
 from colbert_zero.graph.console import UserError
-from colbert_zero.models.colbert import CONFIG, Encoding, embed, load_colbert, save_colbert, scored, tokenize
+from colbert_zero.models.colbert import (
+    CONFIG_FILE,
+    EncodingSettings,
+    embed,
+    load_colbert,
+    save_colbert,
+    scoring_mask,
+    tokenize,
+)
 
-ENCODING = Encoding("search_query: ", "search_document: ", 14, 20)
+ENCODING = EncodingSettings("search_query: ", "search_document: ", 14, 20)
 TEXTS = [
     "the lazy dog",
     "",
@@ -40,45 +48,44 @@ def base(request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("expansion", [False, True])
 @pytest.mark.parametrize("column", ["query", "document"])
-def test_tokens_are_those_of_the_collator_cut_at_the_longest(base: Path, column: str, expansion: bool) -> None:
+def test_tokens_are_those_of_the_collator_padded_to_the_longest(base: Path, column: str, expansion: bool) -> None:
     model = load_colbert(base, replace(ENCODING, query_expansion=expansion))
     prompt = ENCODING.query_prompt if column == "query" else ENCODING.document_prompt
     for texts in (TEXTS, TEXTS[:2]):
         batch = ColBERTCollator(tokenize_fn=model.tokenize, prompts={column: prompt})(
             [{column: text} for text in texts]
         )
-        found = tokenize(model, texts, column == "query", prompt).padded()
-        width = found["input_ids"].shape[1]
+        features = tokenize(model, texts, column == "query", prompt).pad()
+        width = features["input_ids"].shape[1]
         for name in ("input_ids", "attention_mask"):
-            assert torch.equal(found[name], batch[f"{column}_{name}"][:, :width])
-        rest = batch[f"{column}_attention_mask"][:, width:]
-        assert not rest.any()
-        assert expansion or found["attention_mask"][:, -1].any()
+            assert torch.equal(features[name], batch[f"{column}_{name}"][:, :width])
+        assert not batch[f"{column}_attention_mask"][:, width:].any()
+        assert expansion or features["attention_mask"][:, -1].any()
 
 
-def test_tokenising_leaves_no_trace_in_the_model(modernbert: Path) -> None:
+def test_tokenising_does_not_change_the_model(modernbert: Path) -> None:
     model = load_colbert(modernbert, ENCODING)
     before = model.tokenize(TEXTS, is_query=False)["input_ids"]
     tokenize(model, TEXTS, True, "search_query: ")
     assert torch.equal(model.tokenize(TEXTS, is_query=False)["input_ids"], before)
 
 
-def test_some_rows_are_padded_as_if_they_were_all(modernbert: Path) -> None:
+def test_a_selection_of_rows_is_padded_to_its_own_longest_text(modernbert: Path) -> None:
     tokens = tokenize(load_colbert(modernbert, ENCODING), TEXTS, False, "")
     rows = np.array([3, 0])
-    found = tokens.padded(rows)["input_ids"]
-    assert found.shape == (2, tokens.lengths[rows].max())
-    assert torch.equal(found, tokens.padded()["input_ids"][torch.from_numpy(rows), : found.shape[1]])
+    input_ids = tokens.pad(rows)["input_ids"]
+    assert input_ids.shape == (2, tokens.lengths[rows].max())
+    assert torch.equal(input_ids, tokens.pad()["input_ids"][torch.from_numpy(rows), : input_ids.shape[1]])
 
 
-def test_the_documents_punctuation_and_the_padding_do_not_count(modernbert: Path) -> None:
+def test_padding_and_a_documents_punctuation_do_not_count_in_maxsim(modernbert: Path) -> None:
     model = load_colbert(modernbert, ENCODING)
-    features = tokenize(model, ["dog!", "quick brown fox"], False, "").padded()
+    features = tokenize(model, ["dog!", "quick brown fox"], False, "").pad()
     words = [model.tokenizer.convert_ids_to_tokens(row) for row in features["input_ids"]]
     assert words[0][3] == "!"
-    assert scored(model, features, is_query=False)[0].tolist()[:5] == [True, True, True, False, True]
-    assert not scored(model, features, is_query=False)[0, 5:].any()
-    assert scored(model, features, is_query=True)[0, 3]
+    assert scoring_mask(model, features, is_query=False)[0].tolist()[:5] == [True, True, True, False, True]
+    assert not scoring_mask(model, features, is_query=False)[0, 5:].any()
+    assert scoring_mask(model, features, is_query=True)[0, 3]
 
 
 def test_the_encoding_is_saved_and_read_by_pylate(base: Path, tmp_path: Path) -> None:
@@ -87,7 +94,7 @@ def test_the_encoding_is_saved_and_read_by_pylate(base: Path, tmp_path: Path) ->
     loaded = models.ColBERT(str(tmp_path / "saved"), device="cpu")
     assert loaded.prompts == {"query": "search_query: ", "document": "search_document: "}
     assert (loaded.query_length, loaded.document_length, loaded.do_query_expansion) == (14, 20, False)
-    features = tokenize(model, TEXTS, True, ENCODING.query_prompt).padded()
+    features = tokenize(model, TEXTS, True, ENCODING.query_prompt).pad()
     with torch.no_grad():
         expected = embed(model, features)
         assert torch.equal(embed(loaded, features), expected)
@@ -112,7 +119,7 @@ def test_the_same_model_is_saved_as_the_same_bytes(base: Path, tmp_path: Path) -
     assert not [name for name in contents(tmp_path / "first") if not name.endswith((".json", ".safetensors"))]
 
 
-def test_loading_does_not_disturb_other_draws(modernbert: Path) -> None:
+def test_loading_leaves_the_global_generator_alone(modernbert: Path) -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -121,21 +128,21 @@ def test_loading_does_not_disturb_other_draws(modernbert: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
-        ({"query_prompt": ""}, "query_prompt is 'search_query: ' there, '' was asked for"),
+        ({"query_prompt": ""}, "query_prompt is 'search_query: ' there, '' was requested"),
         ({"document_prompt": "passage: "}, "document_prompt"),
         ({"query_length": 15}, "query_length is 14 there, 15"),
         ({"document_length": 519}, "document_length"),
         ({"query_expansion": True}, "query_expansion"),
     ],
 )
-def test_another_encoding_is_refused_unless_it_is_meant(
-    modernbert: Path, tmp_path: Path, change: dict[str, Any], named: str
+def test_other_encoding_settings_are_refused_unless_loading_is_not_strict(
+    modernbert: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     save_colbert(load_colbert(modernbert, ENCODING), tmp_path / "saved", ENCODING)
     other = replace(ENCODING, **change)
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         load_colbert(tmp_path / "saved", other)
     model = load_colbert(tmp_path / "saved", other, strict=False)
     assert model.prompts == {"query": other.query_prompt, "document": other.document_prompt}
@@ -145,11 +152,11 @@ def test_another_encoding_is_refused_unless_it_is_meant(
 
 def test_a_projection_is_added_only_where_there_is_none(modernbert: Path, tmp_path: Path) -> None:
     model = load_colbert(modernbert, ENCODING, dimensions=16)
-    assert embed(model, tokenize(model, TEXTS, True, "").padded()).shape[2] == 16
+    assert embed(model, tokenize(model, TEXTS, True, "").pad()).shape[2] == 16
     save_colbert(model, tmp_path / "saved", ENCODING)
     loaded = load_colbert(tmp_path / "saved", ENCODING, dimensions=128)
     assert len(loaded) == 2
-    assert embed(loaded, tokenize(loaded, TEXTS, True, "").padded()).shape[2] == 16
+    assert embed(loaded, tokenize(loaded, TEXTS, True, "").pad()).shape[2] == 16
 
 
 def test_a_sentence_transformers_folder_keeps_its_weights_and_not_its_prompts(base: Path, tmp_path: Path) -> None:
@@ -162,11 +169,11 @@ def test_a_sentence_transformers_folder_keeps_its_weights_and_not_its_prompts(ba
         assert torch.equal(parameter, weights[name]), name
     save_colbert(model, tmp_path / "saved", ENCODING)
     loaded = load_colbert(tmp_path / "saved", ENCODING)
-    features = tokenize(loaded, TEXTS, True, "").padded()
+    features = tokenize(loaded, TEXTS, True, "").pad()
     assert torch.equal(embed(loaded, features), embed(model, features))
 
 
-def test_half_precision_weights_are_trained_in_full(modernbert: Path, tmp_path: Path) -> None:
+def test_half_precision_weights_are_loaded_in_fp32(modernbert: Path, tmp_path: Path) -> None:
     model = load_colbert(modernbert, ENCODING)
     model.half()
     save_colbert(model, tmp_path / "half", ENCODING)
@@ -213,4 +220,4 @@ def test_a_folder_that_cannot_be_loaded_is_named_in_one_line(
 
 def test_the_file_with_the_encoding_is_the_one_pylate_writes(modernbert: Path, tmp_path: Path) -> None:
     save_colbert(load_colbert(modernbert, ENCODING), tmp_path, ENCODING)
-    assert json.loads((tmp_path / CONFIG).read_text())["model_type"] == "ColBERT"
+    assert json.loads((tmp_path / CONFIG_FILE).read_text())["model_type"] == "ColBERT"

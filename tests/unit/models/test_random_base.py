@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from colbert_zero.graph import artifact
 from colbert_zero.graph.artifact import Artifact, Job, Spec
 from colbert_zero.graph.console import UserError
-from colbert_zero.models import random_base as base
+from colbert_zero.models import random_base
 
 WORDS = ["graph", "vertex", "edge", "path", "tree", "walk", "weight", "matrix", "vector", "norm"]
 SETTINGS: dict[str, Any] = {
@@ -56,12 +56,12 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spec:
 
 
 def test_two_processes_make_the_same_bytes(spec: Spec) -> None:
-    assert artifact.run_step(base.make, None, ["--spec", spec.text]) == 0
+    assert artifact.run_step(random_base.make, None, ["--spec", spec.text]) == 0
     here = Artifact.open(spec.name).manifest["outputs"]
     spec.folder.rename("first")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(base.__file__).parents[2]),
+        "PYTHONPATH": str(Path(random_base.__file__).parents[2]),
         "PYTHONHASHSEED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -72,16 +72,16 @@ def test_two_processes_make_the_same_bytes(spec: Spec) -> None:
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone() -> None:
-    tokenizer = base.train_tokenizer(WORDS, 400)
+    tokenizer = random_base.train_tokenizer(WORDS, 400)
     state = torch.get_rng_state()
-    first, same, other = (base.draw_model(tokenizer, SETTINGS | {"seed": seed}) for seed in (3, 3, 4))
+    first, same, other = (random_base.random_model(tokenizer, SETTINGS | {"seed": seed}) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     weights = [model.embeddings.tok_embeddings.weight for model in (first, same, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_transformers_loads_it_and_the_facts_are_true(spec: Spec) -> None:
-    assert artifact.run_step(base.make, None, ["--spec", spec.text]) == 0
+def test_transformers_loads_the_base_and_the_facts_are_true(spec: Spec) -> None:
+    assert artifact.run_step(random_base.make, None, ["--spec", spec.text]) == 0
     published = Artifact.open(spec.name)
     model = AutoModel.from_pretrained(published.folder)
     tokenizer = AutoTokenizer.from_pretrained(published.folder)
@@ -103,10 +103,10 @@ def test_transformers_loads_it_and_the_facts_are_true(spec: Spec) -> None:
         assert torch.isfinite(model(**long).last_hidden_state).all()
 
 
-def test_pylate_loads_it_and_encodes(spec: Spec) -> None:
+def test_pylate_loads_the_base_and_encodes(spec: Spec) -> None:
     from pylate.models import ColBERT
 
-    assert artifact.run_step(base.make, None, ["--spec", spec.text]) == 0
+    assert artifact.run_step(random_base.make, None, ["--spec", spec.text]) == 0
     model = ColBERT(str(spec.folder), device="cpu", document_length=64)
     tokens = model.tokenize(["graph vertex"], is_query=False)["input_ids"][0].tolist()
     shown = model.tokenizer.convert_ids_to_tokens(tokens)
@@ -116,7 +116,7 @@ def test_pylate_loads_it_and_encodes(spec: Spec) -> None:
 
 
 def test_no_word_is_unknown_to_the_tokenizer() -> None:
-    tokenizer = base.train_tokenizer(WORDS, 300)
+    tokenizer = random_base.train_tokenizer(WORDS, 300)
     ids = tokenizer("Straße 木 \u0000 🙂").input_ids
     assert tokenizer.unk_token_id not in ids
     assert str(tokenizer.decode(ids, skip_special_tokens=True)).strip() == "straße 木 \u0000 🙂"
@@ -124,9 +124,9 @@ def test_no_word_is_unknown_to_the_tokenizer() -> None:
 
 def test_sources_without_text_are_refused() -> None:
     with pytest.raises(UserError, match="no text"):
-        base.train_tokenizer(iter(()), 400)
+        random_base.train_tokenizer(iter(()), 400)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(UserError, match="32 is not an even multiple of its 3 heads"):
-        base.draw_model(base.train_tokenizer(WORDS, 300), SETTINGS | {"heads": 3})
+        random_base.random_model(random_base.train_tokenizer(WORDS, 300), SETTINGS | {"heads": 3})

@@ -1,8 +1,9 @@
-"""The report: its numbers, what it says of everything behind them, and that it is one page."""
+"""The report: its numbers, the facts it states about the artifacts behind them, and that it is one page."""
 
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import loading_recipes
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
-from colbert_zero.report import figures, results, sections
-from colbert_zero.report import page as report
+from colbert_zero.report import figures
+from colbert_zero.report.page import LOADING, Report, make
+from colbert_zero.report.results import paired_difference
+from colbert_zero.report.sections import format_duration, settings_tables
 from publishing import publish, publish_collection
 
 Facts = Mapping[str, Any]
@@ -41,7 +45,7 @@ VALUES = {
 
 
 class Study:
-    """A study whose every artifact is a few bytes, but whose specs, facts and manifests are like real ones."""
+    """A study of artifacts of a few bytes each, with specs, facts and manifests like real ones."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -49,20 +53,18 @@ class Study:
         sources = [publish(Spec("sources", name, {"version": "1.0"}), None, {"rows": 4100}) for name in names]
         dropped = {"duplicate": 31, "too short": 9}
         self.shards = [
-            self.made("shards", source.spec.label.split(".")[1], {"seed": 42}, {"source": [source.name]}, facts)
+            self.publish("shards", source.spec.label.split(".")[1], {"seed": 42}, {"source": [source.name]}, facts)
             for source, facts in zip(
                 sources, ({"rows": 4060, "dropped": dropped}, {"rows": 4_100_000, "dropped": {}}), strict=True
             )
         ]
-        self.base = self.made(
+        self.base = self.publish(
             "bases", "random.tiny", {"hidden": 128, "seed": 42}, {"sources": [source.name for source in sources]}, {}
         )
-        facts = {"documents": 1, "queries": 4}
         self.collections = {
             name: publish_collection(name.strip("<>"), {"a": "text"}, dict.fromkeys("pqrs", "text"), {"p": {"a": 1}})
             for name in COLLECTIONS
         }
-        assert facts["queries"] == 4
         self.models: dict[tuple[str, ...], str] = {}
         for name in ("bm25", "untrained"):
             self.row(name, "baseline", [], None if name == "bm25" else self.base)
@@ -74,7 +76,7 @@ class Study:
                 done.append(start)
             self.row(name, "recipe", done, start)
 
-    def made(
+    def publish(
         self,
         kind: str,
         label: str,
@@ -87,15 +89,15 @@ class Study:
     def model(self, stage: str, start: str, prompt: str) -> str:
         rows = self.shards
         if stage == "supervised":
-            candidates = self.made("candidates", "bm25.torch", {"k1": 0.9}, {"shards": rows[:1]}, {"queries": 4060})
+            candidates = self.publish("candidates", "bm25.torch", {"k1": 0.9}, {"shards": rows[:1]}, {"queries": 4060})
             facts = {"rows": 3900, "dropped": {"too few negatives": 160}}
             inputs = {"shards": rows[:1], "candidates": [candidates]}
-            rows = [self.made("negatives", "torch", {"p": 0.95}, inputs, facts)]
+            rows = [self.publish("negatives", "torch", {"p": 0.95}, inputs, facts)]
         if stage == "distillation":
             facts = {"rows": 4060, "documents": 16, "mean_positive_score": 0.9234}
-            rows = [self.made("scores", "bm25.torch", {"documents": 16}, {"shards": rows[:1]}, facts)]
+            rows = [self.publish("scores", "bm25.torch", {"documents": 16}, {"shards": rows[:1]}, facts)]
         facts = {"steps": 60, "steps_by_source": {"torch": 60}}
-        batches = self.made("batches", stage, {"batch_size": 64}, {"rows": rows}, facts)
+        batches = self.publish("batches", stage, {"batch_size": 64}, {"rows": rows}, facts)
         settings = {"stage": stage, "seed": 42, "query_prompt": prompt, "learning_rate": 5e-4, "batch_size": 64}
         spec = Spec("models", stage, settings, {"start": [start], "rows": rows, "batches": [batches]})
         seconds = {"unsupervised": 65.5, "supervised": 40.25, "distillation": 20.0}[stage]
@@ -109,9 +111,11 @@ class Study:
         for collection, mean in zip(COLLECTIONS, VALUES[name], strict=True):
             inputs = {"collection": [self.collections[collection].name]}
             if model:
-                index = self.made("indexes", collection, {"seed": 1}, {"model": [model], **inputs}, {"kind": "exact"})
+                index = self.publish(
+                    "indexes", collection, {"seed": 1}, {"model": [model], **inputs}, {"kind": "exact"}
+                )
                 inputs = {"index": [index], **inputs}
-            run = self.made("runs", f"{'colbert' if model else 'bm25'}.{collection}", {"depth": 100}, inputs, {})
+            run = self.publish("runs", f"{'colbert' if model else 'bm25'}.{collection}", {"depth": 100}, inputs, {})
             values = {"p": mean - 0.1, "q": mean + 0.1, "r": mean - 0.02, "s": mean + 0.02}
             spec = Spec("measures", collection, {"measures": [MEASURE]}, {"run": [run], **inputs})
             table = pa.table({"query_id": list(values), "measure": [MEASURE] * 4, "value": list(values.values())})
@@ -140,14 +144,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield Study()
 
 
-def made(spec: Spec) -> Artifact:
-    assert run_step(report.make, None, ["--spec", spec.text]) == 0
+def publish_report(spec: Spec) -> Artifact:
+    assert run_step(make, None, ["--spec", spec.text]) == 0
     return Artifact.open(spec.name)
 
 
 @pytest.fixture(scope="module")
 def published(study: Study) -> Artifact:
-    return made(study.spec())
+    return publish_report(study.spec())
 
 
 @pytest.fixture(scope="module")
@@ -189,26 +193,26 @@ def test_markdown_has_two_decimals_and_the_best_recipe_of_each_column_in_bold(pu
 
 def test_differences_are_to_the_best_baseline_and_paired_by_query(study: Study) -> None:
     spec = study.spec()
-    found = report.Report.of(spec)
-    assert found.reference.name == "bm25"
-    recipe = next(row for row in found.recipes if row.name == "zero | full")
-    differences = recipe.differences_to(found.reference, found.columns)
+    report = Report.open(spec)
+    assert report.reference.name == "bm25"
+    recipe = next(row for row in report.recipes if row.name == "zero | full")
+    differences = recipe.differences_to(report.reference, report.columns)
     assert [difference.value for difference in differences] == pytest.approx([9, 5, 9, 23 / 3])
-    # Each query differs by as much as all others do: paired, there is no uncertainty.
+    # Every query differs by the same amount, so paired differences have no uncertainty.
     assert [difference.margin for difference in differences] == pytest.approx([0, 0, 0, 0], abs=1e-9)
 
 
 def test_the_interval_is_the_one_computed_by_hand() -> None:
-    mean, error = results._paired({"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.0, "b": 0.5, "c": 0.0})
+    mean, error = paired_difference({"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.0, "b": 0.5, "c": 0.0})
     assert mean == pytest.approx(1 / 3)
     assert error == pytest.approx(math.sqrt((4 / 9 + 1 / 9 + 1 / 9) / 2 / 3))
 
 
 def test_a_study_without_baselines_or_with_one_collection_has_a_report(study: Study) -> None:
     for rows in ([study.rows[0]], study.rows[2:3], study.rows[2:]):
-        assert "<svg" in made(study.spec(rows=rows)).file("report.html").read_text(encoding="utf-8")
+        assert "<svg" in publish_report(study.spec(rows=rows)).file("report.html").read_text(encoding="utf-8")
     rows = [row | {"measures": {"numpy": row["measures"]["numpy"]}} for row in study.rows]
-    assert made(study.spec(rows=rows, groups={})).facts["means"]["bm25"] == pytest.approx(0.41)
+    assert publish_report(study.spec(rows=rows, groups={})).facts["means"]["bm25"] == pytest.approx(0.41)
 
 
 def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page: str) -> None:
@@ -238,7 +242,22 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page: str) 
     assert page.count("<svg") == 3
 
 
-def test_names_are_shown_and_never_obeyed(page: str) -> None:
+def test_the_best_recipes_last_model_is_loaded_by_the_recipes_of_the_docs(study: Study, page: str) -> None:
+    (spec,) = (row for row in study.rows if row["name"] == "zero | full")
+    folder = Artifact.open(spec["stages"][-1]).spec.folder.as_posix()
+    assert folder.startswith("results/models/distillation-")
+    assert "The last model of zero | full, the best recipe" in page
+    for library, code in LOADING.items():
+        assert code == loading_recipes.recipes()[library]
+        assert html.escape(code.replace(loading_recipes.FOLDER, folder)).replace("&quot;", "&#34;") in page
+
+
+def test_a_study_that_trains_nothing_says_nothing_of_loading(study: Study) -> None:
+    page = publish_report(study.spec(rows=study.rows[:2])).file("report.html").read_text(encoding="utf-8")
+    assert "Loading a model" not in page
+
+
+def test_names_are_escaped(page: str) -> None:
     assert "<script>" not in page
     assert "Toy &amp; &lt;script&gt;" in page
     assert "&lt;sympy&gt;" in page
@@ -258,45 +277,45 @@ def test_the_page_states_sizes_drops_seeds_times_and_keys(page: str, study: Stud
 
 def test_settings_in_which_models_of_a_stage_differ_are_marked(study: Study) -> None:
     spec = study.spec()
-    found = report.Report.of(spec)
-    grids = {grid.title: grid for grid in sections.settings_tables(found.models, found.users)}
-    assert [head.text for head in grids["settings of unsupervised"].heads[1:]] == ["zero | full", "zero-noprompts"]
-    marks = {line.name: line.mark for line in grids["settings of unsupervised"].rows}
-    assert marks["query prompt"] == "differs"
-    assert marks["learning rate"] == ""
+    report = Report.open(spec)
+    tables = {table.title: table for table in settings_tables(report.models, report.rows_using)}
+    assert [cell.text for cell in tables["settings of unsupervised"].header[1:]] == ["zero | full", "zero-noprompts"]
+    css_classes = {row.name: row.css_class for row in tables["settings of unsupervised"].rows}
+    assert css_classes["query prompt"] == "differs"
+    assert css_classes["learning rate"] == ""
 
 
 def test_a_model_that_recipes_share_is_named_with_all_of_them(study: Study) -> None:
     rows = [study.rows[2], study.rows[2] | {"name": "twin"}, study.rows[0]]
     spec = study.spec(rows=rows)
-    found = report.Report.of(spec)
-    assert found.users[study.rows[2]["stages"][0]] == "twin, zero | full"
-    assert found.users[study.collections["numpy"].name] == "all"
+    report = Report.open(spec)
+    assert report.rows_using[study.rows[2]["stages"][0]] == "twin, zero | full"
+    assert report.rows_using[study.collections["numpy"].name] == "all"
 
 
 def test_the_same_inputs_give_the_same_page(published: Artifact, study: Study) -> None:
     spec = study.spec()
-    found = report.Report.of(spec)
-    assert found.page() == published.file("report.html").read_text(encoding="utf-8")
+    report = Report.open(spec)
+    assert report.html() == published.file("report.html").read_text(encoding="utf-8")
 
 
 def test_long_loss_histories_are_averaged_without_losing_a_step() -> None:
     losses = [float(step) for step in range(1, 1001)]
-    steps, values = figures._thinned(losses)
+    steps, values = figures._downsample(losses)
     assert len(steps) == figures.POINTS_PER_CURVE
     assert steps == pytest.approx(values)
-    assert figures._thinned([3.0, 1.0]) == ([1.0, 2.0], [3.0, 1.0])
+    assert figures._downsample([3.0, 1.0]) == ([1.0, 2.0], [3.0, 1.0])
 
 
 def test_names_beside_the_cost_figure_do_not_overlap() -> None:
     values = [44.0, 44.05, 44.1, 44.12, 30.0]
     points = [figures.Point(f"name{number}", 10.0 + number, value, "#000000") for number, value in enumerate(values)]
     svg = figures.quality_against_cost(points, "nDCG@10")
-    places = sorted(float(part.split('y="')[1].split('"')[0]) for part in svg.split("<text")[1:] if ">name" in part)
-    assert min(after - before for before, after in pairwise(places)) > 9
+    heights = sorted(float(part.split('y="')[1].split('"')[0]) for part in svg.split("<text")[1:] if ">name" in part)
+    assert min(after - before for before, after in pairwise(heights)) > 9
 
 
 def test_durations_are_in_the_unit_a_person_would_use() -> None:
-    assert [figures.duration(seconds) for seconds in (0.4, 45, 99.6, 605, 4000, 28_800, 1_468_800)] == [
+    assert [format_duration(seconds) for seconds in (0.4, 45, 99.6, 605, 4000, 28_800, 1_468_800)] == [
         "0.4 s", "45 s", "1 min 40 s", "10 min 05 s", "1 h 07 min", "8 h 00 min", "408 h",
     ]  # fmt: skip

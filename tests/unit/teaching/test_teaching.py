@@ -1,4 +1,4 @@
-"""Laws of teaching: as many documents on each row, the right one first, scores that one pair alone would get."""
+"""Laws of teaching: as many documents in each row, its own first, and the scores that each pair alone would get."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +23,12 @@ from transformers import (
 from colbert_zero.data.rows import min_max
 from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.models.lucene import LuceneIndex, add_options
+from colbert_zero.models.lucene import LuceneIndex, add_heap_option
 from colbert_zero.teaching import bm25 as teaching_bm25
 from colbert_zero.teaching import neural as teaching_neural
-from colbert_zero.teaching.neural import INSTRUCTION, CausalTeacher, CrossEncoderTeacher
+from colbert_zero.teaching.neural import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from colbert_zero.teaching.scoring import choose_documents, write_scores
-from mined import candidates, model, rows_in, shards, step
+from mined import publish_candidates, publish_model, publish_shards, publish_step, rows_in
 
 PAIRS = [
     ("red apple", "an apple is red"),
@@ -44,7 +44,7 @@ LISTS = [
     ([0, 2, 1, 3], [9.0, 8.0, 7.0, 6.0], 6.0),
     ([3, 2, 1, 0], [9.0, 8.0, 7.0, 6.0], 0.0),
 ]
-"""Three documents a row: row 0 knows 0 and 3 (its question is row 3's), row 1 has one other candidate only."""
+"""With three documents per row: rows 0 and 3 share a query, so 0 and 3 are positives of both; row 1 has too few."""
 EXPECTED = {0: [0, 1, 2], 2: [2, 0, 1], 3: [3, 2, 1], 4: [4, 3, 2]}
 SAMPLES = [(query, document) for query, _ in PAIRS for _, document in PAIRS] * 4
 SAMPLES += [("a query longer than the document " * 9, "the sky is blue")] * 3
@@ -56,23 +56,23 @@ def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
 
 
 def spec_of(kind: str, settings: dict[str, Any], **inputs: list[str]) -> Spec:
-    source = shards(PAIRS)
-    names = {"shards": [source.name], "candidates": [candidates(source, LISTS).name], **inputs}
+    source = publish_shards(PAIRS)
+    names = {"shards": [source.name], "candidates": [publish_candidates(source, LISTS).name], **inputs}
     return Spec("scores", f"{kind}.mine", {"documents": 3, **settings}, names)
 
 
-def teach(spec: Spec, scores: Sequence[Sequence[float]]) -> Artifact:
+def publish_scores(spec: Spec, scores: Sequence[Sequence[float]]) -> Artifact:
     def make(job: Job) -> Any:
         return write_scores(job, choose_documents(job), (np.array(row, np.float32) for row in scores))
 
-    return step(make, spec)
+    return publish_step(make, spec)
 
 
 SCORES = [[3.0, 1.0, 2.0], [0.0, 0.0, 0.0], [-1.0, 4.0, 9.0], [5.0, 5.0, 6.0]]
 
 
-def test_a_rows_own_document_comes_first_and_no_other_answer_follows() -> None:
-    made = teach(spec_of("x", {}), [[3.0, 2.0, 1.0]] * 4)
+def test_a_rows_own_document_comes_first_and_no_other_positive_follows() -> None:
+    made = publish_scores(spec_of("x", {}), [[3.0, 2.0, 1.0]] * 4)
     assert {row["row"]: row["documents"] for row in rows_in(made)} == {
         row: [PAIRS[number][1] for number in numbers] for row, numbers in EXPECTED.items()
     }
@@ -80,7 +80,7 @@ def test_a_rows_own_document_comes_first_and_no_other_answer_follows() -> None:
 
 
 def test_scores_are_kept_raw_and_normalised_and_constant_rows_dropped() -> None:
-    made = teach(spec_of("x", {}), SCORES)
+    made = publish_scores(spec_of("x", {}), SCORES)
     rows = rows_in(made)
     assert [row["row"] for row in rows] == [0, 3, 4]
     assert [row["raw"] for row in rows] == [SCORES[0], SCORES[2], SCORES[3]]
@@ -95,7 +95,7 @@ def test_scores_are_kept_raw_and_normalised_and_constant_rows_dropped() -> None:
 def test_a_score_that_is_no_number_stops_the_step_and_names_the_row(bad: float, capfd: CaptureFixture[str]) -> None:
     spec = spec_of("x", {})
     with pytest.raises(AssertionError):
-        teach(spec, [*SCORES[:2], [1.0, bad, 2.0], SCORES[3]])
+        publish_scores(spec, [*SCORES[:2], [1.0, bad, 2.0], SCORES[3]])
     assert "a score of row 3 is not finite" in capfd.readouterr().err
     assert not spec.folder.exists()
 
@@ -103,13 +103,13 @@ def test_a_score_that_is_no_number_stops_the_step_and_names_the_row(bad: float, 
 @pytest.mark.parametrize(("documents", "message"), [(9, "no row has 9 documents"), (3, "one score, on every row")])
 def test_no_row_left_is_one_clear_line(documents: int, message: str, capfd: CaptureFixture[str]) -> None:
     with pytest.raises(AssertionError):
-        teach(spec_of("x", {"documents": documents}), [[1.0, 1.0, 1.0]] * 4)
+        publish_scores(spec_of("x", {"documents": documents}), [[1.0, 1.0, 1.0]] * 4)
     assert message in capfd.readouterr().err
 
 
 def test_bm25_teaches_with_lucenes_scores() -> None:
     spec = spec_of("bm25", {"k1": 0.9, "b": 0.4})
-    rows = rows_in(step(teaching_bm25.make, spec, "--threads", "2", add_options=add_options))
+    rows = rows_in(publish_step(teaching_bm25.make, spec, "--threads", "2", add_options=add_heap_option))
     with LuceneIndex([document for _, document in PAIRS], 0.9, 0.4) as index:
         expected = index.score([PAIRS[row][0] for row in EXPECTED], list(EXPECTED.values()))
         assert [row["raw"] for row in rows] == [scores.tolist() for scores in expected]
@@ -140,7 +140,7 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast: Any = PreTrainedTokenizerFast
     wrapped = fast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
     wrapped.save_pretrained(folder)
-    # Caps its logits and ties its output layer to its input: what a head of our own must not lose.
+    # This model caps its logits and ties its output layer to its input: our own head must keep both.
     config = Gemma2Config(
         vocab_size=len(wrapped), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, pad_token_id=0, eos_token_id=1, bos_token_id=2, sliding_window=16,
@@ -175,8 +175,8 @@ def one_by_one(folder: Path, maximum_length: int, instruction: str, answer: str)
         return ids
 
     for query, document in SAMPLES:
-        asked = tokens(f"A: {query}")[: maximum_length * 3 // 4]
-        texts = [2, *asked, *tokens("\n"), *tokens(f"B: {document}")][:maximum_length]
+        question = tokens(f"A: {query}")[: maximum_length * 3 // 4]
+        texts = [2, *question, *tokens("\n"), *tokens(f"B: {document}")][:maximum_length]
         ids = [*texts, *tokens("\n"), *tokens(instruction)]
         with torch.no_grad():
             yield plain(torch.tensor([ids])).logits[0, -1, tokens(answer)[0]].item()
@@ -186,7 +186,7 @@ def one_by_one(folder: Path, maximum_length: int, instruction: str, answer: str)
 def test_a_language_model_scores_by_its_answers_logit_as_it_would_one_pair(
     causal: Path, instruction: str, answer: str
 ) -> None:
-    teacher = CausalTeacher(causal, 60, torch.float32, "cpu", instruction, answer)
+    teacher = CausalLMTeacher(causal, 60, torch.float32, "cpu", instruction, answer)
     scores = teacher.score(SAMPLES)
     np.testing.assert_allclose(scores, list(one_by_one(causal, 60, instruction, answer)), atol=1e-5)
     assert np.ptp(scores) > 1e-3
@@ -196,14 +196,14 @@ def test_the_order_of_pairs_changes_no_score(causal: Path, cross_encoder: Path) 
     order = np.random.default_rng(0).permutation(len(SAMPLES))
     shuffled = [SAMPLES[position] for position in order]
     for teacher in (
-        CausalTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes"),
+        CausalLMTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes"),
         CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu"),
     ):
         np.testing.assert_allclose(teacher.score(shuffled), teacher.score(SAMPLES)[order], atol=1e-5)
 
 
 def test_half_precision_still_answers_in_single_precision(causal: Path) -> None:
-    scores = CausalTeacher(causal, 60, torch.bfloat16, "cpu", INSTRUCTION, "Yes").score(SAMPLES[:25])
+    scores = CausalLMTeacher(causal, 60, torch.bfloat16, "cpu", INSTRUCTION, "Yes").score(SAMPLES[:25])
     np.testing.assert_allclose(scores, list(one_by_one(causal, 60, INSTRUCTION, "Yes"))[:25], atol=0.3)
     assert (torch.tensor(scores).bfloat16().float().numpy() != scores).any()
 
@@ -215,12 +215,12 @@ CAUSAL = {"kind": "causal-lm", "maximum_length": 60, "precision": "fp32", "instr
 @pytest.mark.parametrize("kind", ["cross-encoder", "causal-lm"])
 def test_a_neural_teacher_scores_the_documents_of_each_row(kind: str, causal: Path, cross_encoder: Path) -> None:
     folder, settings = (cross_encoder, CROSS) if kind == "cross-encoder" else (causal, CAUSAL)
-    spec = spec_of("neural", {"teacher": settings}, model=[model(folder).name])
-    rows = rows_in(step(teaching_neural.make, spec, add_options=add_device_option))
+    spec = spec_of("neural", {"teacher": settings}, model=[publish_model(folder).name])
+    rows = rows_in(publish_step(teaching_neural.make, spec, add_options=add_device_option))
     teacher = (
         CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu")
         if kind == "cross-encoder"
-        else CausalTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes")
+        else CausalLMTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes")
     )
     assert [row["row"] for row in rows] == list(EXPECTED)
     for row in rows:
@@ -233,7 +233,7 @@ def test_a_folder_without_such_a_model_is_one_clear_line(tmp_path: Path, capfd: 
     empty.mkdir()
     (empty / "readme").write_text("nothing")
     for settings in (CROSS, CAUSAL):
-        spec = spec_of("neural", {"teacher": settings}, model=[model(empty).name])
+        spec = spec_of("neural", {"teacher": settings}, model=[publish_model(empty).name])
         assert run_step(teaching_neural.make, None, ["--spec", spec.text], add_device_option) == 1
         error = capfd.readouterr().err
         assert f"no {settings['kind']} loads from it" in error and "Traceback" not in error

@@ -1,4 +1,4 @@
-"""The fused kernels against `losses.maxsim`, run by Triton's interpreter, and what they refuse."""
+"""The fused kernels against `losses.maxsim` in Triton's interpreter, and the stages that `check_fused` refuses."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_scores_and_gradients_are_those_of_maxsim() -> None:
         ("supervised", "cuda", "bf16", 512, "not 512"),
     ],
 )
-def test_what_the_kernels_are_not_made_for_is_refused(
+def test_a_stage_that_the_kernels_cannot_compute_is_refused(
     monkeypatch: pytest.MonkeyPatch, stage: str, device: str, precision: str, dimensions: int, reason: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     check_fused("unsupervised", "cuda", "bf16", 128)
-    with pytest.raises(UserError, match=f"maxsim: fused .*{reason}.*; take it out"):
+    with pytest.raises(UserError, match=f"maxsim: fused .*{reason}.*; remove maxsim"):
         check_fused(stage, device, precision, dimensions)
 
 

@@ -11,24 +11,28 @@ from pylate import losses
 from pylate.scores import colbert_kd_scores, colbert_scores
 from pylate.utils import ColBERTCollator
 
-from colbert_zero.models.colbert import Encoding, load_colbert, tokenize
+from colbert_zero.models.colbert import EncodingSettings, load_colbert, tokenize
 from colbert_zero.training.gradcache import GradCache, Loss, MemoryBudget, contrastive_loss, distillation_loss
 from colbert_zero.training.losses import contrastive, distillation, maxsim, maxsim_pairs
 
-ENCODING = Encoding("search_query: ", "search_document: ", 14, 20)
+ENCODING = EncodingSettings("search_query: ", "search_document: ", 14, 20)
 QUERIES = ["the lazy dog", "", "retrieval of the best document by a model, again and again and again", "?!"]
 DOCUMENTS = [
-    # Cut; exactly the length without a skiplisted token; empty; nothing but punctuation; a repeated row.
+    # A truncated document; the full length without a skiplisted token; empty; only punctuation; a repeated text.
     ["quick fox " * 30, "the model sums", "", "(a) dog, the fox: jumps!"],
     ["?! ... ;;", "fox dog fox dog fox dog fox dog", "lazy", "every query"],
     ["the quick brown fox", "every similarity", "scores", "dog. " * 40],
     ["the quick brown fox", "a", "b c d", "similarities of the best models are scored"],
 ]
-LIMITS = [MemoryBudget(tokens_per_chunk=10**6, tokens_in_memory=10**6), MemoryBudget(tokens_per_chunk=48, tokens_in_memory=10**6), MemoryBudget(tokens_per_chunk=48, tokens_in_memory=0)]
+BUDGETS = [
+    MemoryBudget(tokens_per_chunk=10**6, tokens_in_memory=10**6),
+    MemoryBudget(tokens_per_chunk=48, tokens_in_memory=10**6),
+    MemoryBudget(tokens_per_chunk=48, tokens_in_memory=0),
+]
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    """Those of all parameters that have one: BERT's pooler takes no part."""
+    """The gradients of all parameters that have one; BERT's pooler has none."""
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -46,9 +50,10 @@ def reference(model: Any, loss: torch.nn.Module, rows: list[dict[str, Any]]) -> 
     return value.item(), gradients(model)
 
 
-def ours(model: Any, loss: Loss, queries: list[str], documents: list[str], limits: MemoryBudget) -> Any:
+def ours(model: Any, loss: Loss, queries: list[str], documents: list[str], budget: MemoryBudget) -> Any:
+    """The loss and gradients of `GradCache`."""
     model.zero_grad()
-    value = GradCache(model, limits).backward(
+    value = GradCache(model, budget).backward(
         0,
         tokenize(model, queries, True, ENCODING.query_prompt),
         tokenize(model, documents, False, ENCODING.document_prompt),
@@ -61,22 +66,21 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert found[0] == pytest.approx(expected[0], abs=tolerance)
     assert max(gradient.abs().max() for gradient in expected[1].values()) > 1e-3
     assert found[1].keys() == expected[1].keys()
-    for name, wanted in expected[1].items():
-        torch.testing.assert_close(
-            found[1][name], wanted, atol=tolerance * max(1.0, wanted.abs().max().item()), rtol=tolerance, msg=name
-        )
+    for name, gradient in expected[1].items():
+        atol = tolerance * max(1.0, gradient.abs().max().item())
+        torch.testing.assert_close(found[1][name], gradient, atol=atol, rtol=tolerance, msg=name)
 
 
 @pytest.fixture(scope="module", params=["modernbert", "bert", "expanding modernbert"])
 def model(request: pytest.FixtureRequest) -> Any:
     folder: Path = request.getfixturevalue(request.param.split()[-1])
-    expanding = Encoding(**{**vars(ENCODING), "query_expansion": request.param.startswith("expanding")})
+    expanding = EncodingSettings(**{**vars(ENCODING), "query_expansion": request.param.startswith("expanding")})
     return load_colbert(folder, expanding)
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=["whole", "chunks", "cached"])
+@pytest.mark.parametrize("budget", BUDGETS, ids=["whole", "chunks", "cached"])
 @pytest.mark.parametrize("kind", ["contrastive", "negatives", "cached", "one row twice"])
-def test_contrastive_stages_equal_pylate(model: Any, kind: str, limits: MemoryBudget) -> None:
+def test_contrastive_stages_equal_pylate(model: Any, kind: str, budget: MemoryBudget) -> None:
     per_query = 3 if kind == "negatives" else 1
     rows = [
         {"query": query, **{f"document{place}": text for place, text in enumerate(texts[:per_query])}}
@@ -85,17 +89,17 @@ def test_contrastive_stages_equal_pylate(model: Any, kind: str, limits: MemoryBu
     rows += rows[:1] * (kind == "one row twice")
     oracle: torch.nn.Module = losses.Contrastive(model, temperature=0.2)
     if kind == "cached":
-        # Its gradient is larger by the batch size: it back-propagates a sum and divides the value alone.
+        # Its gradient is larger by the batch size: PyLate back-propagates the sum, and divides only the returned value.
         oracle = losses.CachedContrastive(model, mini_batch_size=2, temperature=0.2)
     documents = [text for row in rows for name, text in row.items() if name != "query"]
     scale = float(len(rows)) if kind == "cached" else 1.0
     loss = contrastive_loss(per_query, 0.2, ENCODING.document_length, scale)
-    found = ours(model, loss, [row["query"] for row in rows], documents, limits)
+    found = ours(model, loss, [row["query"] for row in rows], documents, budget)
     assert_same(found, reference(model, oracle, rows))
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=["whole", "chunks", "cached"])
-def test_distillation_equals_pylate(model: Any, limits: MemoryBudget) -> None:
+@pytest.mark.parametrize("budget", BUDGETS, ids=["whole", "chunks", "cached"])
+def test_distillation_equals_pylate(model: Any, budget: MemoryBudget) -> None:
     teacher = [[1.0, 0.5, 0.0, 0.2], [0.3, 1.0, 0.9, 0.0], [0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 0.1]]
     rows = [
         {"query": query, "documents": texts, "scores": scores}
@@ -104,11 +108,11 @@ def test_distillation_equals_pylate(model: Any, limits: MemoryBudget) -> None:
     expected = reference(model, losses.Distillation(model), rows)
     loss = distillation_loss(torch.tensor(teacher), ENCODING.document_length)
     documents = [text for texts in DOCUMENTS for text in texts]
-    assert_same(ours(model, loss, QUERIES, documents, limits), expected)
+    assert_same(ours(model, loss, QUERIES, documents, budget), expected)
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=["whole", "chunks", "cached"])
-def test_distillation_of_equal_scores_equals_pylate(model: Any, limits: MemoryBudget) -> None:
+@pytest.mark.parametrize("budget", BUDGETS, ids=["whole", "chunks", "cached"])
+def test_distillation_of_equal_scores_equals_pylate(model: Any, budget: MemoryBudget) -> None:
     documents = [["the same text"] * 3, ["fox", "dog", "fox"], ["", "", ""], ["a b", "b a", "a b"]]
     teacher = [[1.0, 0.5, 0.0]] * 4
     rows = [
@@ -117,8 +121,8 @@ def test_distillation_of_equal_scores_equals_pylate(model: Any, limits: MemoryBu
     ]
     oracle = reference(model, losses.Distillation(model), rows)
     loss = distillation_loss(torch.tensor(teacher), ENCODING.document_length)
-    found = ours(model, loss, QUERIES, [text for texts in documents for text in texts], limits)
-    # The gradient of a min-max of equal scores is that of rounding times 1e8, here as there: only the loss is defined.
+    found = ours(model, loss, QUERIES, [text for texts in documents for text in texts], budget)
+    # The gradient of a min-max of equal scores is rounding error times 1e8, here and in PyLate: compare only the loss.
     assert found[0] == pytest.approx(oracle[0], abs=0.05)
     assert all(gradient.isfinite().all() for gradient in found[1].values())
 
@@ -140,7 +144,7 @@ def test_maxsim_equals_pylate(embeddings: Any, monkeypatch: pytest.MonkeyPatch) 
     weights = torch.randn(expected.shape, dtype=torch.float64)
     gradients = torch.autograd.grad((expected * weights).sum(), (queries, documents))
     for block in (1, 60, 2**24):
-        monkeypatch.setattr("colbert_zero.training.losses.BLOCK", block)
+        monkeypatch.setattr("colbert_zero.training.losses.SIMILARITIES_PER_BLOCK", block)
         scores = maxsim(*embeddings)
         torch.testing.assert_close(scores, expected)
         found = torch.autograd.grad((scores * weights).sum(), (queries, documents))

@@ -1,4 +1,4 @@
-"""What may not change a training: threads that load, memory that runs out, evaluations; and what must stop it."""
+"""Loader threads, low memory and evaluations do not change a training; divergence and broken rows stop it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,23 @@ import pytest
 import torch
 from tensorboardX.proto import event_pb2
 
-from colbert_zero.evaluation import index as indexing
-from colbert_zero.evaluation import measure as measuring
-from colbert_zero.evaluation import search as searching
+from colbert_zero.evaluation import index, measure, search
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.machine.gpus import Gpu
-from colbert_zero.training import evaluator as evaluating
-from colbert_zero.training import gradcache, trainer
-from colbert_zero.training import train as training
+from colbert_zero.training import evaluator, gradcache, train, trainer
 from publishing import publish_collection
-from tiny_stages import BATCH, STAGES, contents, job, model_spec, never
+from tiny_stages import BATCH_SIZE, STAGES, contents, job, model_spec, never
 
 pytestmark = pytest.mark.usefixtures("study")
 
 
 def trained(spec: Spec, *flags: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Facts and files of a training from its beginning."""
+    """Train from the beginning; return the facts and the files."""
     shutil.rmtree(spec.state, ignore_errors=True)
     shutil.rmtree("out", ignore_errors=True)
-    facts = dict(training.train(job(spec, Path("out"), *flags), never))
+    facts = dict(train.train(job(spec, Path("out"), *flags), never))
     return facts, contents(Path("out"))
 
 
@@ -44,19 +40,19 @@ def lines(files: dict[str, bytes]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_threads_that_load_change_nothing(modernbert: Path, stage: str) -> None:
+def test_loader_threads_do_not_change_the_model(modernbert: Path, stage: str) -> None:
     spec = model_spec(modernbert, stage)
     _, expected = trained(spec, "--loader-workers", "0")
     for workers in ("1", "8"):
         assert trained(spec, "--loader-workers", workers)[1] == expected
 
 
-def test_a_fault_of_the_rows_is_told_from_a_thread_that_loads(modernbert: Path) -> None:
+def test_an_error_in_a_loader_thread_reaches_the_user(modernbert: Path) -> None:
     spec = model_spec(modernbert, "supervised", negatives=2)
     rows = Artifact.open(spec.inputs["rows"][0])
     next(rows.folder.glob("*.parquet")).write_bytes(b"")
     with pytest.raises(UserError, match="its manifest says"):
-        training.train(job(spec, Path("out"), "--loader-workers", "2"), never)
+        train.train(job(spec, Path("out"), "--loader-workers", "2"), never)
 
 
 # Memory
@@ -89,7 +85,9 @@ def test_out_of_memory_computes_less_at_once_and_the_same(
     assert losses == pytest.approx([line["loss"] for line in lines(expected)], abs=1e-4)
 
 
-def test_too_little_memory_for_anything_is_one_line(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_the_smallest_chunk_is_one_line(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short_of_memory(monkeypatch, 0)
     with pytest.raises(UserError, match="out of memory with 64 tokens at once: take a GPU with more"):
         trained(model_spec(modernbert, "unsupervised"))
@@ -109,15 +107,15 @@ def test_a_learned_temperature_begins_as_given_learns_and_survives_a_resume(mode
     shutil.rmtree(spec.state)
     shutil.rmtree("out")
     with pytest.raises(UserError, match="stopped at step 5"):
-        training.train(job(spec, Path("out")), lambda step: step == 5)
-    assert training.train(job(spec, Path("out")), never)["temperature"] == facts["temperature"]
+        train.train(job(spec, Path("out")), lambda step: step == 5)
+    assert train.train(job(spec, Path("out")), never)["temperature"] == facts["temperature"]
     assert contents(Path("out")) == expected
 
 
 def test_the_temperatures_gradient_is_that_of_the_loss(modernbert: Path) -> None:
     def loss_at(temperature: float) -> tuple[float, trainer.Trainer]:
         spec = model_spec(modernbert, "unsupervised", learnable_temperature=True, temperature=temperature)
-        made = training._trainer(job(spec, Path("out")), "cpu")
+        made = train._build_trainer(job(spec, Path("out")), "cpu")
         return made.train_step()["loss"], made
 
     (low, _), (_, made), (high, _) = map(loss_at, (0.19, 0.2, 0.21))
@@ -126,7 +124,7 @@ def test_the_temperatures_gradient_is_that_of_the_loss(modernbert: Path) -> None
 
 
 def test_a_temperature_that_has_fallen_below_zero_stops_the_run(modernbert: Path) -> None:
-    made = training._trainer(
+    made = train._build_trainer(
         job(model_spec(modernbert, "unsupervised", learnable_temperature=True), Path("out")), "cpu"
     )
     assert made.temperature is not None
@@ -135,7 +133,7 @@ def test_a_temperature_that_has_fallen_below_zero_stops_the_run(modernbert: Path
         made.train_step()
 
 
-# Steps that are not made
+# Divergence
 
 
 def test_an_exploding_gradient_stops_the_run_and_names_its_rows(
@@ -151,13 +149,13 @@ def test_an_exploding_gradient_stops_the_run_and_names_its_rows(
     assert list((spec.state / "checkpoints").iterdir())
 
 
-def test_the_usual_norm_is_of_the_last_steps_and_scaled_as_the_gradient_is(modernbert: Path) -> None:
-    for gradient, last, expected in (("exact", 7.0, 7.0), ("exact", 0.1, 1.0), ("reference", 0.1, BATCH)):
-        made = training._trainer(job(model_spec(modernbert, "unsupervised", gradient=gradient), Path("out")), "cpu")
+def test_the_typical_gradient_norm_is_of_the_last_steps_and_scaled_as_the_gradient_is(modernbert: Path) -> None:
+    for gradient, last, expected in (("exact", 7.0, 7.0), ("exact", 0.1, 1.0), ("reference", 0.1, BATCH_SIZE)):
+        made = train._build_trainer(job(model_spec(modernbert, "unsupervised", gradient=gradient), Path("out")), "cpu")
         made.history = [json.dumps({"gradient_norm": norm}) for norm in [1e9] * 50 + [last] * 100]
-        assert made._usual_norm() is None
+        assert made._typical_gradient_norm() is None
         made.step = 150
-        assert made._usual_norm() == expected
+        assert made._typical_gradient_norm() == expected
 
 
 def test_the_reference_gradient_is_the_exact_one_times_the_batch(modernbert: Path) -> None:
@@ -165,14 +163,14 @@ def test_the_reference_gradient_is_the_exact_one_times_the_batch(modernbert: Pat
         lines(trained(model_spec(modernbert, "unsupervised", gradient=gradient))[1])[0]["gradient_norm"]
         for gradient in ("exact", "reference")
     ]
-    assert norms[1] / norms[0] == pytest.approx(BATCH, rel=1e-4)
+    assert norms[1] / norms[0] == pytest.approx(BATCH_SIZE, rel=1e-4)
 
 
-# What is written down
+# Logs and evaluations
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard's files in a folder hold: by name, values by step."""
+    """The scalars in the TensorBoard files of a folder: for each name, values by step."""
     found: dict[str, dict[int, float]] = {}
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
@@ -193,15 +191,15 @@ def collection() -> str:
 
 def test_lines_grow_as_it_trains_and_tensorboard_gets_the_same(modernbert: Path) -> None:
     spec = model_spec(modernbert, "unsupervised")
-    wanted = json.dumps({"steps": [2, 8], "collections": {collection(): False}})
-    flags = ("--tensorboard", "--evaluate", wanted)
+    evaluate = json.dumps({"steps": [2, 8], "collections": {collection(): False}})
+    flags = ("--tensorboard", "--evaluate", evaluate)
     with pytest.raises(UserError, match="stopped at step 5"):
-        training.train(job(spec, Path("out"), *flags), lambda step: step == 5)
+        train.train(job(spec, Path("out"), *flags), lambda step: step == 5)
     written = spec.state / "losses.jsonl"
     assert [json.loads(line)["step"] for line in written.read_text().splitlines()] == [1, 2, 3, 4, 5]
     with written.open("a") as file:
         file.write('{"step": 6}\n')
-    facts = training.train(job(spec, Path("out"), *flags), never)
+    facts = train.train(job(spec, Path("out"), *flags), never)
     assert written.read_text() == Path("out/losses.jsonl").read_text()
     found = scalars(Path("logs/tensorboard") / spec.folder.name)
     for line in lines(contents(Path("out"))):
@@ -213,41 +211,43 @@ def test_lines_grow_as_it_trains_and_tensorboard_gets_the_same(modernbert: Path)
 
 
 @pytest.mark.parametrize("drop_self", [False, True])
-def test_an_evaluation_on_the_way_is_the_studys_and_changes_nothing(modernbert: Path, drop_self: bool) -> None:
+def test_an_evaluation_during_training_equals_the_studys_and_changes_nothing(modernbert: Path, drop_self: bool) -> None:
     spec, name = model_spec(modernbert, "unsupervised"), collection()
     _, expected = trained(spec)
-    wanted = json.dumps({"steps": [3, 8], "collections": {name: drop_self}})
-    facts, found = trained(spec, "--evaluate", wanted)
+    evaluate = json.dumps({"steps": [3, 8], "collections": {name: drop_self}})
+    facts, found = trained(spec, "--evaluate", evaluate)
     assert found == expected
     assert [found["step"] for found in facts["evaluations"]] == [3, 8]
-    # The same model, by the steps of a study.
-    assert run_step(training.make, None, ["--spec", spec.text, "--device", "cpu"], training.add_options) == 0
+    # Evaluate the same model with the steps of a study.
+    assert run_step(train.make, None, ["--spec", spec.text, "--device", "cpu"], train.add_options) == 0
     names = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
     settings = {"encoding": {name: spec.settings[name] for name in names}, "index": {"kind": "exact", "seed": 1}}
-    index = Spec("indexes", "small", settings, {"model": [spec.name], "collection": [name]})
-    run = Spec("runs", "small", {"depth": 10, "drop_self": drop_self}, {"index": [index.name], "collection": [name]})
-    measures = Spec("measures", "small", {"measures": ["nDCG@10"]}, {"run": [run.name], "collection": [name]})
-    for made, step in ((index, indexing.make), (run, searching.make)):
-        assert run_step(step, None, ["--spec", made.text, "--device", "cpu"], add_device_option) == 0
-    assert run_step(measuring.make, None, ["--spec", measures.text]) == 0
-    mean = Artifact.open(measures.name).facts["means"]["nDCG@10"]
+    index_spec = Spec("indexes", "small", settings, {"model": [spec.name], "collection": [name]})
+    run_spec = Spec(
+        "runs", "small", {"depth": 10, "drop_self": drop_self}, {"index": [index_spec.name], "collection": [name]}
+    )
+    measures_spec = Spec("measures", "small", {"measures": ["nDCG@10"]}, {"run": [run_spec.name], "collection": [name]})
+    for step_spec, make in ((index_spec, index.make), (run_spec, search.make)):
+        assert run_step(make, None, ["--spec", step_spec.text, "--device", "cpu"], add_device_option) == 0
+    assert run_step(measure.make, None, ["--spec", measures_spec.text]) == 0
+    mean = Artifact.open(measures_spec.name).facts["means"]["nDCG@10"]
     assert facts["evaluations"][-1]["nDCG@10"] == pytest.approx(mean, abs=1e-9)
 
 
 def test_a_large_collection_is_refused_before_training(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluating, "EXACT_BELOW", 5)
-    wanted = json.dumps({"steps": [1], "collections": {collection(): False}})
+    monkeypatch.setattr(evaluator, "PLAID_MIN_DOCUMENTS", 5)
+    evaluate = json.dumps({"steps": [1], "collections": {collection(): False}})
     with pytest.raises(UserError, match="has 5 documents, too many to evaluate on while training"):
-        training.train(job(model_spec(modernbert, "unsupervised"), Path("out"), "--evaluate", wanted), never)
+        train.train(job(model_spec(modernbert, "unsupervised"), Path("out"), "--evaluate", evaluate), never)
 
 
 class FakeNvml:
-    """NVIDIA's library on a machine that has a GPU."""
+    """NVIDIA's library (NVML) on a machine with a GPU."""
 
     class NVMLError(Exception):
         pass
 
-    tells = True
+    supported = True
 
     def nvmlInit(self) -> None:
         pass
@@ -261,26 +261,26 @@ class FakeNvml:
         return SimpleNamespace(used=3 * 2**30)
 
     def nvmlDeviceGetUtilizationRates(self, _handle: str) -> Any:
-        if not self.tells:
+        if not self.supported:
             raise self.NVMLError
         return SimpleNamespace(gpu=87)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, _handle: str) -> int:
-        if not self.tells:
+        if not self.supported:
             raise self.NVMLError
         return 123_456
 
 
-def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_found_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
     library: Any = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=["0000-1111"][device]))
-    gpu = Gpu.of(0)
+    gpu = Gpu.open(0)
     assert gpu is not None
-    assert gpu.look() == {"gpu_memory_mb": 3072, "gpu_utilisation": 87}
-    assert gpu.joules() == pytest.approx(123.456)
-    library.tells = False
-    assert gpu.look() == {"gpu_memory_mb": 3072}
-    assert gpu.joules() == 0
+    assert gpu.readings() == {"gpu_memory_mb": 3072, "gpu_utilisation": 87}
+    assert gpu.energy_joules() == pytest.approx(123.456)
+    library.supported = False
+    assert gpu.readings() == {"gpu_memory_mb": 3072}
+    assert gpu.energy_joules() == 0
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="other"))
-    assert Gpu.of(0) is None
+    assert Gpu.open(0) is None

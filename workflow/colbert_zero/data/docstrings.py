@@ -1,10 +1,10 @@
-"""The documentation inside an installed package, as training pairs or as a collection.
+"""Turn the docstrings of an installed package into training pairs or into a collection.
 
     python -m colbert_zero.data.docstrings --spec '{"kind": "sources", "label": "package.scipy", ...}'
 
 Makes `sources/package.*` (`pairs.parquet`: query, document) and `collections/package.*` (a BEIR-format folder). The
-package is read, never imported. Every public docstring gives a pair: its summary sentence asks, the rest answers. The
-object's own name is taken out of both, or finding the answer would be a string match.
+package's files are parsed, never imported. Every public docstring gives a pair: its summary sentence is the query, the
+rest is the document. The object's own name is removed from both; otherwise a string match would find the document.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from colbert_zero.data import beir
+from colbert_zero.data.rows import PAIR_SCHEMA
 from colbert_zero.data.text import normalise
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError, log
 from colbert_zero.graph.draws import draw
 
-SCHEMA = pa.schema([("query", pa.string()), ("document", pa.string())])
-REGISTRARS = frozenset({"add_docstr", "add_docstr_all", "add_newdoc"})
-"""Functions by which numpy, scipy and torch document what is written in C."""
-LEFT_OUT = re.compile(r"tests?|conftest|test_.*|.*_test|distutils")
-"""Modules without text for readers; and numpy's distutils, which it has for Python 3.11 alone."""
+DOCSTRING_SETTERS = frozenset({"add_docstr", "add_docstr_all", "add_newdoc"})
+"""Functions with which numpy, scipy and torch attach docstrings to objects written in C."""
+SKIPPED_MODULE_PATTERN = re.compile(r"tests?|conftest|test_.*|.*_test|distutils")
+"""Modules without text for readers, and numpy's distutils, which exists for Python 3.11 only."""
 
-ROLE = re.compile(r":[\w.:+-]+:`[~!]?([^`<]*?)\s*(?:<[^>`]*>)?`")
-RULE = re.compile(r"^[\s=\-~^*#+\"'`.:]{3,}$\n?", re.MULTILINE)
-PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
-SENTENCE = re.compile(r"(?<=[^.\s]{2}[.!?])\s+(?=[A-Z\[(\"'])")
-FIELD = re.compile(r">>> |\.\. |:\w|[-*] |\w+:$")
-"""The start of a line that belongs to no prose: a doctest, directive, field, list item or section."""
-SIGNATURE = re.compile(r"(?:\w+\.)*(\w+)\s*\(.*\)(?:\s*->.*|\s*--)?\s*", re.DOTALL)
-"""A first paragraph that repeats the call, as functions written in C have it; the name is a group."""
-WORD = re.compile(r"[^\W\d_]+")
-PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+ROLE_PATTERN = re.compile(r":[\w.:+-]+:`[~!]?([^`<]*?)\s*(?:<[^>`]*>)?`")
+RULE_PATTERN = re.compile(r"^[\s=\-~^*#+\"'`.:]{3,}$\n?", re.MULTILINE)
+PARAGRAPH_BREAK_PATTERN = re.compile(r"\n[^\S\n]*\n")
+SENTENCE_BREAK_PATTERN = re.compile(r"(?<=[^.\s]{2}[.!?])\s+(?=[A-Z\[(\"'])")
+FIELD_START_PATTERN = re.compile(r">>> |\.\. |:\w|[-*] |\w+:$")
+"""The start of a line that is not prose: a doctest, directive, field, list item or section."""
+SIGNATURE_PATTERN = re.compile(r"(?:\w+\.)*(\w+)\s*\(.*\)(?:\s*->.*|\s*--)?\s*", re.DOTALL)
+"""A first paragraph that repeats the signature, as in functions written in C; the name is group 1."""
+WORD_PATTERN = re.compile(r"[^\W\d_]+")
+NAME_PART_PATTERN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 class Pair(NamedTuple):
-    """What one docstring gives.
+    """A query and a document from one docstring.
 
     Attributes:
-        name: The qualified name of the object where it is defined; unique.
+        name: The object's qualified name in the module that defines it; unique.
         query: The summary sentence, without the object's own name.
-        document: The rest, without the object's own name, as one line.
+        document: The rest of the docstring, without the object's own name, in one line.
     """
 
     name: str
@@ -63,12 +63,13 @@ class Pair(NamedTuple):
 
 @dataclass
 class Module:
-    """What is needed of one parsed source file.
+    """The docstrings and imports of one parsed source file.
 
     Attributes:
-        docstrings: By the object's name within the module, `""` for the module's own.
-        imports: `(module, name, bound name)` of every `from ... import ...` at the top level, absolute.
-        registered: Docstrings given by a call of `REGISTRARS`, by qualified name.
+        docstrings: Docstring by the object's name within the module; `""` stands for the module itself.
+        imports: `(module, name, bound name)` of every `from ... import ...` at the top level, with absolute module
+            names.
+        registered: Docstring by qualified name, of the calls of `DOCSTRING_SETTERS`.
     """
 
     docstrings: dict[str, str] = field(default_factory=dict)
@@ -77,48 +78,52 @@ class Module:
 
     @classmethod
     def parse(cls, source: bytes, name: str, is_package: bool) -> Module:
-        """Read a module's source.
+        """Parse a module's source.
 
         Args:
             source: The file's bytes.
             name: The module's qualified name.
-            is_package: Whether the file is an `__init__.py`, which decides what a relative import means.
+            is_package: Whether the file is an `__init__.py`, which decides how relative imports are resolved.
 
         Raises:
-            SyntaxError: It is no Python of this version.
-            ValueError: It holds null bytes.
+            SyntaxError: The source is not valid Python of this version.
+            ValueError: The source contains null bytes.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes the interpreter would warn of at import
+            warnings.simplefilter("ignore")  # about invalid escapes
             tree = ast.parse(source)
         module = cls()
         docstring = ast.get_docstring(tree)
         if docstring:
             module.docstrings[""] = docstring
-        module._read(tree.body, name if is_package else name.rpartition(".")[0], "")
+        module._collect(tree.body, name if is_package else name.rpartition(".")[0], "")
         return module
 
-    def _read(self, body: list[ast.stmt], package: str, prefix: str) -> None:
+    def _collect(self, body: list[ast.stmt], package: str, prefix: str) -> None:
         for node in body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = ast.get_docstring(node)
                 if docstring:
                     self.docstrings.setdefault(prefix + node.name, docstring)
                 if isinstance(node, ast.ClassDef):
-                    self._read(node.body, package, f"{prefix}{node.name}.")
+                    self._collect(node.body, package, f"{prefix}{node.name}.")
             elif isinstance(node, ast.If | ast.Try | ast.With):
-                self._read(node.body, package, prefix)
-                self._read(getattr(node, "orelse", []), package, prefix)
+                self._collect(node.body, package, prefix)
+                self._collect(getattr(node, "orelse", []), package, prefix)
             elif isinstance(node, ast.ImportFrom) and not prefix:
-                above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
-                target = ".".join([*above, *([node.module] if node.module else [])])
+                parents = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+                target = ".".join([*parents, *([node.module] if node.module else [])])
                 self.imports += [(target, alias.name, alias.asname or alias.name) for alias in node.names]
             elif isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Call):
-                self.registered.update(_registered(node.value, package))
+                self.registered.update(_registered_docstrings(node.value, package))
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write the pairs of one package as a source or as a collection."""
+    """Write the pairs of one package as a source or as a collection.
+
+    Raises:
+        UserError: The package is not installed in this version, or has no long enough docstring.
+    """
     settings = job.settings
     files = package_files(settings["package"], settings["version"])
     limits = (settings["minimum_query_words"], settings["minimum_words"], settings["maximum_words"])
@@ -127,32 +132,34 @@ def make(job: Job) -> Mapping[str, Any]:
         raise UserError(f"{settings['package']}: none of its docstrings is long enough; choose another package")
     if job.spec.kind == "sources":
         columns = [[pair.query for pair in pairs], [pair.document for pair in pairs]]
-        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), job.folder / "pairs.parquet", compression="zstd")
+        pq.write_table(
+            pa.Table.from_arrays(columns, schema=PAIR_SCHEMA), job.folder / "pairs.parquet", compression="zstd"
+        )
         return {"rows": len(pairs), **facts}
-    drawn = sorted(pairs, key=lambda pair: draw(settings["seed"], "collection queries", pair.name))
-    asked = {pair.name for pair in drawn[: settings["queries"]]}
+    shuffled = sorted(pairs, key=lambda pair: draw(settings["seed"], "collection queries", pair.name))
+    queried = {pair.name for pair in shuffled[: settings["queries"]]}
     beir.write_collection(
         job.folder,
         (beir.Document(pair.name, "", pair.document) for pair in pairs),
-        # Not the document's id: evaluators may drop a document that is called like the query.
-        {f"summary:{pair.name}": pair.query for pair in pairs if pair.name in asked},
-        {f"summary:{pair.name}": {pair.name: 1} for pair in pairs if pair.name in asked},
+        # A query's id differs from its document's: evaluators may drop a document that has the id of the query.
+        {f"summary:{pair.name}": pair.query for pair in pairs if pair.name in queried},
+        {f"summary:{pair.name}": {pair.name: 1} for pair in pairs if pair.name in queried},
     )
-    return {**beir.check(job.folder), **facts}
+    return {**beir.check_collection(job.folder), **facts}
 
 
 def package_files(package: str, version: str) -> dict[str, Path]:
-    """The Python files of an installed distribution, tests and the like left out.
+    """Find the Python files of an installed distribution, except tests and other modules without text for readers.
 
     Args:
         package: The distribution's name, as a package registry knows it.
-        version: Its version; a local suffix (`+cpu`) of the installed one is ignored.
+        version: Its version; a local suffix (`+cpu`) of the installed version is ignored.
 
     Returns:
         Path by qualified module name.
 
     Raises:
-        UserError: It is not installed, or in another version.
+        UserError: The distribution is not installed, or has another version.
     """
     try:
         distribution = metadata.distribution(package)
@@ -160,7 +167,7 @@ def package_files(package: str, version: str) -> dict[str, Path]:
         raise UserError(f"{package} {version} is not installed: its docstrings cannot be read; install it") from None
     if version not in (distribution.version, distribution.version.partition("+")[0]):
         raise UserError(
-            f"{package}: the study says version {version}, installed is {distribution.version}; change one of them"
+            f"{package}: the study says version {version}, installed is {distribution.version}; change either"
         )
     files = {}
     for file in distribution.files or ():
@@ -169,7 +176,7 @@ def package_files(package: str, version: str) -> dict[str, Path]:
         if (
             file.suffix == ".py"
             and parts
-            and all(part.isidentifier() and not LEFT_OUT.fullmatch(part) for part in parts)
+            and all(part.isidentifier() and not SKIPPED_MODULE_PATTERN.fullmatch(part) for part in parts)
         ):
             files[".".join(parts)] = Path(str(distribution.locate_file(file)))
     return files
@@ -178,16 +185,16 @@ def package_files(package: str, version: str) -> dict[str, Path]:
 def read_pairs(
     files: Mapping[str, Path], minimum_query_words: int, minimum_words: int, maximum_words: int
 ) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs of a package, by name, each query and each document once.
+    """Make the pairs of a package, sorted by name, each query and each document once.
 
     Args:
         files: Path by qualified module name, in any order.
-        minimum_query_words: Words a query has at least.
-        minimum_words: Words a document has at least.
-        maximum_words: Where a document is cut, counted by white space.
+        minimum_query_words: The fewest words of a query.
+        minimum_words: The fewest words of a document.
+        maximum_words: The number of words, separated by white space, after which a document is cut.
 
     Returns:
-        The pairs, and counts: of `docstrings` read, of those dropped as `too_short` or `repeated`, and of
+        The pairs; and counts of `docstrings` read, of pairs dropped as `too_short` or `repeated`, and of
         `unreadable_files`.
     """
     docstrings, unreadable = public_docstrings(files)
@@ -198,7 +205,7 @@ def read_pairs(
     for name in sorted(docstrings):
         pair = make_pair(name, docstrings[name])
         pair = pair._replace(document=" ".join(pair.document.split()[:maximum_words]))
-        if _words(pair.query) < minimum_query_words or _words(pair.document) < minimum_words:
+        if _count_words(pair.query) < minimum_query_words or _count_words(pair.document) < minimum_words:
             too_short += 1
             continue
         query, document = normalise(pair.query), normalise(pair.document)
@@ -215,133 +222,138 @@ def read_pairs(
 
 
 def public_docstrings(files: Mapping[str, Path]) -> tuple[dict[str, str], int]:
-    """The docstrings of what a package offers, by qualified name of where it is defined.
+    """Collect the docstrings of a package's public objects.
 
-    Public is what has no leading underscore in its path, and what a public module imports from a private one.
+    An object is public if no part of its path has a leading underscore, or if a public module imports it from a private
+    one.
 
     Args:
         files: Path by qualified module name, in any order.
 
     Returns:
-        Docstring by name; and how many files could not be parsed.
+        Docstring by the qualified name in the defining module; and how many files could not be parsed.
     """
     modules: dict[str, Module | None] = {}
 
-    def module(name: str) -> Module | None:
+    def parsed_module(name: str) -> Module | None:
         if name not in modules:
             path = files[name]
             try:
                 modules[name] = Module.parse(path.read_bytes(), name, path.name == "__init__.py")
             except (SyntaxError, ValueError) as error:
-                log.info("%s is left out: %s", path, error)
+                log.info("%s is skipped: %s", path, error)
                 modules[name] = None
         return modules[name]
 
-    found: dict[str, str] = {}
-    wanted: list[tuple[str, str]] = []
+    docstrings: dict[str, str] = {}
+    # Pairs of a module and what to read of it: the name of one object, "*" for all, "" for only what it registers.
+    pending: list[tuple[str, str]] = []
     for name in sorted(files):
-        if _public(name):
-            wanted.append((name, "*"))
+        if _is_public(name):
+            pending.append((name, "*"))
         elif name.endswith("_docs") or "newdocs" in name:
-            wanted.append((name, ""))  # only for what it registers
-    asked: set[tuple[str, str]] = set()
-    while wanted:
-        name, what = wanted.pop()
-        if (name, what) in asked or name not in files:
+            pending.append((name, ""))
+    visited: set[tuple[str, str]] = set()
+    while pending:
+        name, selection = pending.pop()
+        if (name, selection) in visited or name not in files:
             continue
-        asked.add((name, what))
-        content = module(name)
-        if content is None:
+        visited.add((name, selection))
+        module = parsed_module(name)
+        if module is None:
             continue
-        found |= {other: text for other, text in content.registered.items() if other not in found}
-        for inner, docstring in content.docstrings.items():
-            if (inner.partition(".")[0] == what or (what == "*" and (inner or _public(name)))) and _public(inner):
-                found[f"{name}.{inner}" if inner else name] = docstring
-        for target, original, bound in content.imports:
-            if _public(target):
+        docstrings |= {other: text for other, text in module.registered.items() if other not in docstrings}
+        for inner, docstring in module.docstrings.items():
+            is_selected = inner.partition(".")[0] == selection or (selection == "*" and (inner or _is_public(name)))
+            if is_selected and _is_public(inner):
+                docstrings[f"{name}.{inner}" if inner else name] = docstring
+        for target, original, bound in module.imports:
+            if _is_public(target):
                 continue
             if original == "*":
-                wanted.append((target, what))
-            elif bound == what or (what == "*" and _public(name) and _public(bound)):
-                wanted.append((target, original))
-    return found, sum(content is None for content in modules.values())
+                pending.append((target, selection))
+            elif bound == selection or (selection == "*" and _is_public(name) and _is_public(bound)):
+                pending.append((target, original))
+    return docstrings, sum(module is None for module in modules.values())
 
 
 def make_pair(name: str, docstring: str) -> Pair:
-    """Split a docstring into a summary sentence and the rest, and take the object's own name out of both.
+    """Split a docstring into its summary sentence and the rest, and remove the object's own name from both.
 
     Args:
         name: The object's qualified name.
-        docstring: As written.
+        docstring: The docstring as written in the source.
 
     Returns:
         The pair; query or document may be too short, or empty.
     """
-    own = name.rpartition(".")[2]
-    text = RULE.sub("", ROLE.sub(r"\1", inspect.cleandoc(docstring))).replace("`", "").strip("\n")
-    paragraphs = PARAGRAPH.split(text)
-    while paragraphs and (signature := SIGNATURE.fullmatch(paragraphs[0])) and signature[1] == own:
+    object_name = name.rpartition(".")[2]
+    text = RULE_PATTERN.sub("", ROLE_PATTERN.sub(r"\1", inspect.cleandoc(docstring))).replace("`", "").strip("\n")
+    paragraphs = PARAGRAPH_BREAK_PATTERN.split(text)
+    while paragraphs and (signature := SIGNATURE_PATTERN.fullmatch(paragraphs[0])) and signature[1] == object_name:
         del paragraphs[0]
     lines = paragraphs[0].strip().splitlines() if paragraphs else []
-    size = next((number for number, line in enumerate(lines) if FIELD.match(line.strip())), len(lines))
-    summary, *rest = SENTENCE.split(" ".join(lines[:size]), maxsplit=1)
-    nameless = _name_pattern(own)
+    summary_lines = next(
+        (number for number, line in enumerate(lines) if FIELD_START_PATTERN.match(line.strip())), len(lines)
+    )
+    summary, *rest = SENTENCE_BREAK_PATTERN.split(" ".join(lines[:summary_lines]), maxsplit=1)
+    name_pattern = _name_pattern(object_name)
     return Pair(
         name,
-        _clean(nameless.sub("", summary)).strip(" .,:;-"),
-        _clean(nameless.sub("", " ".join([*rest, *lines[size:], *paragraphs[1:]]))),
+        _clean(name_pattern.sub("", summary)).strip(" .,:;-"),
+        _clean(name_pattern.sub("", " ".join([*rest, *lines[summary_lines:], *paragraphs[1:]]))),
     )
 
 
 @lru_cache(4096)
-def _name_pattern(own: str) -> re.Pattern[str]:
-    """The name as code writes it, in any case, as `snake_case` or `CamelCase`, with its module or a call's brackets."""
-    parts = PARTS.findall(own)
-    spelled = "[_-]?".join(parts) if "".join(parts) == own.replace("_", "") else re.escape(own)
+def _name_pattern(object_name: str) -> re.Pattern[str]:
+    """Match the name in any case, as `snake_case` or `CamelCase`, with its module path or a call's parentheses."""
+    parts = NAME_PART_PATTERN.findall(object_name)
+    spelled = "[_-]?".join(parts) if "".join(parts) == object_name.replace("_", "") else re.escape(object_name)
     return re.compile(rf"(?<![\w.])(?:\w+\.)*{spelled}(?:\(\)|['\u2019]s)?(?!\w)", re.IGNORECASE)
 
 
 def _clean(text: str) -> str:
+    """Collapse white space, and remove the spaces before punctuation that a removed name leaves."""
     return re.sub(r" (?=[.,;:](?: |$)|[)\]])", "", " ".join(text.split()))
 
 
-def _words(text: str) -> int:
-    return len(WORD.findall(text))
+def _count_words(text: str) -> int:
+    return len(WORD_PATTERN.findall(text))
 
 
-def _public(name: str) -> bool:
+def _is_public(name: str) -> bool:
     return not any(part.startswith("_") for part in name.split("."))
 
 
-def _registered(call: ast.Call, package: str) -> Iterator[tuple[str, str]]:
-    """Qualified name and docstring of what a call documents, if it is such a call.
+def _registered_docstrings(call: ast.Call, package: str) -> Iterator[tuple[str, str]]:
+    """Yield the qualified names and docstrings that a call of `DOCSTRING_SETTERS` registers.
 
     The calls are `add_docstr(torch.abs, TEXT)`, `add_docstr_all("name", TEXT)`, `add_newdoc("module", "name", TEXT)`,
-    `add_newdoc("module", "class", ("attribute", TEXT))`, the last also with a list of such pairs.
+    `add_newdoc("module", "class", ("attribute", TEXT))`, the last also with a list of such tuples.
     """
     function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if function.lstrip("_") not in REGISTRARS or len(call.args) < 2:
+    if function.lstrip("_") not in DOCSTRING_SETTERS or len(call.args) < 2:
         return
     *path, last = call.args
-    documented = last.elts if isinstance(last, ast.List) else [last]
-    for item in documented:
+    for item in last.elts if isinstance(last, ast.List) else [last]:
         *names, text = [*path, *item.elts] if isinstance(item, ast.Tuple) else [*path, item]
-        docstring = _text(text)
+        docstring = _literal_text(text)
         spelled = [str(name.value) if isinstance(name, ast.Constant) else ast.unparse(name) for name in names]
-        # A first argument of several is a module, private or not; a lone name is an object of this package.
-        own = spelled[1:] or spelled[0].split(".")[-1:]
-        if docstring and _public(".".join(own)):
+        # The first of several arguments is a module, private or not; a single name is an object of this package.
+        object_path = spelled[1:] or spelled[0].split(".")[-1:]
+        if docstring and _is_public(".".join(object_path)):
             yield ".".join(spelled) if len(spelled) > 1 or "." in spelled[0] else f"{package}.{spelled[0]}", docstring
 
 
-def _text(node: ast.expr) -> str | None:
-    """The text of a literal, a sum of them, or a template, its placeholders left out."""
+def _literal_text(node: ast.expr) -> str | None:
+    """The text of a string literal, of a sum of literals, or of a `format` template without its placeholders."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.BinOp):
-        return (_text(node.left) or "") + (_text(node.right) or "") or None
+        return (_literal_text(node.left) or "") + (_literal_text(node.right) or "") or None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
-        template = _text(node.func.value)
+        template = _literal_text(node.func.value)
         return template and re.sub(r"(?<!\{)\{\w*\}(?!\})", "", template).replace("{{", "{").replace("}}", "}")
     return None
 

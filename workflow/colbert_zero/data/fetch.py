@@ -1,12 +1,12 @@
-"""Bring what comes from outside into the study's `resources/`: the one step that may use the network.
+"""Fetch a source, a collection or a base into the study's `resources/`: the only step that may use the network.
 
     python -m colbert_zero.data.fetch --spec JSON [--threads N] [--path FILE_OR_FOLDER]
 
-What is fetched is a source, a collection or a base; where from is the first part of its label:
+The first part of the artifact's label says where it comes from:
 
 - `hub.NAME`: a repository of the Hugging Face Hub at `settings.revision`. `HF_ENDPOINT` and `HF_TOKEN` are honoured.
-  The commit that the revision stood for is in the manifest. After a failure, files that had arrived stay.
-- `file.NAME`, `folder.NAME`: one's own data at `--path`, whose digest must be the one in the settings.
+  The manifest records the commit that the revision stood for. After a failure, files that have arrived are kept.
+- `file.NAME`, `folder.NAME`: the user's own data at `--path`, whose digest must be the one in the settings.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from colbert_zero.data import beir
 from colbert_zero.data.beir import Document, Qrels
 from colbert_zero.data.hub import Repository, first_few
 from colbert_zero.data.json_lines import read_lines, read_records
-from colbert_zero.graph.artifact import MANIFEST, SPEC, Job, content_digest, file_digests, run_step
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.digests import file_digest
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""What a model needs: weights without code in them, configurations, tokenizers."""
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl")
-"""Weights that could run code when loaded."""
-ROWS, SCORED_ROWS = "rows", "train"
-"""The role of the files that hold a source's rows; a scored source's others hold the texts those refer to."""
-COUNTS = ("documents", "queries", "positive_judgements")
-"""What a registered collection is checked for."""
+"""The files of a model that are fetched: weights without code in them, configurations, tokenizers."""
+PICKLE_FILES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl")
+"""Weights that can run code when they are loaded."""
+ROWS_ROLE, SCORED_ROWS_ROLE = "rows", "train"
+"""The role of the files that hold a source's rows; the other files of a scored source hold the texts of its ids."""
+CHECKED_COUNTS = ("documents", "queries", "positive_judgements")
+"""The counts that the settings of a registered collection state, and that its files must have."""
 
 CORPUS_GLOBS = (
     "{part}.jsonl",
@@ -64,24 +64,24 @@ QRELS_GLOBS = (
     "default/{split}-*.parquet",
     "default/{split}/*.parquet",
 )
-"""Where the Hub's retrieval collections keep their parts; the first glob that finds anything counts."""
+"""Where the Hub's retrieval collections keep their parts; the first glob that matches a file is used."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
     """Fetch the artifact that the spec describes.
 
     Args:
-        job: Its kind is `sources`, `collections` or `bases`, its label begins with `hub.`, `file.` or `folder.`.
+        job: Its kind is `sources`, `collections` or `bases`; its label begins with `hub.`, `file.` or `folder.`.
 
     Returns:
-        What was counted and, from the Hub, the `commit`.
+        The counts and, from the Hub, the `commit`.
 
     Raises:
-        UserError: It is not there, not reachable, not allowed, damaged, or not what the settings say it is.
+        UserError: The data are missing, unreachable, not accessible to the user, damaged, or not as the settings say.
     """
-    for noisy in ("httpx", "huggingface_hub"):
-        # Their lines would hold the signed addresses of files.
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for library in ("httpx", "huggingface_hub"):
+        # Their log lines would hold the signed addresses of files.
+        logging.getLogger(library).setLevel(logging.ERROR)
     disable_progress_bars()
     return FETCHERS[job.spec.kind, job.spec.label.partition(".")[0]](job)
 
@@ -90,23 +90,26 @@ def make(job: Job) -> Mapping[str, Any]:
 
 
 def fetch_source(job: Job) -> Mapping[str, Any]:
-    """A source from the Hub: its files as they are, its rows counted.
+    """Fetch a source from the Hub: keep its files as they are, and count its rows.
 
-    The facts have `files`, the paths behind the globs, shaped as the globs are: a list, or lists by role.
+    The fact `files` has the paths that match the globs, in the shape of the globs: a list, or lists by role.
     """
-    repository, globs, expected = Repository.of(job, "dataset"), job.settings["files"], job.settings["rows"]
+    repository, globs, expected = Repository.look_up(job, "dataset"), job.settings["files"], job.settings["rows"]
     scored = job.settings["format"] == "scored"
-    files = {role: repository.matching(given) for role, given in (globs if scored else {ROWS: globs}).items()}
-    paths = sorted({path for found in files.values() for path in found})
+    files = {
+        role: repository.matching(globs_of_role)
+        for role, globs_of_role in (globs if scored else {ROWS_ROLE: globs}).items()
+    }
+    paths = sorted({path for paths_of_role in files.values() for path in paths_of_role})
     repository.download(paths)
-    rows = {role: sum(_rows(repository.folder / path) for path in found) for role, found in files.items()}
-    count = rows[SCORED_ROWS if scored else ROWS]
+    rows = {role: sum(_count_rows(repository.folder / path) for path in files[role]) for role in files}
+    count = rows[SCORED_ROWS_ROLE if scored else ROWS_ROLE]
     if expected is not None and count != expected:
         raise UserError(
-            f"{repository.hub} at {repository.commit}: {count} rows in {first_few(paths)}, but {expected} are expected: "
-            "correct the globs, the revision or the count"
+            f"{repository.repo_id} at {repository.commit}: {count} rows in {first_few(paths)}, but {expected} are "
+            "expected: correct the globs, the revision or the count"
         )
-    _refuse_empty(count, f"{repository.hub} at {repository.commit}")
+    _refuse_empty(count, f"{repository.repo_id} at {repository.commit}")
     repository.publish(paths, job.folder)
     if scored:
         return {**repository.facts, "rows": count, "rows_by_role": rows, "files": files}
@@ -114,10 +117,10 @@ def fetch_source(job: Job) -> Mapping[str, Any]:
 
 
 def copy_source(job: Job) -> Mapping[str, Any]:
-    """A source that is one's own file."""
+    """Copy a source that is the user's own file."""
     path = _local_path(job)
     name = job.settings["file"]
-    if PurePosixPath(name).name != name or name in (SPEC, MANIFEST):
+    if PurePosixPath(name).name != name or name in (SPEC_FILE, MANIFEST_FILE):
         raise UserError(f"{name!r} cannot be a source's file name: rename the file")
     if not path.is_file():
         raise UserError(f"{path} is not a file: a source is a Parquet or JSONL(.gz) file")
@@ -125,25 +128,26 @@ def copy_source(job: Job) -> Mapping[str, Any]:
     shutil.copyfile(path, copy)
     if file_digest(copy) != job.settings["sha256"]:
         raise UserError(f"{path} changed since the workflow was planned: run snakemake again")
-    # Counted where the user has it, so that a bad line is named there.
-    rows = _rows(path)
+    # Count the rows of the user's own file, so that an error names a line of that file.
+    rows = _count_rows(path)
     _refuse_empty(rows, str(path))
     return {"rows": rows, "files": [name]}
 
 
-def _rows(path: Path) -> int:
-    """How many rows a Parquet or JSONL(.gz) file has."""
+def _count_rows(path: Path) -> int:
+    """The number of rows of a Parquet or JSONL(.gz) file."""
     if path.suffix == ".parquet":
         try:
             return int(pq.read_metadata(path).num_rows)
         except pa.ArrowInvalid:
-            raise UserError(f"{path} is not a Parquet file, or is cut short: get or write it again") from None
+            raise UserError(f"{path} is not a Parquet file, or is cut short: download or write it again") from None
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return sum(1 for _ in read_lines(path))
     raise UserError(f"{path} is neither Parquet nor JSONL(.gz): a source needs .parquet, .jsonl or .jsonl.gz files")
 
 
 def _refuse_empty(rows: int, where: str) -> None:
+    """Raise a UserError if there are no rows."""
     if not rows:
         raise UserError(f"{where}: no rows; leave the source out, or correct it")
 
@@ -152,72 +156,77 @@ def _refuse_empty(rows: int, where: str) -> None:
 
 
 def fetch_collection(job: Job) -> Mapping[str, Any]:
-    """A collection from the Hub: brought into BEIR format, its judged queries kept, its counts checked."""
+    """Fetch a collection from the Hub: convert it to BEIR format, keep its judged queries, and check its counts."""
     split = job.settings["split"]
-    repository = Repository.of(job, "dataset")
-    corpus, queries, qrels = (
-        _part(repository, part, globs, split)
+    repository = Repository.look_up(job, "dataset")
+    corpus_paths, queries_paths, qrels_paths = (
+        _find_part(repository, part, globs, split)
         for part, globs in (("corpus", CORPUS_GLOBS), ("queries", CORPUS_GLOBS), ("qrels", QRELS_GLOBS))
     )
-    repository.download([*corpus, *queries, *qrels])
-    judgements = _judgements([repository.folder / path for path in qrels], split)
+    repository.download([*corpus_paths, *queries_paths, *qrels_paths])
+    qrels = _read_qrels([repository.folder / path for path in qrels_paths], split)
     beir.write_collection(
         job.folder,
-        progress(_documents([repository.folder / path for path in corpus]), job.settings["documents"], "documents"),
-        _judged([repository.folder / path for path in queries], judgements),
-        judgements,
+        progress(
+            _read_documents([repository.folder / path for path in corpus_paths]),
+            job.settings["documents"],
+            "documents",
+        ),
+        _read_judged_queries([repository.folder / path for path in queries_paths], qrels),
+        qrels,
         split,
     )
-    facts = beir.check(job.folder, split)
-    wrong = [
-        f"{facts[field]} {field} (expected {job.settings[field]})"
-        for field in COUNTS
-        if facts[field] != job.settings[field]
+    facts = beir.check_collection(job.folder, split)
+    mismatches = [
+        f"{facts[name]} {name} (expected {job.settings[name]})"
+        for name in CHECKED_COUNTS
+        if facts[name] != job.settings[name]
     ]
-    if wrong:
+    if mismatches:
         raise UserError(
-            f"{repository.hub} at {repository.commit}, split {split}: {', '.join(wrong).replace('_', ' ')}: another "
-            "revision or split than the one that was counted?"
+            f"{repository.repo_id} at {repository.commit}, split {split}: {', '.join(mismatches).replace('_', ' ')}: "
+            "correct the revision, the split or the counts"
         )
     return {**repository.facts, **facts}
 
 
 def copy_collection(job: Job) -> Mapping[str, Any]:
-    """A collection that is one's own folder in BEIR format."""
+    """Copy a collection that is the user's own folder in BEIR format."""
     path, split = _local_folder(job), job.settings["split"]
     collection = beir.Collection.open(path, split)
     (job.folder / "qrels").mkdir()
-    for file in (collection.corpus, collection.queries_file, collection.qrels_file):
+    for file in (collection.corpus_file, collection.queries_file, collection.qrels_file):
         shutil.copyfile(file, job.folder / file.relative_to(path))
-    # Checked where the user has it, so that a bad line is named there.
-    return beir.check(path, split)
+    # Check the user's own folder, so that an error names a line of a file in that folder.
+    return beir.check_collection(path, split)
 
 
-def _part(repository: Repository, part: str, globs: Iterable[str], split: str) -> list[str]:
-    tried = [glob.format(part=part, split=split) for glob in globs]
-    # Repositories with several configurations keep each in a folder, of which `default` may be the top.
-    for glob in [*tried, *(f"default/{glob}" for glob in tried)]:
-        found = fnmatch.filter(sorted(repository.files), glob)
-        if found:
-            return found
+def _find_part(repository: Repository, part: str, globs: Iterable[str], split: str) -> list[str]:
+    """The files of one part of a collection: `corpus`, `queries` or `qrels`."""
+    candidates = [glob.format(part=part, split=split) for glob in globs]
+    # A repository with several configurations has a folder for each, and that of `default` may hold the collection.
+    for glob in [*candidates, *(f"default/{glob}" for glob in candidates)]:
+        paths = fnmatch.filter(sorted(repository.files), glob)
+        if paths:
+            return paths
     raise UserError(
-        f"{repository.hub} at {repository.commit} has no {part} of split {split} (looked for {', '.join(tried)}); "
-        f"it has {first_few(repository.files)}"
+        f"{repository.repo_id} at {repository.commit} has no {part} of split {split} (looked for "
+        f"{', '.join(candidates)}); it has {first_few(repository.files)}"
     )
 
 
-def _documents(paths: Iterable[Path]) -> Iterator[Document]:
+def _read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     for path in paths:
-        for where, record in _records(path):
-            yield Document(_field(record, ("_id", "id"), where), record.get("title") or "", record.get("text") or "")
+        for where, record in _read_records(path):
+            yield Document(_value(record, ("_id", "id"), where), record.get("title") or "", record.get("text") or "")
 
 
-def _judged(paths: Iterable[Path], qrels: Qrels) -> dict[str, str]:
-    """Text by id of the queries that have a judgement: a repository's file holds those of all its splits."""
+def _read_judged_queries(paths: Iterable[Path], qrels: Qrels) -> dict[str, str]:
+    """Query text by id, for the queries with a judgement: the files hold the queries of all splits."""
     queries: dict[str, str] = {}
     for path in paths:
-        for where, record in _records(path):
-            query = _field(record, ("_id", "id"), where)
+        for where, record in _read_records(path):
+            query = _value(record, ("_id", "id"), where)
             if query in queries:
                 raise UserError(f"{where}: query {query!r} is there twice")
             if query in qrels:
@@ -225,14 +234,14 @@ def _judged(paths: Iterable[Path], qrels: Qrels) -> dict[str, str]:
     return queries
 
 
-def _judgements(paths: Sequence[Path], split: str) -> Qrels:
+def _read_qrels(paths: Sequence[Path], split: str) -> Qrels:
     if paths[0].suffix == ".tsv":
         return beir.read_qrels(paths[0].parents[1], split)
     qrels: Qrels = {}
     for path in paths:
-        for where, record in _records(path):
-            query, document = _field(record, ("query-id",), where), _field(record, ("corpus-id",), where)
-            score = _field(record, ("score",), where)
+        for where, record in _read_records(path):
+            query, document = _value(record, ("query-id",), where), _value(record, ("corpus-id",), where)
+            score = _value(record, ("score",), where)
             try:
                 grade = float(score)
             except ValueError:
@@ -244,8 +253,8 @@ def _judgements(paths: Sequence[Path], split: str) -> Qrels:
     return qrels
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of a Parquet or JSONL(.gz) file, streamed."""
+def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream the records of a Parquet or JSONL(.gz) file, each with its place (file and line, or row) for messages."""
     if path.suffix != ".parquet":
         yield from ((f"{path}:{number}", record) for number, record in read_records(path))
         return
@@ -259,7 +268,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path} is not a Parquet file, or is damaged after row {number}") from None
 
 
-def _field(record: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+def _value(record: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     for name in names:
         if record.get(name) is not None:
             return str(record[name])
@@ -270,16 +279,16 @@ def _field(record: Mapping[str, Any], names: Sequence[str], where: str) -> str:
 
 
 def fetch_base(job: Job) -> Mapping[str, Any]:
-    """A model from the Hub: weights as safetensors, configurations, tokenizer; nothing that can run."""
-    repository = Repository.of(job, "model")
-    paths = _model_files(repository.files, f"{repository.hub} at {repository.commit}")
+    """Fetch a model from the Hub: weights as safetensors, configurations, tokenizer; no file that can run code."""
+    repository = Repository.look_up(job, "model")
+    paths = _model_files(repository.files, f"{repository.repo_id} at {repository.commit}")
     repository.download(paths)
     repository.publish(paths, job.folder)
     return repository.facts
 
 
 def copy_base(job: Job) -> Mapping[str, Any]:
-    """A model that is one's own folder."""
+    """Copy a model that is the user's own folder."""
     path = _local_folder(job)
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     for name in _model_files(names, str(path)):
@@ -290,44 +299,47 @@ def copy_base(job: Job) -> Mapping[str, Any]:
 
 
 def _model_files(names: Iterable[str], where: str) -> list[str]:
-    """Those of a model's files that are used, sorted.
+    """Select the files of a model that are fetched, sorted.
 
     Raises:
-        UserError: It has no weights as safetensors, or a part of it has not.
+        UserError: The model, or a module folder of it, has no weights as safetensors.
     """
-    names = sorted(name for name in names if name not in (SPEC, MANIFEST) and not name.startswith("."))
-    used = [name for name in names if _matches_any(name, MODEL_FILES)]
-    whole = {PurePosixPath(name).parent for name in used if name.endswith(".safetensors")}
-    pickled = [name for name in names if _matches_any(name, PICKLES)]
-    weights = [name for name in pickled if _matches_any(name, PICKLES[:1])]
-    unusable = [name for name in (weights if whole else pickled) if PurePosixPath(name).parent not in whole]
+    names = sorted(name for name in names if name not in (SPEC_FILE, MANIFEST_FILE) and not name.startswith("."))
+    selected = [name for name in names if _matches_any(name, MODEL_FILES)]
+    safe_folders = {PurePosixPath(name).parent for name in selected if name.endswith(".safetensors")}
+    pickled = [name for name in names if _matches_any(name, PICKLE_FILES)]
+    weights = [name for name in pickled if _matches_any(name, PICKLE_FILES[:1])]
+    unusable = [
+        name for name in (weights if safe_folders else pickled) if PurePosixPath(name).parent not in safe_folders
+    ]
     if unusable:
         raise UserError(
             f"{where} has weights only as pickle ({first_few(unusable)}), which can run code when loaded: save them as "
             "safetensors and give that folder"
         )
-    if not whole:
+    if not safe_folders:
         raise UserError(
             f"{where} has no weights as safetensors, so it is no model to start from; it has {first_few(names)}"
         )
-    return used
+    return selected
 
 
 def _matches_any(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(PurePosixPath(name).name, glob) for glob in globs)
 
 
-# One's own files
+# The user's own files
 
 
 def _local_path(job: Job) -> Path:
+    """The file or folder at `--path`."""
     if not job.options.path:
         raise UserError(f"{job.spec.name}: --path is missing: the local file or folder")
     return Path(job.options.path)
 
 
 def _local_folder(job: Job) -> Path:
-    """The folder at `--path`, if it is the one that was planned with and keeps to itself."""
+    """The folder at `--path`, whose digest must be the one in the settings, and whose links must stay inside it."""
     path = _local_path(job)
     if not path.is_dir():
         raise UserError(f"{path} is not a folder")
@@ -348,7 +360,7 @@ FETCHERS: Mapping[tuple[str, str], Callable[[Job], Mapping[str, Any]]] = {
     ("bases", "hub"): fetch_base,
     ("bases", "folder"): copy_base,
 }
-"""By an artifact's kind and the first part of its label, how it is fetched."""
+"""The function that fetches an artifact, by its kind and the first part of its label."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face Hub at one commit: what they hold, and whole downloads that outlive a failure."""
+"""Repositories of the Hugging Face Hub at one commit: list their files, and download them so that a retry resumes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from huggingface_hub.repocard import metadata_load
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.digests import file_digest
-from colbert_zero.graph.local_files import link
+from colbert_zero.graph.local_files import link_or_copy
 
-CARD, CONFIGURATION = "README.md", "config:"
-"""A glob `config:NAME` stands for the files that the repository's card gives for its configuration NAME."""
+CARD_FILE = "README.md"
+CONFIG_PREFIX = "config:"
+"""A glob `config:NAME` stands for the files that the repository's card lists for its configuration NAME."""
 
 
 @dataclass(frozen=True)
@@ -41,137 +42,148 @@ class Repository:
     """A repository of the Hub at one commit.
 
     Attributes:
-        hub: `OWNER/NAME`.
-        kind: `dataset` or `model`.
+        repo_id: `OWNER/NAME`.
+        repo_type: `dataset` or `model`.
         commit: 40 hex digits.
-        files: What the commit holds, by path.
-        folder: Where its files are downloaded to; it outlives a failed attempt.
+        files: The files of the commit, by path.
+        folder: The download folder; it survives a failed attempt.
         threads: How many files are downloaded at once.
     """
 
-    hub: str
-    kind: str
+    repo_id: str
+    repo_type: str
     commit: str
     files: Mapping[str, RepoFile]
     folder: Path
     threads: int
 
     @classmethod
-    def of(cls, job: Job, kind: str) -> Repository:
-        """Look up `settings.hub` at `settings.revision`."""
-        hub, revision, api = job.settings["hub"], job.settings["revision"], HfApi()
-        with _explained(hub, revision):
-            commit = str(api.repo_info(hub, repo_type=kind, revision=revision).sha)
-            tree = list(api.list_repo_tree(hub, recursive=True, repo_type=kind, revision=commit))
+    def look_up(cls, job: Job, repo_type: str) -> Repository:
+        """Resolve `settings.revision` of `settings.hub` to a commit, and list the commit's files.
+
+        Raises:
+            UserError: The Hub has no such repository or revision, or refuses it, or cannot be reached.
+        """
+        repo_id, revision, api = job.settings["hub"], job.settings["revision"], HfApi()
+        with _hub_errors_in_one_line(repo_id, revision):
+            commit = str(api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha)
+            tree = list(api.list_repo_tree(repo_id, recursive=True, repo_type=repo_type, revision=commit))
         files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
         for path in files:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise UserError(f"{hub} at {commit} lists {path!r}, a path out of its folder: it is not fetched")
-        return cls(hub, kind, commit, files, job.state / commit, job.threads)
+                raise UserError(f"{repo_id} at {commit} lists {path!r}, a path out of its folder: it is not fetched")
+        return cls(repo_id, repo_type, commit, files, job.state / commit, job.threads)
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the manifest keeps of it."""
-        return {"hub": self.hub, "commit": self.commit}
+        """The repository's facts for the manifest."""
+        return {"hub": self.repo_id, "commit": self.commit}
 
     def matching(self, globs: Iterable[str]) -> list[str]:
-        """The paths that any of the globs matches, sorted; `*` matches `/` too.
+        """The paths that match any of the globs, sorted; `*` matches `/` too.
 
         Raises:
-            UserError: There is none.
+            UserError: No path matches.
         """
-        given = list(globs)
-        patterns = [pattern for glob in given for pattern in self._patterns(glob)]
-        found = [path for path in sorted(self.files) if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
-        if not found:
+        globs = list(globs)
+        patterns = [pattern for glob in globs for pattern in self._expand_config(glob)]
+        paths = [path for path in sorted(self.files) if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+        if not paths:
             raise UserError(
-                f"{self.hub} at {self.commit} has no file that matches {', '.join(given)}; it has {first_few(self.files)}: "
-                "correct the globs"
+                f"{self.repo_id} at {self.commit} has no file that matches {', '.join(globs)}; it has "
+                f"{first_few(self.files)}: correct the globs"
             )
-        return found
+        return paths
 
-    def _patterns(self, glob: str) -> list[str]:
-        if not glob.startswith(CONFIGURATION):
+    def _expand_config(self, glob: str) -> list[str]:
+        """Replace a glob `config:NAME` with the globs that the repository's card lists for NAME."""
+        if not glob.startswith(CONFIG_PREFIX):
             return [glob]
-        name = glob.removeprefix(CONFIGURATION)
-        if CARD not in self.files:
-            raise UserError(f"{self.hub} at {self.commit} has no card to say which files {glob} are: give globs")
-        self.download([CARD])
-        configurations = (metadata_load(self.folder / CARD) or {}).get("configs") or []
-        known = {configuration.get("config_name"): configuration for configuration in configurations}
-        if name not in known or not known[name].get("data_files"):
+        name = glob.removeprefix(CONFIG_PREFIX)
+        if CARD_FILE not in self.files:
+            raise UserError(f"{self.repo_id} at {self.commit} has no card that lists the files of {glob}: give globs")
+        self.download([CARD_FILE])
+        configs = {
+            config.get("config_name"): config
+            for config in (metadata_load(self.folder / CARD_FILE) or {}).get("configs") or []
+        }
+        if name not in configs or not configs[name].get("data_files"):
             raise UserError(
-                f"the card of {self.hub} at {self.commit} gives no files for the configuration {name}; it knows "
-                f"{first_few(map(str, known))}: give globs"
+                f"the card of {self.repo_id} at {self.commit} lists no files for the configuration {name}; it has "
+                f"{first_few(map(str, configs))}: give globs"
             )
-        return list(_data_files(known[name]["data_files"]))
+        return list(_data_file_globs(configs[name]["data_files"]))
 
     def download(self, paths: Sequence[str]) -> None:
-        """Have `paths` in `folder`, whole and as the Hub lists them.
+        """Download the files that `folder` lacks, and check size and digest of each file in `paths`.
 
         Raises:
-            UserError: The connection broke, or a file is not what the Hub says it is.
+            UserError: The connection broke, or a file has another size or digest than the Hub lists.
         """
 
         def download(path: str) -> None:
-            hf_hub_download(self.hub, path, repo_type=self.kind, revision=self.commit, local_dir=self.folder)
+            hf_hub_download(self.repo_id, path, repo_type=self.repo_type, revision=self.commit, local_dir=self.folder)
 
-        # The library goes on within a file only during one attempt; halves of killed ones would pile up.
-        for left in self.folder.rglob("*.incomplete"):
-            left.unlink()
-        with _explained(self.hub, self.commit), ThreadPoolExecutor(self.threads) as pool:
-            for _ in progress(pool.map(download, paths), len(paths), f"files of {self.hub}"):
+        # The library resumes a partial file only within one attempt; those of killed attempts would pile up.
+        for partial_file in self.folder.rglob("*.incomplete"):
+            partial_file.unlink()
+        with _hub_errors_in_one_line(self.repo_id, self.commit), ThreadPoolExecutor(self.threads) as pool:
+            for _ in progress(pool.map(download, paths), len(paths), f"files of {self.repo_id}"):
                 pass
         for path in paths:
-            if not _intact(self.folder / path, self.files[path]):
+            if not _is_intact(self.folder / path, self.files[path]):
                 (self.folder / path).unlink()
-                raise UserError(f"{self.hub}/{path} arrived damaged; run the same command again to get it anew")
+                raise UserError(f"{self.repo_id}/{path} arrived damaged; run the same command again to get it anew")
 
     def publish(self, paths: Iterable[str], folder: Path) -> None:
-        """Put downloaded files into `folder`, under their paths; they stay in the state until all is published."""
+        """Link or copy downloaded files into `folder`, under their paths; the downloads stay until all is published."""
         for path in paths:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            link(self.folder / path, target)
+            link_or_copy(self.folder / path, target)
 
 
 @contextmanager
-def _explained(hub: str, revision: str) -> Iterator[None]:
-    """Turn what the Hub or the network refuse into one line; never the library's text, which holds addresses."""
+def _hub_errors_in_one_line(repo_id: str, revision: str) -> Iterator[None]:
+    """Turn an error of the Hub or the network into one line, without the library's text, which holds addresses."""
     try:
         yield
     except HFValidationError:
-        raise UserError(f"{hub!r} is not the name of a repository: OWNER/NAME is needed") from None
+        raise UserError(f"{repo_id!r} is not the name of a repository: OWNER/NAME is needed") from None
     except GatedRepoError:
         raise UserError(
-            f"{hub} is gated: accept its terms on its page, and set HF_TOKEN to a token of that account"
+            f"{repo_id} is gated: accept its terms on its page, and set HF_TOKEN to a token of that account"
         ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"{hub} is not on the Hub, or not for everyone: check its name, or set HF_TOKEN") from None
+        raise UserError(f"{repo_id} is not on the Hub, or is private: check its name, or set HF_TOKEN") from None
     except RevisionNotFoundError:
-        raise UserError(f"{hub} has no revision {revision}: check it on the repository's page") from None
+        raise UserError(f"{repo_id} has no revision {revision}: check it on the repository's page") from None
     except OfflineModeIsEnabled:
-        raise UserError(f"{hub} cannot be fetched while HF_HUB_OFFLINE is set: unset it, or fetch elsewhere") from None
+        raise UserError(
+            f"{repo_id} cannot be fetched while HF_HUB_OFFLINE is set: unset it, or fetch elsewhere"
+        ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            raise UserError(f"the Hub refuses {hub} (HTTP {status}): check HF_TOKEN") from None
-        raise UserError(f"the Hub answers HTTP {status} for {hub}: try again later, what has arrived is kept") from None
+            raise UserError(f"the Hub refuses {repo_id} (HTTP {status}): check HF_TOKEN") from None
+        raise UserError(
+            f"the Hub answers HTTP {status} for {repo_id}: try again later; files that have arrived are kept"
+        ) from None
     except (httpx.HTTPError, EntryNotFoundError, FileMetadataError, XetDownloadError) as error:
         raise UserError(
-            f"{hub}: the Hub cannot be reached, or broke off ({type(error).__name__}): check the network and "
-            "HF_ENDPOINT, then run the same command again; what has arrived is kept"
+            f"{repo_id}: the Hub cannot be reached, or broke off ({type(error).__name__}): check the network and "
+            "HF_ENDPOINT, then run the same command again; files that have arrived are kept"
         ) from None
     except OSError as error:
-        if error.errno is not None:  # of this machine, such as a full disk
+        if error.errno is not None:  # an error of this machine, such as a full disk
             raise
         raise UserError(
-            f"{hub}: the download broke off: run the same command again; what has arrived is kept"
+            f"{repo_id}: the download broke off: run the same command again; files that have arrived are kept"
         ) from None
 
 
-def _intact(path: Path, entry: RepoFile) -> bool:
-    """Whether a file has the digest the Hub lists: SHA-256 of a large file, git's SHA-1 of any other."""
+def _is_intact(path: Path, entry: RepoFile) -> bool:
+    """Whether a file has the size and digest that the Hub lists: SHA-256 of a large file, git's SHA-1 of any other."""
     if path.stat().st_size != entry.size:
         return False
     if entry.lfs is not None:
@@ -180,15 +192,15 @@ def _intact(path: Path, entry: RepoFile) -> bool:
     return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == entry.blob_id
 
 
-def _data_files(value: Any) -> Iterator[str]:
-    """The patterns in a card's `data_files`: a string, a list of them, or a list of splits with a `path`."""
+def _data_file_globs(value: Any) -> Iterator[str]:
+    """The globs in a card's `data_files`: a string, a list of them, or a list of splits with a `path`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from _data_files(value["path"])
+        yield from _data_file_globs(value["path"])
     else:
-        for inner in value:
-            yield from _data_files(inner)
+        for item in value:
+            yield from _data_file_globs(item)
 
 
 def first_few(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Text files a line at a time, and JSON lines, plain or gzipped; what cannot be read is named by file and line."""
+"""Read text files and JSON lines, plain or gzipped, line by line; errors name file and line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from colbert_zero.graph.console import UserError
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 text file, or a gzip of one, that are not blank, with their numbers from 1.
+    """Yield the lines of a UTF-8 text file, plain or gzipped, that are not blank, with their numbers from 1.
 
     Raises:
         UserError: A line is not UTF-8, or the gzip is damaged.
@@ -22,18 +22,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         try:
             for number, raw in enumerate(file, 1):
-                # "-sig": files saved by spreadsheets begin with a byte order mark.
+                # "-sig" drops the byte order mark with which files saved by spreadsheets begin.
                 line = raw.decode("utf-8-sig").strip("\r\n")
                 if line.strip():
                     yield number, line
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line; convert it") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: damaged after line {number} ({error}); get it again") from None
+            raise UserError(f"{path}: damaged after line {number} ({error}); download or write it again") from None
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a JSONL(.gz) file with their line numbers from 1.
+    """Yield the JSON objects of a JSONL(.gz) file, with their line numbers from 1.
 
     Raises:
         UserError: A line is not UTF-8, or not a JSON object.

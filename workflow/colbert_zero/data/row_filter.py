@@ -1,4 +1,4 @@
-"""Which rows of a source are valid, and a count of why the others are not."""
+"""Decide which rows of a source are valid, and count the dropped rows by reason."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 
 @dataclass
 class RowFilter:
-    """Says which rows are valid, and counts why the others are not.
+    """Checks the texts of rows, and counts the dropped rows by reason.
 
     Attributes:
-        minimum: Characters that a text must have.
-        maximum: Characters that it may have, or None.
-        read: Rows seen.
-        dropped: Rows dropped, by reason.
+        minimum_characters: The fewest characters that a text may have.
+        maximum_characters: The most characters that a text may have, or None.
+        rows_read: How many rows were read.
+        dropped: How many rows were dropped, by reason.
     """
 
-    minimum: int
-    maximum: int | None
-    read: int = 0
+    minimum_characters: int
+    maximum_characters: int | None
+    rows_read: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def reject_reason(self, what: str, text: str) -> str | None:
-        """Why a stripped text is not valid, or None."""
+    def reject_reason(self, column: str, text: str) -> str | None:
+        """The reason to drop a row with this stripped text in `column`, or None if the text is valid."""
         if not text:
-            return f"no {what}"
-        if len(text) < self.minimum:
-            return f"{what} is too short"
-        if self.maximum is not None and len(text) > self.maximum:
-            return f"{what} is too long"
+            return f"no {column}"
+        if len(text) < self.minimum_characters:
+            return f"{column} is too short"
+        if self.maximum_characters is not None and len(text) > self.maximum_characters:
+            return f"{column} is too long"
         return None

@@ -1,8 +1,8 @@
-"""Training rows, as the artifacts of a study hold them.
+"""Write and read the training rows of artifacts.
 
 Shards, negatives and scores (`shards/*`, `negatives/*`, `scores/*`) are folders of `rows-00000.parquet`,
-`rows-00001.parquet` ... in row groups of one size. How many rows each file has is in the manifest, so that a row's
-number leads to its row group: `RowWriter` writes them, `RowReader` reads them.
+`rows-00001.parquet` ... in row groups of one size. The manifest has the number of rows of each file, so that a row's
+number leads to its row group. `RowWriter` writes such folders, `RowReader` reads them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.digests import SEPARATOR
 
 ROWS_PER_GROUP = 4096
-"""A row group: what is decoded to read any of its rows, and what a stream hands out at once."""
+"""To read any row, its whole row group is decoded; a scan yields one row group at a time."""
 
-PAIRS = pa.schema([("query", pa.string()), ("document", pa.string())])
-TRIPLES = PAIRS.append(pa.field("negatives", pa.list_(pa.string())))
-SCORED = pa.schema(
+PAIR_SCHEMA = pa.schema([("query", pa.string()), ("document", pa.string())])
+TRIPLE_SCHEMA = PAIR_SCHEMA.append(pa.field("negatives", pa.list_(pa.string())))
+SCORED_SCHEMA = pa.schema(
     [
         ("query", pa.string()),
         ("documents", pa.list_(pa.string())),
@@ -36,22 +36,22 @@ SCORED = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
-"""The three kinds of rows of shards."""
-ROW = pa.field("row", pa.int64())
-MINED, TEACHER_SCORED = TRIPLES.insert(0, ROW), SCORED.insert(0, ROW)
-"""What is made of shards; `row` is the 0-based number of a row there."""
+"""The schemas of shards: pairs, triples, or rows of teacher scores."""
+ROW_FIELD = pa.field("row", pa.int64())
+MINED_SCHEMA, TEACHER_SCORED_SCHEMA = TRIPLE_SCHEMA.insert(0, ROW_FIELD), SCORED_SCHEMA.insert(0, ROW_FIELD)
+"""The schemas of negatives and of teacher scores; `row` is the 0-based number of the row in the shards."""
 
 
 def min_max(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Teacher scores in [0, 1], per query: `(s - min) / (max - min + 1e-8)`.
+    """Normalise teacher scores to [0, 1], per query: `(s - min) / (max - min + 1e-8)`.
 
-    PyLate's distillation loss normalises the student's scores so, and takes the teacher's as they are.
+    PyLate's distillation loss normalises the student's scores in the same way, and uses the teacher's unchanged.
 
     Args:
-        raw: Scores of one query's documents, or of many queries (queries x documents); finite.
+        raw: Finite scores of one query's documents, or of many queries (queries x documents).
 
     Returns:
-        The same shape.
+        The normalised scores, in the same shape.
     """
     scores = raw.astype(np.float64)
     low, high = scores.min(axis=-1, keepdims=True), scores.max(axis=-1, keepdims=True)
@@ -60,18 +60,18 @@ def min_max(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def text_digest(*texts: str) -> bytes:
-    """16 bytes that are the same for the same texts, up to `normalise`, in the same order."""
-    # No normalised text holds the separator: it counts as white space.
+    """A 16-byte digest of texts in their order; texts that `normalise` makes equal have the same digest."""
+    # A normalised text never contains the separator, which counts as white space.
     return _digest(SEPARATOR.join(map(normalise, texts)).encode())
 
 
 def text_digests(*columns: pa.LargeStringArray) -> list[bytes]:
-    """The `text_digest` of each row of texts, of which none is null."""
-    plain = np.logical_and.reduce([_plain(column) for column in columns]).tolist()
+    """The `text_digest` of each row of columns without nulls."""
+    plain_rows = np.logical_and.reduce([_is_plain(column) for column in columns]).tolist()
     lower = pc.binary_join_element_wise(*map(pc.ascii_lower, columns), pa.scalar(SEPARATOR, pa.large_string()))
     return [
-        _digest(text) if is_plain else text_digest(*(column[row].as_py() for column in columns))
-        for row, (text, is_plain) in enumerate(zip(lower.cast(pa.large_binary()).to_pylist(), plain, strict=True))
+        _digest(text) if plain else text_digest(*(column[row].as_py() for column in columns))
+        for row, (text, plain) in enumerate(zip(lower.cast(pa.large_binary()).to_pylist(), plain_rows, strict=True))
     ]
 
 
@@ -79,73 +79,73 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _plain(texts: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
-    """Which texts are printable ASCII with single spaces inside: `normalise` makes them lower case, and no more."""
+def _is_plain(texts: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+    """Which texts are printable ASCII with only single inner spaces: `normalise` only turns these into lower case."""
     _, offsets, content = texts.buffers()
     ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    letters = np.frombuffer(content or b"", np.uint8)[ends[0] : ends[-1]]
-    spaces = letters == ord(" ")
-    # Below a space, the difference wraps around.
-    others = letters - np.uint8(ord(" ")) > ord("~") - ord(" ")
-    others[1:] |= spaces[1:] & spaces[:-1]
-    filled = ends[1:] > ends[:-1]
-    starts, ends = (ends[:-1] - ends[0])[filled], (ends[1:] - ends[0])[filled]
+    characters = np.frombuffer(content or b"", np.uint8)[ends[0] : ends[-1]]
+    spaces = characters == ord(" ")
+    # For bytes below the space, the unsigned difference wraps around to a large number.
+    special = characters - np.uint8(ord(" ")) > ord("~") - ord(" ")
+    special[1:] |= spaces[1:] & spaces[:-1]
+    non_empty = ends[1:] > ends[:-1]
+    starts, ends = (ends[:-1] - ends[0])[non_empty], (ends[1:] - ends[0])[non_empty]
     plain = np.ones(len(texts), dtype=np.bool_)
-    plain[filled] = ~(np.logical_or.reduceat(others, starts) | spaces[starts] | spaces[ends - 1])
+    plain[non_empty] = ~(np.logical_or.reduceat(special, starts) | spaces[starts] | spaces[ends - 1])
     return plain
 
 
 class ShardWriter:
-    """Writes one file of rows; the bytes do not depend on how the rows were handed over.
+    """Writes one file of rows; the file's bytes do not depend on how the rows are split over calls of `write`.
 
     Attributes:
         schema: The columns.
-        rows: How many rows were handed over.
+        rows: How many rows were passed to `write`.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Write the columns of `schema` to `path`."""
+        """Open `path` for rows with the columns of `schema`."""
         self.schema, self.rows = schema, 0
-        # Texts hardly repeat: a dictionary of them would be given up half-way. Without one, level 2 takes the room of
-        # level 3 with one, and half the time.
+        # Texts rarely repeat, so the writer would give up a dictionary half-way. Level 2 without a dictionary takes the
+        # space of level 3 with one, and half the time.
         self._file = pq.ParquetWriter(
             path, schema, compression="zstd", compression_level=2, use_dictionary=False, write_statistics=False
         )
         self._pending: list[pa.Table] = []
-        self._waiting = 0
+        self._pending_rows = 0
 
     def write(self, rows: pa.Table) -> None:
-        """Append rows: a table of the schema."""
+        """Append a table of the schema."""
         self._pending.append(rows)
         self.rows += rows.num_rows
-        self._waiting += rows.num_rows
-        if self._waiting >= ROWS_PER_GROUP:
+        self._pending_rows += rows.num_rows
+        if self._pending_rows >= ROWS_PER_GROUP:
             self._flush(ROWS_PER_GROUP)
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
-        if self._waiting:
+        """Write the pending rows, and close the file."""
+        if self._pending_rows:
             self._flush(1)
         self._file.close()
 
-    def _flush(self, least: int) -> None:
-        """Write row groups as long as `least` rows are left."""
+    def _flush(self, minimum_rows: int) -> None:
+        """Write row groups while at least `minimum_rows` rows are pending."""
         table = pa.concat_tables(self._pending)
-        while table.num_rows >= least:
-            # One chunk per column: the pages then depend on the rows alone.
+        while table.num_rows >= minimum_rows:
+            # With one chunk per column, the Parquet pages depend on the rows alone.
             group = table.slice(0, ROWS_PER_GROUP).combine_chunks()
             self._file.write_table(group, row_group_size=ROWS_PER_GROUP)
             table = table.slice(ROWS_PER_GROUP)
-        self._pending, self._waiting = [table], table.num_rows
+        self._pending, self._pending_rows = [table], table.num_rows
 
 
-def shard_name(number: int) -> str:
-    """The file of a shard."""
+def shard_file_name(number: int) -> str:
+    """The file name of a shard."""
     return f"rows-{number:05d}.parquet"
 
 
 class RowWriter:
-    """Writes rows as shards of a fixed size, the last one shorter.
+    """Writes rows as shards of a fixed size; the last shard may be shorter.
 
     Attributes:
         rows_by_shard: How many rows each file has.
@@ -164,7 +164,7 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the last file; there is one even without rows."""
+        """Close the last file; without any rows, write one empty file."""
         if error is None and self._shard is None and not self.rows_by_shard:
             self._open()
         self._close()
@@ -176,7 +176,7 @@ class RowWriter:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every manifest of rows holds; complete once the writer is closed."""
+        """The facts for the manifest; complete once the writer is closed."""
         return row_facts(self.rows_by_shard)
 
     def write(self, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
@@ -193,7 +193,7 @@ class RowWriter:
                 self._close()
 
     def _open(self) -> ShardWriter:
-        self._shard = ShardWriter(self._folder / shard_name(len(self.rows_by_shard)), self._schema)
+        self._shard = ShardWriter(self._folder / shard_file_name(len(self.rows_by_shard)), self._schema)
         return self._shard
 
     def _close(self) -> None:
@@ -204,23 +204,23 @@ class RowWriter:
 
 
 def row_facts(rows_by_shard: Sequence[int]) -> dict[str, Any]:
-    """The facts of an artifact of rows that `RowReader` needs."""
+    """The facts that `RowReader` needs in an artifact's manifest."""
     return {"rows": sum(rows_by_shard), "rows_by_shard": list(rows_by_shard)}
 
 
 class RowReader:
-    """Reads the rows of an artifact that a `RowWriter` wrote, by number."""
+    """Reads rows by their number from an artifact that `RowWriter` wrote."""
 
     def __init__(self, artifact: Artifact) -> None:
-        """Read the rows of `artifact`; each file's digest is checked when it is first opened."""
+        """Open the rows of `artifact`; a file's digest is checked when the file is first opened."""
         self.artifact = artifact
-        self._files = [shard_name(number) for number in range(len(artifact.facts["rows_by_shard"]))]
-        self._ends = np.cumsum(artifact.facts["rows_by_shard"])
-        self._first, self._group = 0, self.schema.empty_table()
+        self._files = [shard_file_name(number) for number in range(len(artifact.facts["rows_by_shard"]))]
+        self._file_ends = np.cumsum(artifact.facts["rows_by_shard"])
+        self._group_start, self._group = 0, self.schema.empty_table()
 
     def __len__(self) -> int:
         """The number of rows."""
-        return int(self._ends[-1])
+        return int(self._file_ends[-1])
 
     @property
     def schema(self) -> pa.Schema:
@@ -238,24 +238,24 @@ class RowReader:
             raise IndexError(f"rows {start} to {stop} of {self.artifact.name}, which has {len(self)}")
         pieces = []
         while start < stop:
-            if not self._first <= start < self._first + self._group.num_rows:
-                self._load(start)
-            piece = self._group.slice(start - self._first, stop - start)
+            if not self._group_start <= start < self._group_start + self._group.num_rows:
+                self._load_row_group(start)
+            piece = self._group.slice(start - self._group_start, stop - start)
             pieces.append(piece)
             start += piece.num_rows
         return pa.concat_tables(pieces) if pieces else self.schema.empty_table()
 
     def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """All rows in order, a row group at a time; only some columns if they are named."""
+        """Yield all rows in order, a row group at a time, with all columns or only `columns`."""
         for file in self._files:
             with pq.ParquetFile(self.artifact.file(file)) as shard:
                 yield from shard.iter_batches(ROWS_PER_GROUP, columns=None if columns is None else list(columns))
 
-    def _load(self, row: int) -> None:
-        """Decode the row group of a row and keep it: a batch is smaller, and a small source has no other."""
-        shard = int(np.searchsorted(self._ends, row, side="right"))
-        position = row - int(self._ends[shard - 1] if shard else 0)
+    def _load_row_group(self, row: int) -> None:
+        """Decode and cache the row group of a row: batches are smaller than it, and a small source has only one."""
+        shard = int(np.searchsorted(self._file_ends, row, side="right"))
+        position = row - int(self._file_ends[shard - 1] if shard else 0)
         with pq.ParquetFile(self.artifact.file(self._files[shard])) as file:
             size = file.metadata.row_group(0).num_rows
             self._group = file.read_row_group(position // size)
-        self._first = row - position % size
+        self._group_start = row - position % size

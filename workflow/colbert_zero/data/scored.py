@@ -1,7 +1,6 @@
-"""Rows of teacher scores (a source of the format `scored`): ids of a query and of documents, joined with their texts.
+"""Rows of teacher scores (a source of the format `scored`): join the ids of a query and its documents with their texts.
 
-The texts, which may be many more than fit in memory, are kept in files that are mapped: the system holds what of them
-it has room for.
+The texts may be more than fit in memory. They are kept in memory-mapped files, of which the system caches what it can.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from colbert_zero.data.row_filter import RowFilter
-from colbert_zero.data.rows import SCORED, min_max, text_digest
-from colbert_zero.data.shuffle import placed
+from colbert_zero.data.rows import SCORED_SCHEMA, min_max, text_digest
+from colbert_zero.data.shuffle import with_places
 from colbert_zero.data.sources import id_column, ids_column, numbers_column, read_files, text_column
 from colbert_zero.data.text import stripped
 from colbert_zero.graph.artifact import Artifact
@@ -27,53 +26,53 @@ from colbert_zero.graph.console import UserError, progress
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts by id, in files.
+class TextStore:
+    """Texts by id, in memory-mapped files.
 
     Attributes:
-        folder: Where they are: `texts` (UTF-8, one after the other), `offsets` (of each, and the end), `ids` (64-bit
-            digests of the ids, sorted) and `order` (whose they are).
+        folder: The folder of the files: `texts` (UTF-8, concatenated), `offsets` (where each text starts, and the last
+            one ends), `ids` (64-bit digests of the ids, sorted) and `order` (the position of the text of each digest).
     """
 
     folder: Path
 
     @classmethod
     def write(cls, folder: Path, pairs: Iterator[tuple[str, str]]) -> None:
-        """Write pairs of id and text; of those with the same id the first counts."""
-        offsets, ids = [0], []
+        """Write pairs of id and text. If two pairs share an id, the first one is kept."""
+        offsets, digests = [0], []
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "texts").open("wb") as file:
             for identifier, text in pairs:
                 offsets.append(offsets[-1] + file.write(text.encode()))
-                ids.append(_number(identifier))
-        numbers = np.array(ids, dtype=np.uint64)
-        order = numbers.argsort(kind="stable")
+                digests.append(_id_digest(identifier))
+        ids = np.array(digests, dtype=np.uint64)
+        order = ids.argsort(kind="stable")
         np.save(folder / "offsets.npy", np.array(offsets))
-        np.save(folder / "ids.npy", numbers[order])
-        # Last: where this is, all is.
+        np.save(folder / "ids.npy", ids[order])
+        # Written last: if this file exists, all files are complete.
         np.save(folder / "order.npy", order)
 
     @property
-    def complete(self) -> bool:
-        """Whether all is written."""
+    def is_complete(self) -> bool:
+        """Whether all files are written."""
         return (self.folder / "order.npy").is_file()
 
     def __len__(self) -> int:
         """How many texts there are."""
         return len(self._ids)
 
-    def find(self, identifiers: list[str]) -> npt.NDArray[np.int64]:
-        """Where the texts of these ids are, -1 for an id that has none."""
-        wanted = np.array([_number(identifier) for identifier in identifiers], dtype=np.uint64)
-        at = np.searchsorted(self._ids, wanted).clip(max=len(self._ids) - 1)
-        return np.where(self._ids[at] == wanted, self._order[at], -1)
+    def positions(self, identifiers: list[str]) -> npt.NDArray[np.int64]:
+        """The positions of the texts of these ids, -1 for an id without a text."""
+        digests = np.array([_id_digest(identifier) for identifier in identifiers], dtype=np.uint64)
+        at = np.searchsorted(self._ids, digests).clip(max=len(self._ids) - 1)
+        return np.where(self._ids[at] == digests, self._order[at], -1)
 
-    def take(self, places: npt.NDArray[np.int64]) -> pa.Array:
-        """The texts at some places."""
-        return self._all.take(pa.array(places))
+    def take(self, positions: npt.NDArray[np.int64]) -> pa.Array:
+        """The texts at these positions."""
+        return self._texts.take(pa.array(positions))
 
     @cached_property
-    def _all(self) -> pa.LargeStringArray:
+    def _texts(self) -> pa.LargeStringArray:
         offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
         with pa.memory_map(str(self.folder / "texts")) as file:
             return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), file.read_buffer())
@@ -89,8 +88,8 @@ class Texts:
         return order
 
 
-def _number(identifier: str) -> int:
-    # Of the ten million ids of a large collection, two have the same number once in 400,000 such collections.
+def _id_digest(identifier: str) -> int:
+    # Among the ten million ids of a large collection, a collision happens once in 400,000 such collections.
     return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "big")
 
 
@@ -99,18 +98,18 @@ class ScoredRows:
     """The rows of a source of teacher scores.
 
     Attributes:
-        source: Whose.
-        folder: Where the texts are kept.
-        size: How many documents a row has: what the source's settings say, else as many as the first row.
+        source: The source.
+        folder: The folder of the texts.
+        documents_per_row: The number that the source's settings state, else that of the first row.
     """
 
     source: Artifact
     folder: Path
-    size: int | None = field(init=False)
+    documents_per_row: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Look up what the settings say."""
-        self.size = self.source.spec.settings.get("documents")
+        """Read the number of documents per row from the settings."""
+        self.documents_per_row = self.source.spec.settings.get("documents")
 
     @property
     def files(self) -> list[str]:
@@ -119,25 +118,25 @@ class ScoredRows:
         return files
 
     def prepare(self) -> None:
-        """Have the texts in files.
+        """Write the texts into memory-mapped files, unless they are there already.
 
         Raises:
-            UserError: There are none.
+            UserError: There are no texts.
         """
-        for texts, role, identifier in (
+        for store, role, identifier in (
             (self._queries, "queries", "query_id"),
             (self._documents, "documents", "document_id"),
         ):
-            if not texts.complete:
-                texts.write(texts.folder, self._pairs(role, identifier))
-            if not len(texts):
-                raise UserError(f"{self.source.name}: none of its {role} has an id and a text; mend the source")
+            if not store.is_complete:
+                store.write(store.folder, self._pairs(role, identifier))
+            if not len(store):
+                raise UserError(f"{self.source.name}: none of its {role} has an id and a text; correct the source")
 
     def read(self, file: str, row_filter: RowFilter, seed: int, label: str) -> Iterator[pa.RecordBatch]:
-        """The valid rows of a file, with their places: where their texts are, and scores.
+        """Yield the valid rows of a file, with their places: the positions of their texts, and the raw scores.
 
         Raises:
-            UserError: A file cannot be read, or rows have documents of different numbers.
+            UserError: A file cannot be read, or rows differ in their number of documents.
         """
         columns = {
             "query": id_column("query_id"),
@@ -145,82 +144,85 @@ class ScoredRows:
             "scores": numbers_column("scores"),
         }
         for batch in read_files(self.source, [file], columns):
-            rows = [row for row in batch.to_pylist() if self._is_fit(row, row_filter)]
+            rows = [row for row in batch.to_pylist() if self._is_valid(row, row_filter)]
             if not rows:
                 continue
-            assert self.size is not None
-            identifiers = [row["documents"][: self.size] for row in rows]
-            query_at = self._queries.find([row["query"] for row in rows])
-            documents_at = self._documents.find([name for names in identifiers for name in names])
-            documents_at = documents_at.reshape(len(rows), self.size)
-            queries = [text.as_py() for text in self._queries.take(query_at.clip(min=0))]
+            per_row = self.documents_per_row
+            assert per_row is not None
+            identifiers = [row["documents"][:per_row] for row in rows]
+            query_positions = self._queries.positions([row["query"] for row in rows])
+            document_positions = self._documents.positions(
+                [name for document_ids in identifiers for name in document_ids]
+            )
+            document_positions = document_positions.reshape(len(rows), per_row)
+            queries = [text.as_py() for text in self._queries.take(query_positions.clip(min=0))]
             kept, digests = [], []
             for row, (query, names) in enumerate(zip(queries, identifiers, strict=True)):
-                finding = row_filter.reject_reason("query", query if query_at[row] >= 0 else "")
-                if not finding and documents_at[row].min() < 0:
-                    finding = "no document"
-                if finding:
-                    row_filter.dropped[finding] += 1
+                reason = row_filter.reject_reason("query", query if query_positions[row] >= 0 else "")
+                if not reason and document_positions[row].min() < 0:
+                    reason = "no document"
+                if reason:
+                    row_filter.dropped[reason] += 1
                 else:
                     kept.append(row)
                     digests.append(text_digest(query, *names))
-            scores = np.array([row["scores"][: self.size] for row in rows], dtype=np.float32)
-            yield placed(
+            scores = np.array([row["scores"][:per_row] for row in rows], dtype=np.float32)
+            yield with_places(
                 {
-                    "query": pa.array(query_at[kept]),
-                    "documents": pa.FixedSizeListArray.from_arrays(documents_at[kept].ravel(), self.size),
-                    "raw": pa.FixedSizeListArray.from_arrays(scores[kept].ravel(), self.size),
+                    "query": pa.array(query_positions[kept]),
+                    "documents": pa.FixedSizeListArray.from_arrays(document_positions[kept].ravel(), per_row),
+                    "raw": pa.FixedSizeListArray.from_arrays(scores[kept].ravel(), per_row),
                 },
                 digests,
                 seed,
                 label,
             )
 
-    def noted(self) -> dict[str, Any]:
-        """How many documents a row has."""
-        return {"documents": self.size}
+    def file_facts(self) -> dict[str, Any]:
+        """The number of documents per row."""
+        return {"documents": self.documents_per_row}
 
-    def schema(self, notes: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    def schema(self, facts_by_file: Sequence[Mapping[str, Any]]) -> pa.Schema:
         """The columns of scored rows."""
-        return SCORED
+        return SCORED_SCHEMA
 
-    def facts(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """How many documents a row has.
+    def manifest_facts(self, facts_by_file: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The number of documents per row.
 
         Raises:
-            UserError: The rows of two files have documents of different numbers.
+            UserError: The rows of two files differ in their number of documents.
         """
-        sizes = {note["documents"] for note in notes if note["documents"]}
-        if len(sizes) > 1:
+        counts = {facts["documents"] for facts in facts_by_file if facts["documents"]}
+        if len(counts) > 1:
             raise UserError(
-                f"{self.source.name}: its files have {sorted(sizes)} documents for a query; say in the registry how "
+                f"{self.source.name}: its files have {sorted(counts)} documents for a query; say in the registry how "
                 "many to use of each (documents)"
             )
-        return {"documents": sizes.pop()}
+        return {"documents": counts.pop()}
 
-    def write(self, rows: pa.Table) -> pa.Table:
-        """The rows as they are published: texts, raw scores, and scores that are min-max normalised per query."""
-        found, raw = (rows[name].combine_chunks() for name in ("documents", "raw"))
+    def to_published(self, rows: pa.Table) -> pa.Table:
+        """Replace positions with texts, and add scores that are min-max normalised per query."""
+        documents, raw = (rows[name].combine_chunks() for name in ("documents", "raw"))
         size = raw.type.list_size
         scores = raw.flatten().to_numpy().reshape(-1, size)
         columns = [
             self._queries.take(rows["query"].to_numpy()),
-            pa.FixedSizeListArray.from_arrays(self._documents.take(found.flatten().to_numpy()), size),
+            pa.FixedSizeListArray.from_arrays(self._documents.take(documents.flatten().to_numpy()), size),
             raw,
             pa.FixedSizeListArray.from_arrays(min_max(scores).ravel(), size),
         ]
-        return pa.Table.from_arrays(columns, names=SCORED.names)
+        return pa.Table.from_arrays(columns, names=SCORED_SCHEMA.names)
 
     @cached_property
-    def _queries(self) -> Texts:
-        return Texts(self.folder / "queries")
+    def _queries(self) -> TextStore:
+        return TextStore(self.folder / "queries")
 
     @cached_property
-    def _documents(self) -> Texts:
-        return Texts(self.folder / "documents")
+    def _documents(self) -> TextStore:
+        return TextStore(self.folder / "documents")
 
     def _pairs(self, role: str, identifier: str) -> Iterator[tuple[str, str]]:
-        """Ids and texts of a role, those without any left out."""
+        """Yield the ids and texts of a role, without those that lack an id or a text."""
         columns = {"id": id_column(identifier), "text": text_column("text")}
         files = self.source.facts["files"][role]
         for batch in progress(read_files(self.source, files, columns), None, f"batches of 4096 {role} read"):
@@ -228,26 +230,28 @@ class ScoredRows:
                 if name is not None and text:
                     yield name, text
 
-    def _is_fit(self, row: Mapping[str, Any], row_filter: RowFilter) -> bool:
-        """Whether a row is one; if not, it is counted why."""
-        row_filter.read += 1
-        finding = _unusable(row)
-        if not finding:
-            if self.size is None:
-                self.size = len(row["documents"])
-            if self.source.spec.settings.get("documents") is None and len(row["documents"]) != self.size:
+    def _is_valid(self, row: Mapping[str, Any], row_filter: RowFilter) -> bool:
+        """Whether a row has usable documents and scores; if not, count the reason."""
+        row_filter.rows_read += 1
+        reason = _malformed_reason(row)
+        if not reason:
+            if self.documents_per_row is None:
+                self.documents_per_row = len(row["documents"])
+            if self.source.spec.settings.get("documents") is None and len(row["documents"]) != self.documents_per_row:
                 raise UserError(
                     f"{self.source.name}: query {row['query']} has {len(row['documents'])} documents, others "
-                    f"{self.size}; say in the registry how many to use of each (documents)"
+                    f"{self.documents_per_row}; say in the registry how many to use of each (documents)"
                 )
-            finding = _unfit(np.array(row["scores"][: self.size], dtype=np.float32), self.size)
-        if finding:
-            row_filter.dropped[finding] += 1
-        return not finding
+            reason = _uninformative_reason(
+                np.array(row["scores"][: self.documents_per_row], dtype=np.float32), self.documents_per_row
+            )
+        if reason:
+            row_filter.dropped[reason] += 1
+        return not reason
 
 
-def _unusable(row: Mapping[str, Any]) -> str | None:
-    """Why a teacher's row is not one, or None."""
+def _malformed_reason(row: Mapping[str, Any]) -> str | None:
+    """The reason why a row is malformed, or None."""
     if row["query"] is None:
         return "no query"
     if not row["documents"] or not row["scores"] or None in row["documents"] or None in row["scores"]:
@@ -255,9 +259,9 @@ def _unusable(row: Mapping[str, Any]) -> str | None:
     return None if len(row["documents"]) == len(row["scores"]) else "not as many scores as documents"
 
 
-def _unfit(scores: npt.NDArray[np.float32], size: int) -> str | None:
-    """Why nothing can be learned from a query's scores, or None."""
-    if len(scores) < size:
+def _uninformative_reason(scores: npt.NDArray[np.float32], documents_per_row: int) -> str | None:
+    """The reason why a student cannot learn from a query's scores, or None."""
+    if len(scores) < documents_per_row:
         return "too few documents"
     if not np.isfinite(scores).all():
         return "a score is not finite"

@@ -1,9 +1,9 @@
-"""Do a share of the work on one source's shards, so that several jobs make them.
+"""Do a share of the work on one source's shards, so that several jobs can share it.
 
     python -m colbert_zero.data.shard_worker --spec JSON --of files|shards --share 2 --jobs 4 [--threads N]
 
-First the jobs share the source's files, then, when all of these are done, the shards. `shards` finds that done and
-publishes it.
+First the jobs share the source's files. When all files are done, the jobs share the shards. `shards` then finds all
+work done, and publishes the shards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from colbert_zero.data.shards import ShardBuild
-from colbert_zero.graph.artifact import MANIFEST, Spec
+from colbert_zero.graph.artifact import MANIFEST_FILE, Spec
 from colbert_zero.graph.console import run_reporting_errors
 
 
@@ -21,24 +21,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do the share; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Spec.parse, required=True, help="the spec of the shards, as JSON")
-    parser.add_argument("--of", choices=("files", "shards"), required=True, help="what to do a share of")
+    parser.add_argument("--of", choices=("files", "shards"), required=True, help="what the jobs share")
     parser.add_argument("--share", type=int, required=True, help="which share, from 1")
     parser.add_argument("--jobs", type=int, required=True, help="how many shares there are")
     parser.add_argument("--threads", type=int, default=1, help="how many processes to use (1)")
     options = parser.parse_args(argv)
 
-    def do() -> int:
-        if (options.spec.folder / MANIFEST).is_file():
+    def run() -> int:
+        if (options.spec.folder / MANIFEST_FILE).is_file():
             return 0
-        share, work = slice(options.share - 1, None, options.jobs), ShardBuild(options.spec)
+        share, build = slice(options.share - 1, None, options.jobs), ShardBuild(options.spec)
         if options.of == "files":
-            work.prepare()
-            work.partition(options.threads, share)
+            build.prepare()
+            build.partition_files(options.threads, share)
         else:
-            work.sort(options.threads, share)
+            build.write_shards(options.threads, share)
         return 0
 
-    return run_reporting_errors(do)
+    return run_reporting_errors(run)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Make the shards of one source: its rows validated, deduplicated, shuffled, in files of about one size.
+"""Make the shards of one source: validate, deduplicate and shuffle its rows, and write files of about equal size.
 
     python -m colbert_zero.data.shards --spec JSON [--threads N]
 
 Rows of texts (`query`, `document`, perhaps `negatives`) keep their columns. Rows of teacher scores (format `scored`)
-are joined with the texts their ids stand for. A row's place is decided by a digest of seed, source and what the row
-says: neither the order of a source's files, nor how many they are, nor any number of workers can change it.
+are joined with the texts of their ids. A digest of seed, source and row content decides a row's place: neither the
+order nor the number of the source's files, nor the number of workers, can change it.
 
-However large the source, a process holds less than 1 GiB (see `shuffle`). Each file, then each shard, is worked on by
-itself, by `--threads` processes. What is done is kept in the state folder until all is, so that whoever comes next does
-only what is left. `shares` has other jobs do a part of it first.
+However large the source, a process holds less than 1 GiB (see `shuffle`). First each file and then each shard is
+processed independently, by `--threads` processes. Finished files and shards stay in the state folder until all shards
+are published, so that a retry resumes with the rest. With `shard_worker`, other jobs can do shares of the work first.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from colbert_zero.data.row_filter import RowFilter
-from colbert_zero.data.rows import PAIRS, TRIPLES, ShardWriter, row_facts, shard_name, text_digests
+from colbert_zero.data.rows import PAIR_SCHEMA, TRIPLE_SCHEMA, ShardWriter, row_facts, shard_file_name, text_digests
 from colbert_zero.data.scored import ScoredRows
-from colbert_zero.data.shuffle import Range, gather, partition, placed, plan_shards, read_counts
+from colbert_zero.data.shuffle import BucketRange, merge_spills, partition, plan_shards, read_counts, with_places
 from colbert_zero.data.sources import read_source
 from colbert_zero.data.text import stripped
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.local_files import link
+from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.machine.pool import run_parallel
 
-ROWS_AT_ONCE = 512
-"""Rows put together at a time: with 32 documents each they stay far below the 2 GB that an Arrow column may hold."""
-EVERYTHING = slice(None)
-PATIENCE = 3600.0
-"""Seconds to wait for another job that does what all need."""
+ROWS_PER_WRITE = 512
+"""Rows converted and written at once: with 32 documents each, far below the 2 GB that an Arrow column may hold."""
+ALL = slice(None)
+LOCK_WAIT_SECONDS = 3600.0
+"""How long to wait for another job that runs `prepare`."""
 
 
-class Rows(Protocol):
-    """What the rows of a format are."""
+class RowFormat(Protocol):
+    """How to read the rows of a source, and how to write them to shards."""
 
     @property
     def files(self) -> list[str]:
         """The source's files that hold rows."""
 
     def prepare(self) -> None:
-        """Do what reading takes, once."""
+        """Do the work that must be done once before any file is read."""
 
     def read(self, file: str, row_filter: RowFilter, seed: int, label: str) -> Iterator[pa.RecordBatch]:
-        """The valid rows of a file, with their places."""
+        """Yield the valid rows of a file, with their places."""
 
-    def noted(self) -> dict[str, Any]:
-        """What reading a file has told, for `schema`."""
+    def file_facts(self) -> dict[str, Any]:
+        """The facts about the file that was read, which `schema` and `manifest_facts` need."""
 
-    def schema(self, notes: Sequence[Mapping[str, Any]]) -> pa.Schema:
-        """The columns that are published, given what was noted of all files."""
+    def schema(self, facts_by_file: Sequence[Mapping[str, Any]]) -> pa.Schema:
+        """The columns of the shards, given the facts of all files."""
 
-    def facts(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the manifest is to tell besides, given the same."""
+    def manifest_facts(self, facts_by_file: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Further facts for the manifest, given the facts of all files."""
 
-    def write(self, rows: pa.Table) -> pa.Table:
-        """A few hundred rows as they are published."""
+    def to_published(self, rows: pa.Table) -> pa.Table:
+        """Convert at most `ROWS_PER_WRITE` shuffled rows to the columns of the shards."""
 
 
 @dataclass
@@ -76,8 +76,8 @@ class TextRows:
     """The rows of a source of texts.
 
     Attributes:
-        source: Whose.
-        has_negatives: Whether any row read so far brings some.
+        source: The source.
+        has_negatives: Whether any row read so far has negatives.
     """
 
     source: Artifact
@@ -85,79 +85,79 @@ class TextRows:
 
     @property
     def files(self) -> list[str]:
-        """All of them."""
+        """All files of the source."""
         return self.source.files()
 
     def prepare(self) -> None:
-        """Nothing."""
+        """Do nothing: texts need no preparation."""
 
     def read(self, file: str, row_filter: RowFilter, seed: int, label: str) -> Iterator[pa.RecordBatch]:
-        """The valid rows of a file, stripped, with their places.
+        """Yield the valid rows of a file, their texts stripped, with their places.
 
         Raises:
             UserError: The file cannot be read.
         """
         text = pa.large_string()
         for batch in read_source(self.source, [file]):
-            rows = [row for row in _texts_in(batch) if _is_valid(row, row_filter)]
-            self.has_negatives |= any(others for _, _, others in rows)
+            rows = [row for row in _stripped_rows(batch) if _is_valid(row, row_filter)]
+            self.has_negatives |= any(negatives for _, _, negatives in rows)
             queries = pa.array([query for query, _, _ in rows], text)
             documents = pa.array([document for _, document, _ in rows], text)
-            negatives = pa.array([others for _, _, others in rows], pa.large_list(text))
-            yield placed(
-                {"query": queries, "document": documents, "negatives": negatives},
+            negative_lists = pa.array([negatives for _, _, negatives in rows], pa.large_list(text))
+            yield with_places(
+                {"query": queries, "document": documents, "negatives": negative_lists},
                 text_digests(queries, documents),
                 seed,
                 label,
             )
 
-    def noted(self) -> dict[str, Any]:
-        """Whether there are negatives."""
+    def file_facts(self) -> dict[str, Any]:
+        """Whether any row has negatives."""
         return {"negatives": self.has_negatives}
 
-    def schema(self, notes: Sequence[Mapping[str, Any]]) -> pa.Schema:
-        """Pairs, or triples where any file brings negatives."""
-        return TRIPLES if any(note["negatives"] for note in notes) else PAIRS
+    def schema(self, facts_by_file: Sequence[Mapping[str, Any]]) -> pa.Schema:
+        """Triples if any file has negatives, else pairs."""
+        return TRIPLE_SCHEMA if any(facts["negatives"] for facts in facts_by_file) else PAIR_SCHEMA
 
-    def facts(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Nothing."""
+    def manifest_facts(self, facts_by_file: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """No further facts."""
         return {}
 
-    def write(self, rows: pa.Table) -> pa.Table:
-        """As they are."""
+    def to_published(self, rows: pa.Table) -> pa.Table:
+        """Return the rows unchanged."""
         return rows
 
 
-def _texts_in(batch: pa.RecordBatch) -> Iterator[tuple[str, str, list[str] | None]]:
-    """Query, document and negatives of each row, stripped; blank negatives left out; None where they are no texts."""
+def _stripped_rows(batch: pa.RecordBatch) -> Iterator[tuple[str, str, list[str] | None]]:
+    """Query, document and negatives of each row, stripped, without blank negatives; None for malformed negatives."""
     columns = batch.to_pydict()
-    negatives = columns.get("negatives") or [[]] * batch.num_rows
-    for query, document, others in zip(columns["query"], columns["document"], negatives, strict=True):
-        if others is not None:
-            others = None if None in others else [text for text in map(stripped, others) if text]
-        yield stripped(query), stripped(document), others
+    negative_lists = columns.get("negatives") or [[]] * batch.num_rows
+    for query, document, negatives in zip(columns["query"], columns["document"], negative_lists, strict=True):
+        if negatives is not None:
+            negatives = None if None in negatives else [text for text in map(stripped, negatives) if text]
+        yield stripped(query), stripped(document), negatives
 
 
 def _is_valid(row: tuple[str, str, list[str] | None], row_filter: RowFilter) -> bool:
-    """Whether a row is; if not, it is counted why."""
+    """Whether a row is valid; if not, count the reason."""
     query, document, negatives = row
-    finding = row_filter.reject_reason("query", query) or row_filter.reject_reason("document", document)
-    if not finding and negatives is None:
-        finding = "negatives are not texts"
-    row_filter.read += 1
-    if finding:
-        row_filter.dropped[finding] += 1
-    return not finding
+    reason = row_filter.reject_reason("query", query) or row_filter.reject_reason("document", document)
+    if not reason and negatives is None:
+        reason = "negatives are not texts"
+    row_filter.rows_read += 1
+    if reason:
+        row_filter.dropped[reason] += 1
+    return not reason
 
 
 class ShardBuild:
-    """What there is to do for the shards of one source; a process has one of its own.
+    """The steps that make the shards of one source; each process creates its own instance.
 
     Attributes:
-        spec: What to make.
-        source: Where the rows come from.
-        rows: What they are.
-        parts: The folder of each file, partitioned.
+        spec: The spec of the shards.
+        source: The source of the rows.
+        row_format: How to read and write the rows.
+        partitions: The folder with the spills of each file.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -165,73 +165,84 @@ class ShardBuild:
         (name,) = spec.inputs["source"]
         self.spec, self.source = spec, Artifact.open(name)
         scored = self.source.spec.settings.get("format", "rows") == "scored"
-        self.rows: Rows = ScoredRows(self.source, spec.state / "texts") if scored else TextRows(self.source)
-        self.parts = [spec.state / "parts" / f"{number:05d}" for number in range(len(self.rows.files))]
+        self.row_format: RowFormat = ScoredRows(self.source, spec.state / "texts") if scored else TextRows(self.source)
+        self.partitions = [spec.state / "parts" / f"{number:05d}" for number in range(len(self.row_format.files))]
 
     def prepare(self) -> None:
-        """Have what all files need; one job does it, others wait."""
-        with acquire_lock(self.spec.state / "prepare.lock", f"reading the texts of {self.source.name}", wait=PATIENCE):
-            self.rows.prepare()
+        """Prepare the row format; one job does the work while the others wait for it."""
+        with acquire_lock(
+            self.spec.state / "prepare.lock", f"reading the texts of {self.source.name}", wait_seconds=LOCK_WAIT_SECONDS
+        ):
+            self.row_format.prepare()
 
-    def partition(self, processes: int, share: slice = EVERYTHING) -> None:
+    def partition_files(self, processes: int, share: slice = ALL) -> None:
         """Partition the files, or a share of them."""
-        numbers = list(range(len(self.parts)))[share]
-        run_parallel(partial(_partition, self.spec), numbers, processes, f"files of {self.source.name} read")
+        numbers = list(range(len(self.partitions)))[share]
+        run_parallel(partial(_partition_file, self.spec), numbers, processes, f"files of {self.source.name} read")
 
-    def sort(self, processes: int, share: slice = EVERYTHING) -> None:
-        """Make the shards, or a share of them; all files are partitioned by now."""
-        shards = list(enumerate(plan_shards(self.parts, self.spec.settings["rows_per_shard"])))[share]
-        run_parallel(partial(_sort, self.spec), shards, processes, f"shards of {self.source.name} written")
+    def write_shards(self, processes: int, share: slice = ALL) -> None:
+        """Write the shards, or a share of them; all files must be partitioned."""
+        shards = list(enumerate(plan_shards(self.partitions, self.spec.settings["rows_per_shard"])))[share]
+        run_parallel(partial(_write_shard, self.spec), shards, processes, f"shards of {self.source.name} written")
 
     def counts(self) -> Mapping[str, Any]:
-        """The facts for the manifest, but those of the shards; all files are partitioned by now.
+        """The facts for the manifest, except those of the shards; all files must be partitioned.
 
         Raises:
-            UserError: No row is left.
+            UserError: The source has no valid row.
         """
-        counts = [read_counts(part) for part in self.parts]
+        counts = [read_counts(folder) for folder in self.partitions]
         read = sum(count["read"] for count in counts)
         dropped: Counter[str] = sum((Counter(count["dropped"]) for count in counts), Counter())
         if not any(count["rows"] for count in counts):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none dropped"
-            raise UserError(f"{self.source.name} gives no row: {read} read, {reasons}; mend the source or name another")
+            raise UserError(
+                f"{self.source.name} gives no row: {read} read, {reasons}; correct the source or name another"
+            )
         duplicates = sum(count["duplicates"] for count in counts)
-        return {"read": read, "dropped": dropped + Counter(duplicate=duplicates), **self.rows.facts(counts)}
+        return {
+            "read": read,
+            "dropped": dropped + Counter(duplicate=duplicates),
+            **self.row_format.manifest_facts(counts),
+        }
 
-    def shard(self, number: int) -> Path:
-        """Where a shard is until all are."""
-        return self.spec.state / "shards" / shard_name(number)
+    def shard_path(self, number: int) -> Path:
+        """The path of a shard in the state folder, before it is published."""
+        return self.spec.state / "shards" / shard_file_name(number)
 
 
-def _partition(spec: Spec, number: int) -> None:
-    """Partition the file of this number."""
+def _partition_file(spec: Spec, number: int) -> None:
+    """Partition the source's file with this number."""
     pa.set_cpu_count(1)
-    work = ShardBuild(spec)
+    build = ShardBuild(spec)
     row_filter = RowFilter(spec.settings["minimum_characters"], spec.settings["maximum_characters"])
-    batches = work.rows.read(work.rows.files[number], row_filter, spec.settings["seed"], work.source.spec.label)
+    batches = build.row_format.read(
+        build.row_format.files[number], row_filter, spec.settings["seed"], build.source.spec.label
+    )
     partition(
         batches,
-        work.parts[number],
-        lambda: {"read": row_filter.read, "dropped": row_filter.dropped, **work.rows.noted()},
+        build.partitions[number],
+        lambda: {"read": row_filter.rows_read, "dropped": row_filter.dropped, **build.row_format.file_facts()},
     )
 
 
-def _sort(spec: Spec, shard: tuple[int, Range]) -> None:
-    """Write a shard, and what there is to say of it beside it."""
+def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:
+    """Write a shard, and a JSON file with its facts beside it."""
     pa.set_cpu_count(1)
-    work, (number, places) = ShardBuild(spec), shard
-    path = work.shard(number)
+    build, (number, buckets) = ShardBuild(spec), shard
+    path, row_format = build.shard_path(number), build.row_format
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A process's own, so that two that make the same shard do not meet.
+    # Each process has its own file, so that two processes can make the same shard at once.
     unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
-    writer = ShardWriter(unfinished, work.rows.schema([read_counts(part) for part in work.parts]))
+    writer = ShardWriter(unfinished, row_format.schema([read_counts(folder) for folder in build.partitions]))
     characters = duplicates = 0
-    for table, left_out in gather(work.parts, places):
-        duplicates += left_out
-        for start in range(0, table.num_rows, ROWS_AT_ONCE):
-            rows = work.rows.write(table.slice(start, ROWS_AT_ONCE)).select(writer.schema.names).cast(writer.schema)
+    for table, part_duplicates in merge_spills(build.partitions, buckets):
+        duplicates += part_duplicates
+        for start in range(0, table.num_rows, ROWS_PER_WRITE):
+            rows = row_format.to_published(table.slice(start, ROWS_PER_WRITE))
+            rows = rows.select(writer.schema.names).cast(writer.schema)
             characters += sum(map(_characters, rows.columns))
             writer.write(rows)
     writer.close()
@@ -241,7 +252,7 @@ def _sort(spec: Spec, shard: tuple[int, Range]) -> None:
 
 
 def _characters(column: pa.ChunkedArray) -> int:
-    """Of the texts in a column."""
+    """The number of characters of the texts in a column."""
     values = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
     return (pc.sum(pc.utf8_length(values)).as_py() or 0) if pa.types.is_string(values.type) else 0
 
@@ -250,19 +261,19 @@ def make(job: Job) -> Mapping[str, Any]:
     """Write `rows-*.parquet` from the source.
 
     Returns:
-        rows, rows_by_shard, read, dropped (rows by reason), characters (of all texts kept).
+        rows, rows_by_shard, read, dropped (rows by reason), characters (of all texts in the shards).
 
     Raises:
-        UserError: A file cannot be read, or no valid row is left.
+        UserError: A file cannot be read, or the source has no valid row.
     """
-    work = ShardBuild(job.spec)
-    work.prepare()
-    work.partition(job.threads)
-    counts = work.counts()
-    work.sort(job.threads)
+    build = ShardBuild(job.spec)
+    build.prepare()
+    build.partition_files(job.threads)
+    counts = build.counts()
+    build.write_shards(job.threads)
     facts = []
     for path in sorted(job.state.glob("shards/*.parquet")):
-        link(path, job.folder / path.name)
+        link_or_copy(path, job.folder / path.name)
         facts.append(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
     dropped = counts["dropped"] + Counter(duplicate=sum(fact["duplicates"] for fact in facts))
     return {

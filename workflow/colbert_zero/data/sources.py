@@ -1,4 +1,4 @@
-"""Rows as the sources bring them: Parquet or JSON lines with columns of any name, streamed in one form."""
+"""Stream the rows of sources, Parquet or JSON lines with columns of any name, in one common form."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from colbert_zero.graph.console import UserError
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a source, and what it is read as; a value that is something else becomes null.
+    """A column of a source, and the type as which it is read; a value that cannot be converted becomes null.
 
     Attributes:
-        name: What the file calls it.
-        type: The Arrow type it is given.
-        convert: What makes that of a JSON value.
-        optional: Whether a file may lack it.
+        name: The column's name in the file.
+        type: The Arrow type of the values.
+        convert: Converts a JSON value to that type, or to None.
+        optional: Whether a file may lack the column.
     """
 
     name: str
@@ -35,48 +35,52 @@ class Column:
 
 
 def text_column(name: str) -> Column:
-    """A text."""
-    return Column(name, pa.string(), _text)
+    """A column of texts."""
+    return Column(name, pa.string(), _to_text)
 
 
 def texts_column(name: str, optional: bool = False) -> Column:
-    """A list of texts, or the JSON of one; null and absent mean an empty one."""
-    return Column(name, pa.list_(pa.string()), lambda value: [] if value is None else _list_of(value, _text), optional)
+    """A column of lists of texts, or of their JSON; a null or absent value means an empty list."""
+    return Column(
+        name, pa.list_(pa.string()), lambda value: [] if value is None else _to_list(value, _to_text), optional
+    )
 
 
 def id_column(name: str) -> Column:
-    """An identifier, a text or a whole number."""
-    return Column(name, pa.string(), _identifier)
+    """A column of ids, each a text or a whole number."""
+    return Column(name, pa.string(), _to_id)
 
 
 def ids_column(name: str) -> Column:
-    """A list of identifiers, or the JSON of one."""
-    return Column(name, pa.list_(pa.string()), lambda value: _list_of(value, _identifier))
+    """A column of lists of ids, or of their JSON."""
+    return Column(name, pa.list_(pa.string()), lambda value: _to_list(value, _to_id))
 
 
 def numbers_column(name: str) -> Column:
-    """A list of numbers, or the JSON of one."""
-    return Column(name, pa.list_(pa.float64()), lambda value: _list_of(value, _number))
+    """A column of lists of numbers, or of their JSON."""
+    return Column(name, pa.list_(pa.float64()), lambda value: _to_list(value, _to_number))
 
 
 def read_source(artifact: Artifact, files: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Stream a source's rows in its files' order.
+    """Stream the rows of a source, file by file.
 
     Args:
-        artifact: A `sources/*` artifact. `settings.columns` says what its files call `query`, `document` and
-            `negatives`; without it they are pairs called so. Only a column of another name than `negatives` must be
-            there.
-        files: Which of its files; by default all.
+        artifact: A `sources/*` artifact. `settings.columns` maps `query`, `document` and `negatives` to the columns of
+            its files; without this setting the files have the columns `query` and `document`. A column for negatives
+            may be missing from a file if it is called `negatives`; every other column must be there.
+        files: Which of its files to read; by default all.
 
     Returns:
-        Batches of at most 4096 rows with the columns `query`, `document` and, if named, `negatives`. A value that is
-        no text (or no list of texts) is null.
+        Batches of at most 4096 rows with the columns `query`, `document` and, if the settings name it, `negatives`. A
+        value that is not a text (or not a list of texts) is null.
 
     Raises:
-        UserError: A file cannot be read: which one, and which line or row.
+        UserError: A file cannot be read; the message names the file, and the line or row.
     """
     if artifact.spec.settings.get("format", "rows") != "rows":
-        raise UserError(f"{artifact.name} holds teacher scores, not rows of query and document; use it to distil only")
+        raise UserError(
+            f"{artifact.name} holds teacher scores, not rows of query and document; use it for distillation only"
+        )
     names: Mapping[str, str] = artifact.spec.settings.get("columns") or {"query": "query", "document": "document"}
     columns = {"query": text_column(names["query"]), "document": text_column(names["document"])}
     negatives = names.get("negatives")
@@ -89,15 +93,15 @@ def read_files(artifact: Artifact, files: Sequence[str], columns: Mapping[str, C
     """Stream columns of an artifact's Parquet and JSON lines files.
 
     Args:
-        artifact: Whose files.
-        files: Which of them, in order; `.parquet`, `.jsonl` or `.jsonl.gz`.
-        columns: What to read, by the name it is given.
+        artifact: The artifact that has the files.
+        files: The files to read, in this order; `.parquet`, `.jsonl` or `.jsonl.gz`.
+        columns: The columns to read, by the name that each has in the returned batches.
 
     Returns:
         Batches of at most 4096 rows.
 
     Raises:
-        UserError: A file cannot be read: which one, and which line or row.
+        UserError: A file cannot be read; the message names the file, and the line or row.
     """
     for file in files:
         if file.endswith(".parquet"):
@@ -112,34 +116,35 @@ def _read_parquet(path: Path, columns: Mapping[str, Column]) -> Iterator[pa.Reco
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {_line(error)}") from None
+        raise UserError(f"{path} is not a Parquet file: {_one_line(error)}") from None
     with file:
-        there = file.schema_arrow.names
+        available = file.schema_arrow.names
         for column in columns.values():
-            if column.name not in there and not column.optional:
-                raise UserError(f"{path} has no column {column.name!r}; it has {', '.join(there)}")
-        wanted = [column.name for column in columns.values() if column.name in there]
-        read = 0
+            if column.name not in available and not column.optional:
+                raise UserError(f"{path} has no column {column.name!r}; it has {', '.join(available)}")
+        names = [column.name for column in columns.values() if column.name in available]
+        rows_read = 0
         try:
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=wanted):
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
                 arrays = {
-                    name: _as_type(batch.column(column.name), column, path, read)
-                    if column.name in there
+                    name: _convert_array(batch.column(column.name), column, path, rows_read)
+                    if column.name in available
                     else pa.array(map(column.convert, [None] * batch.num_rows), type=column.type)
                     for name, column in columns.items()
                 }
                 yield pa.RecordBatch.from_pydict(arrays)
-                read += batch.num_rows
+                rows_read += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} cannot be read after row {read}: {_line(error)}") from None
+            raise UserError(f"{path} cannot be read after row {rows_read}: {_one_line(error)}") from None
 
 
-def _as_type(array: pa.Array, column: Column, path: Path, first: int) -> pa.Array:
+def _convert_array(array: pa.Array, column: Column, path: Path, first_row: int) -> pa.Array:
+    """Convert an array to the column's type; `first_row` is the number of its first row, for messages."""
     try:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
-        where = f"rows {first} to {first + len(array) - 1}"
-        raise UserError(f"{path}, column {column.name!r}, {where}: not UTF-8 ({_line(error)})") from None
+        where = f"rows {first_row} to {first_row + len(array) - 1}"
+        raise UserError(f"{path}, column {column.name!r}, {where}: not UTF-8 ({_one_line(error)})") from None
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if array.type == column.type and (array.null_count == 0 or column.type == pa.string()):
@@ -150,32 +155,32 @@ def _as_type(array: pa.Array, column: Column, path: Path, first: int) -> pa.Arra
 def _read_json_lines(path: Path, columns: Mapping[str, Column]) -> Iterator[pa.RecordBatch]:
     values: dict[str, list[Any]] = {name: [] for name in columns}
     missing = {column.name for column in columns.values() if not column.optional}
-    waiting = 0
+    pending = 0
     record: dict[str, Any] = {}
     for _, record in read_records(path):
         missing.difference_update(record)
         for name, column in columns.items():
             values[name].append(column.convert(record.get(column.name)))
-        waiting += 1
-        if waiting == ROWS_PER_GROUP:
-            yield _batch_of(values, columns)
-            values, waiting = {name: [] for name in columns}, 0
+        pending += 1
+        if pending == ROWS_PER_GROUP:
+            yield _record_batch(values, columns)
+            values, pending = {name: [] for name in columns}, 0
     if record and missing:
-        raise UserError(f"{path}: no line has {min(missing)!r}; the last one has {', '.join(record)}")
-    if waiting:
-        yield _batch_of(values, columns)
+        raise UserError(f"{path}: no line has {min(missing)!r}; the last line has {', '.join(record)}")
+    if pending:
+        yield _record_batch(values, columns)
 
 
-def _batch_of(values: Mapping[str, list[Any]], columns: Mapping[str, Column]) -> pa.RecordBatch:
+def _record_batch(values: Mapping[str, list[Any]], columns: Mapping[str, Column]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({name: pa.array(values[name], type=columns[name].type) for name in columns})
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and _encodable(value) else None
+def _to_text(value: Any) -> str | None:
+    return value if isinstance(value, str) and _is_encodable(value) else None
 
 
-def _encodable(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON can escape half a surrogate pair, which is no character."""
+def _is_encodable(text: str) -> bool:
+    """Whether UTF-8 can encode a text: JSON can escape half a surrogate pair, which is not a character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -183,15 +188,15 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _identifier(value: Any) -> str | None:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+def _to_id(value: Any) -> str | None:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _to_text(value)
 
 
-def _number(value: Any) -> float | None:
+def _to_number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _list_of(value: Any, convert: Callable[[Any], Any]) -> list[Any] | None:
+def _to_list(value: Any, convert: Callable[[Any], Any]) -> list[Any] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -203,5 +208,5 @@ def _list_of(value: Any, convert: Callable[[Any], Any]) -> list[Any] | None:
     return None if any(item is None for item in items) else items
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

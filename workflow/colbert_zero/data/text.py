@@ -1,4 +1,4 @@
-"""The one place where records become the text a model sees, and where two texts are called the same."""
+"""Make the text that a model sees from a record, and decide whether two texts are the same; done nowhere else."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def document_text(title: str | None, body: str | None) -> str:
 
 
 def stripped(text: str | None) -> str:
-    """A text as it is kept: what `document_text` makes of a body alone, at half the cost."""
+    """Strip a text for storage: the same as `document_text` with the body alone, at half the cost."""
     return text.strip() if text else ""
 
 
 def normalise(text: str) -> str:
-    """NFKC, case-folded, white space collapsed: equal results mean the same text for deduplication."""
+    """NFKC, case-folded, white space collapsed: texts with equal results are duplicates of each other."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    # A printable text has no white space but spaces: most texts need not be taken apart.
+    # The only white space in a printable text is spaces: most texts need no split and join.
     if folded.isprintable() and "  " not in folded:
         return folded.strip(" ")
     return " ".join(folded.split())

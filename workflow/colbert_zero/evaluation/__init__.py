@@ -1,1 +1,9 @@
-"""."""
+"""How good a model is: search a collection with it, and measure what it retrieves.
+
+In: a collection (corpus, queries, judgements) and a trained model, an untrained base or BM25's parameters.
+Out: the artifacts `indexes` (token vectors or PLAID), `runs` (TREC format) and `measures` (a value per query).
+
+Open `index.py` first, then follow the data: `index` -> `search` -> `measure`; `bm25` makes a run without a model.
+`vectors.py` and `trec.py` read and write the files in between. The training room calls `search_exact` and `measure` to
+evaluate a model between two steps.
+"""

@@ -2,8 +2,8 @@
 
     python -m colbert_zero.evaluation.measure --spec '{"kind":"measures","label":"numpy",...}'
 
-Measures are named as in `ir_measures` (`nDCG@10`, `AP@100`, `R@100`); nDCG has linear gains and a log2 discount, as in
-trec_eval. A mean is over all judged queries: one that is not in the run counts as 0.
+Measures are named as in `ir_measures` (`nDCG@10`, `AP@100`, `R@100`). nDCG has linear gains and a log2 discount, as in
+trec_eval. A mean is over all judged queries: a query that is missing from the run counts as 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from colbert_zero.graph.console import UserError
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `measures.parquet` (query_id, measure, value); returns the means."""
+    """Write `measures.parquet` (query_id, measure, value); return the means."""
     run = read_run(job.input("run").file("run.trec"))
     qrels = Collection.open(job.input("collection")).qrels
     names = job.settings["measures"]
@@ -40,33 +40,33 @@ def make(job: Job) -> Mapping[str, Any]:
 
 
 def measure(names: Sequence[str], qrels: Qrels, run: Run) -> dict[tuple[str, str], float]:
-    """The value of each measure for each judged query.
+    """Compute each measure for each judged query.
 
     Args:
-        names: Measures, as `ir_measures` writes them.
-        qrels: Grades; those below 0 count as 0, which is not relevant.
-        run: The retrieved documents. Of documents with equal scores, the one with the greater id comes first.
+        names: Names of measures, as in `ir_measures`.
+        qrels: Grades; a grade below 0 counts as 0 (not relevant).
+        run: The retrieved documents. Of two documents with equal scores, the one with the greater id ranks first.
 
     Returns:
         Values by (query, measure).
 
     Raises:
-        UserError: `ir_measures` does not know a measure.
+        UserError: `ir_measures` has no measure of one of the names.
     """
-    measures = {_parsed(name): name for name in names}
+    name_of = {_parse_measure(name): name for name in names}
     grades = {query: {document: max(grade, 0) for document, grade in row.items()} for query, row in qrels.items()}
     scores = {query: dict(documents) for query, documents in run.items() if query in qrels}
     values = {(query, name): 0.0 for query in qrels for name in names}
-    for metric in ir_measures.iter_calc(list(measures), grades, scores):
-        values[metric.query_id, measures[metric.measure]] = float(metric.value)
+    for metric in ir_measures.iter_calc(list(name_of), grades, scores):
+        values[metric.query_id, name_of[metric.measure]] = float(metric.value)
     return values
 
 
-def _parsed(name: str) -> Any:
+def _parse_measure(name: str) -> Any:
     try:
         return ir_measures.parse_measure(name)
     except (NameError, ValueError) as error:
-        raise UserError(f"measure {name!r} is not one of ir_measures ({error}); write it like nDCG@10") from None
+        raise UserError(f"ir_measures has no measure {name!r} ({error}); write it like nDCG@10") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs in TREC format: `query Q0 document rank score tag`, in the order in which trec_eval reads them."""
+"""Read and write runs in TREC format: lines of `query Q0 document rank score tag`, in trec_eval's order."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ import numpy as np
 
 from colbert_zero.graph.console import UserError
 
-Run = dict[str, list[tuple[str, float]]]
-"""Documents and scores of each query, best first."""
+Hits = list[tuple[str, float]]
+"""One query's (document id, score) pairs, best first."""
+Run = dict[str, Hits]
+"""Hits by query id."""
+
+
+def drop_self_match(query: str, hits: Hits, drop_self: bool) -> Hits:
+    """Remove the document whose id is the query's from its hits if `drop_self`: the query is in the corpus itself."""
+    return [(document, score) for document, score in hits if not (drop_self and document == query)]
 
 
 def write_run(path: Path, results: Mapping[str, Iterable[tuple[str, float]]], tag: str) -> None:
-    """Write a run, its ranks in trec_eval's order: score descending, then document id descending.
+    """Write a run, ranked as trec_eval ranks: by descending score, then by descending document id.
 
-    Scores are rounded to single precision, which is all that trec_eval keeps, and written with just the digits that
-    give them back. So the ranks in the file are the ranks that get measured.
+    Scores are rounded to single precision, which is all that trec_eval keeps, and written with the fewest digits that
+    read back as the same number. So the ranks in the file are the ranks that are measured.
 
     Args:
         path: The file to write.
-        results: The retrieved documents and their scores, in any order, by query. Queries are written as they come. No
-            id has white space in it: `beir.py` sees to that.
-        tag: The run's name, in every line.
+        results: By query, the retrieved documents and their scores, in any order. Queries are written in the order
+            given. No id has white space in it: `beir.py` refuses such ids.
+        tag: The run's name, written in every line.
     """
     with path.open("w", encoding="utf-8") as file:
         for query, documents in results.items():
@@ -33,17 +40,17 @@ def write_run(path: Path, results: Mapping[str, Iterable[tuple[str, float]]], ta
 
 
 def read_run(path: Path) -> Run:
-    """Read a run back, in the file's order.
+    """Read a run, in the file's order.
 
     Raises:
-        UserError: A line has not six columns, or its score is not a number.
+        UserError: A line does not have six columns, or its score is not a number.
     """
     run: Run = {}
     with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+        for line_number, line in enumerate(file, start=1):
             try:
                 query, _, document, _, score, _ = line.rstrip("\n").split(" ")
                 run.setdefault(query, []).append((document, float(score)))
             except ValueError:
-                raise UserError(f"{path}, line {number}: not `query Q0 document rank score tag`") from None
+                raise UserError(f"{path}, line {line_number}: not `query Q0 document rank score tag`") from None
     return run

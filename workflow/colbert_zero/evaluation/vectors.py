@@ -1,8 +1,8 @@
-"""Token vectors of many texts on disk: `NAME.safetensors` has the vectors, `NAME.parquet` whose they are.
+"""Token vectors of many texts on disk: `NAME.safetensors` holds the vectors, `NAME.parquet` each text's id and length.
 
-The vectors are stored in half precision: that halves what an index takes, and rounding costs no determinism, since
-equal vectors round to equal ones. A component of a normalised vector moves by at most 2^-12, far less than a PLAID
-index moves it. Whoever computes with them converts them to single precision first.
+The vectors are stored in half precision, which halves the size of an index. Rounding keeps determinism: equal vectors
+round to equal ones. It moves a component of a normalised vector by at most 2^-12, far less than the quantisation of a
+PLAID index does. Convert the vectors to single precision before computing with them.
 """
 
 from __future__ import annotations
@@ -24,81 +24,94 @@ from safetensors import safe_open
 from colbert_zero.graph.console import UserError
 
 HEADER_BYTES = 248
-"""Room for the safetensors header, whose shape is known last; with the 8 bytes before it, a multiple of 64."""
+"""Bytes reserved for the safetensors header, which is written last, when the number of vectors is known. With the 8
+bytes of its length before it, a multiple of 64."""
 
 Matrix = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Vectors:
+class TokenVectors:
     """The token vectors of some texts.
 
     Attributes:
         ids: The texts' ids, in order.
-        lengths: How many vectors each text has (texts).
-        tokens: All vectors, text after text (vectors x dimensions), half precision; on the disk until they are read.
+        lengths: The number of vectors of each text (texts).
+        vectors: All vectors, text after text (vectors x dimensions), in half precision; mapped from the file, so that
+            only the rows that are used are read.
     """
 
     ids: list[str]
     lengths: npt.NDArray[np.int64]
-    tokens: torch.Tensor
+    vectors: torch.Tensor
 
     @classmethod
-    def open(cls, vectors: Path, texts: Path) -> Vectors:
+    def open(cls, vectors_file: Path, texts_file: Path) -> TokenVectors:
         """Open what a `VectorWriter` wrote, given its `.safetensors` and its `.parquet`."""
-        table = pq.read_table(texts)
-        with safe_open(vectors, framework="pt") as file:
-            tokens = file.get_tensor("tokens")
-        return cls(table["id"].to_pylist(), table["tokens"].to_numpy().astype(np.int64), tokens)
+        table = pq.read_table(texts_file)
+        with safe_open(vectors_file, framework="pt") as file:
+            vectors = file.get_tensor("tokens")
+        return cls(table["id"].to_pylist(), table["tokens"].to_numpy().astype(np.int64), vectors)
 
     @property
-    def starts(self) -> npt.NDArray[np.int64]:
-        """The position of each text's first vector (texts)."""
-        starts: npt.NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
-        return starts
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """The position in `vectors` of each text's first vector (texts)."""
+        offsets: npt.NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
+        return offsets
 
 
 class VectorWriter:
-    """Writes the vectors of any number of texts as they come, in memory for one call's texts only."""
+    """Writes the vectors of texts to disk, call by call: memory holds the vectors of one call only.
+
+    Attributes:
+        vectors_file: `NAME.safetensors`.
+        texts_file: `NAME.parquet`.
+        ids: The ids of the texts written so far.
+        lengths: The number of vectors of each of them.
+        dimensions: The size of a vector.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Begin `NAME.safetensors` in `folder`; leaving the context completes it and writes `NAME.parquet`."""
-        self.vectors = folder / f"{name}.safetensors"
-        self.texts = folder / f"{name}.parquet"
+        """Create `NAME.safetensors` in `folder`; leaving the context completes it and writes `NAME.parquet`."""
+        self.vectors_file = folder / f"{name}.safetensors"
+        self.texts_file = folder / f"{name}.parquet"
         self.ids: list[str] = []
         self.lengths: list[int] = []
         self.dimensions = 0
-        self._file = self.vectors.open("wb")
+        self._file = self.vectors_file.open("wb")
 
     def __enter__(self) -> VectorWriter:
-        """Leave room for the header."""
+        """Reserve the bytes of the header."""
         self._file.write(bytes(8 + HEADER_BYTES))
         return self
 
     def write(self, ids: Iterable[str], matrices: Sequence[Matrix]) -> None:
-        """Add texts.
+        """Append texts.
 
         Args:
-            ids: Their ids.
-            matrices: Their vectors (tokens x dimensions), in the same order.
+            ids: The texts' ids.
+            matrices: Each text's vectors (tokens x dimensions), in the same order.
 
         Raises:
-            UserError: A vector is not finite.
+            UserError: A vector has a component that is NaN or infinite.
         """
-        for identity, matrix in zip(ids, matrices, strict=True):
+        for text_id, matrix in zip(ids, matrices, strict=True):
             if not np.isfinite(matrix).all():
                 raise UserError(
-                    f"the model's vectors of {identity!r} are not finite; train it again, with a lower learning rate"
+                    f"the model's vectors of {text_id!r} are not finite; train it again with a lower learning rate"
                 )
             self._file.write(np.ascontiguousarray(matrix, dtype="<f2").tobytes())
             self.lengths.append(len(matrix))
-            self.ids.append(identity)
+            self.ids.append(text_id)
             self.dimensions = matrix.shape[1]
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        """Complete the files, unless there was an error."""
+        """Write the header and the Parquet file, unless there was an error."""
         with self._file as file:
             if error is not None:
                 return
@@ -108,4 +121,4 @@ class VectorWriter:
             file.seek(0)
             file.write(struct.pack("<Q", HEADER_BYTES) + header)
         table = pa.table({"id": pa.array(self.ids, pa.string()), "tokens": pa.array(self.lengths, pa.int32())})
-        pq.write_table(table, self.texts, compression="zstd")
+        pq.write_table(table, self.texts_file, compression="zstd")

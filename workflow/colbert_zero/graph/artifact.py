@@ -1,12 +1,12 @@
-"""Artifacts: named by what decides them, published whole or not at all.
+"""Artifacts: folders named by what decides their files, published whole or not at all.
 
 An artifact is a folder `ROOT/KIND/LABEL-KEY/` with its files, `spec.json` and `manifest.json`. KEY is the first 12
 hex digits of the SHA-256 of `spec.json`, which holds everything that decides the files and nothing else. The manifest
-holds what happened: digests, code, packages, host, times, attempts.
+records how the files were made: digests, code, packages, host, times, attempts.
 
-`run_step` is the one way to publish. Snakemake's declared output is `spec.json`: if Snakemake deletes it (a forced
-rule, a failed job), the folder's other files stay, and the next run checks them and writes the spec again. So no
-ordinary command ever redoes or deletes a finished artifact.
+Every step publishes through `run_step`. The output that a rule declares to Snakemake is `spec.json` alone. If Snakemake
+deletes that file (a forced rule, a failed job), the other files stay; the next run verifies them and writes the spec
+again. So no ordinary command ever remakes or deletes a finished artifact.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
-from colbert_zero.graph.digests import canonical, digest, file_digest
+from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.provenance import Attempts, code_identity, image_labels, package_versions
 
 KEY_DIGITS = 12
-PATIENCE = 1800.0
-"""Seconds to wait for another process that makes the same artifact."""
-SPEC, MANIFEST = "spec.json", "manifest.json"
-RESOURCES = frozenset({"sources", "collections", "bases"})
-"""The kinds that come from outside the study; they live in `resources/`, all others in `results/`."""
+LOCK_WAIT_SECONDS = 1800.0
+"""How long a step waits for another process that is making the same artifact."""
+SPEC_FILE, MANIFEST_FILE = "spec.json", "manifest.json"
+EXTERNAL_KINDS = frozenset({"sources", "collections", "bases"})
+"""Kinds that come from outside the study. They live in `resources/`, all others in `results/`."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Spec:
     """Everything that decides an artifact.
 
     Attributes:
-        kind: What it is, in the plural: `shards`, `models`, `runs` ...
-        label: For people; unique within a kind only together with the key. Without `/`.
-        settings: The leaves of the config, revisions and seeds that decide it (JSON values).
-        inputs: Names of the artifacts it is made from, by role, in an order that decides too.
+        kind: The kind of artifact, in the plural: `shards`, `models`, `runs` ...
+        label: A name for people, without `/`. Two artifacts of a kind may share a label; their keys differ.
+        settings: The config's leaves, the revisions and the seeds that decide the artifact (JSON values).
+        inputs: Names of the artifacts it is made from, by role. Their order is part of the spec.
     """
 
     kind: str
@@ -56,8 +56,8 @@ class Spec:
 
     @cached_property
     def text(self) -> str:
-        """The canonical JSON, which `spec.json` holds."""
-        return canonical(
+        """The canonical JSON: the contents of `spec.json`."""
+        return canonical_json(
             {
                 "kind": self.kind,
                 "label": self.label,
@@ -73,49 +73,49 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """`KIND/LABEL-KEY`, as other specs refer to it."""
+        """`KIND/LABEL-KEY`, by which other specs refer to the artifact."""
         return f"{self.kind}/{self.label}-{self.key}"
 
     @property
     def folder(self) -> Path:
-        """Where it is published, relative to the study's folder."""
-        return locate(self.name)
+        """Where the artifact is published, relative to the study's folder."""
+        return artifact_folder(self.name)
 
     @property
     def state(self) -> Path:
-        """Where unfinished work is kept between attempts, relative to the study's folder."""
+        """The state folder: unfinished work, kept between attempts. Relative to the study's folder."""
         return Path("results/state") / self.name
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Read a spec back from its JSON."""
+        """Read a spec from its JSON."""
         value = json.loads(text)
         return cls(value["kind"], value["label"], value["settings"], value["inputs"])
 
 
-def locate(name: str) -> Path:
+def artifact_folder(name: str) -> Path:
     """The folder of an artifact called `name`, relative to the study's folder."""
     kind = name.partition("/")[0]
-    return Path("resources" if kind in RESOURCES else "results") / name
+    return Path("resources" if kind in EXTERNAL_KINDS else "results") / name
 
 
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Digest and size (bytes) of every file in `folder` but spec and manifest, by relative path."""
+    """SHA-256 and size in bytes of every file in `folder`, by relative path; without spec and manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "bytes": path.stat().st_size}
         for path in files
-        if path.parent != folder or path.name not in (SPEC, MANIFEST)
+        if path.parent != folder or path.name not in (SPEC_FILE, MANIFEST_FILE)
     }
 
 
 def content_digest(outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """One digest over an artifact's files: the same for the same bytes under the same names."""
-    return digest(canonical({file: entry["sha256"] for file, entry in outputs.items()}))
+    """One digest of an artifact's files: equal for equal bytes under equal names."""
+    return digest(canonical_json({file: entry["sha256"] for file, entry in outputs.items()}))
 
 
 def folder_digest(folder: Path) -> str:
-    """One digest over the files of a folder that is not an artifact yet."""
+    """One digest of the files of a folder that is not an artifact yet."""
     return content_digest(file_digests(folder))
 
 
@@ -124,33 +124,33 @@ class Artifact:
     """A published artifact, opened for reading.
 
     Attributes:
-        spec: What decided it.
-        manifest: What happened.
+        spec: What decides its files.
+        manifest: How its files were made.
         folder: Where its files are.
     """
 
     spec: Spec
     manifest: Mapping[str, Any]
     folder: Path
-    _checked: set[str] = field(default_factory=set, repr=False, compare=False)
+    _verified: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def open(cls, name: str) -> Artifact:
         """Open the artifact called `name` in the current study.
 
         Raises:
-            UserError: It is not there, or its spec is not the one its name says.
+            UserError: The artifact does not exist, or the digest of its spec does not match its name.
         """
-        folder = locate(name)
+        folder = artifact_folder(name)
         try:
-            text = (folder / SPEC).read_text(encoding="utf-8")
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            text = (folder / SPEC_FILE).read_text(encoding="utf-8")
+            manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UserError(f"{name}: {error.filename} is missing; run snakemake to make it") from None
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{folder}: spec or manifest is not JSON ({error}); move the folder away") from None
         if not name.endswith("-" + digest(text)[:KEY_DIGITS]):
-            raise UserError(f"{folder / SPEC} was edited: its digest is not its name; move the folder away")
+            raise UserError(f"{folder / SPEC_FILE} was edited: its digest is not in its name; move the folder away")
         return cls(Spec.parse(text), manifest, folder)
 
     @property
@@ -160,7 +160,7 @@ class Artifact:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What its command counted and measured."""
+        """What the step that made the artifact counted and measured."""
         facts: Mapping[str, Any] = self.manifest["facts"]
         return facts
 
@@ -169,21 +169,21 @@ class Artifact:
         return sorted(file for file in self.manifest["outputs"] if file.endswith(suffix))
 
     def file(self, name: str) -> Path:
-        """The path of one of its files, its bytes checked against the manifest once per process.
+        """The path of a file of the artifact, verified against the manifest once per process.
 
         Raises:
             UserError: The file is missing, truncated or edited.
         """
         path = self.folder / name
-        if name not in self._checked:
-            finding = self.problem_with(name)
-            if finding:
-                raise UserError(f"{finding}; move {self.folder} away and run snakemake again")
-            self._checked.add(name)
+        if name not in self._verified:
+            problem = self.problem_with(name)
+            if problem:
+                raise UserError(f"{problem}; move {self.folder} away and run snakemake again")
+            self._verified.add(name)
         return path
 
     def problem_with(self, name: str) -> str | None:
-        """What is wrong with one of its files, in words, or None."""
+        """What is wrong with a file of the artifact, in words; None if the file is intact."""
         path, entry = self.folder / name, self.manifest["outputs"].get(name)
         if entry is None:
             return f"{path} is not in the manifest"
@@ -195,8 +195,8 @@ class Artifact:
             return f"{path} was changed: its digest is not the manifest's"
         return None
 
-    def model_folder(self) -> Path:
-        """The folder itself, every file checked: for libraries that load a folder."""
+    def verified_folder(self) -> Path:
+        """The artifact's folder, once every file in it is verified: for libraries that load a whole folder."""
         for name in self.files():
             self.file(name)
         return self.folder
@@ -204,19 +204,19 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Job:
-    """What a step's `make` is given.
+    """What `run_step` passes to a step's `make`.
 
     Attributes:
-        spec: What to make.
-        folder: An empty folder to write the files in.
+        spec: The artifact to make.
+        folder: An empty folder to write the artifact's files in.
         options: The parsed command line.
-        note: Adds facts to the record of this attempt, which the manifest keeps: `note(end_step=120)`.
+        record: Adds facts about this attempt, for the manifest's list of attempts: `record(end_step=120)`.
     """
 
     spec: Spec
     folder: Path
     options: argparse.Namespace
-    note: Callable[..., None]
+    record: Callable[..., None]
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -225,28 +225,28 @@ class Job:
 
     @property
     def threads(self) -> int:
-        """How many threads it may use."""
+        """How many threads the step may use."""
         threads: int = self.options.threads
         return threads
 
     @property
     def state(self) -> Path:
-        """A folder of its own that outlives a failed attempt."""
+        """The state folder, created if needed: what is in it survives a failed attempt."""
         self.spec.state.mkdir(parents=True, exist_ok=True)
         return self.spec.state
 
     def inputs(self, role: str) -> list[Artifact]:
-        """Its inputs of one role, opened, in the spec's order."""
+        """The artifact's inputs of one role, opened, in the spec's order."""
         return [Artifact.open(name) for name in self.spec.inputs.get(role, ())]
 
     def input(self, role: str) -> Artifact:
-        """Its only input of one role."""
+        """The artifact's only input of one role, opened."""
         (artifact,) = self.inputs(role)
         return artifact
 
 
 Make = Callable[[Job], Mapping[str, Any]]
-"""A step: writes files into `job.folder`, returns the facts for the manifest."""
+"""The work of a step: write files into `job.folder`, return facts for the manifest."""
 
 
 def run_step(
@@ -260,8 +260,8 @@ def run_step(
     Args:
         make: The step's work.
         doc: The module's docstring, shown by `--help`.
-        argv: Arguments, by default the process's.
-        add_options: Adds the step's own flags; these may decide how fast a result comes, never which.
+        argv: Command-line arguments, by default the process's.
+        add_options: Adds flags of the step. A flag may change how fast the artifact is made, never its contents.
 
     Returns:
         The exit status.
@@ -275,8 +275,8 @@ def run_step(
 
     def publish() -> int:
         lock = options.spec.state.with_name(f"{options.spec.state.name}.lock")
-        # Left over from a killed Snakemake, another job may be at it still: what that one makes is not made twice.
-        with acquire_lock(lock, f"making {options.spec.name}", wait=PATIENCE):
+        # A job that a killed Snakemake left behind may still be making this artifact: wait for that job.
+        with acquire_lock(lock, f"making {options.spec.name}", wait_seconds=LOCK_WAIT_SECONDS):
             return _publish(make, options.spec, options)
 
     return run_reporting_errors(publish)
@@ -285,26 +285,26 @@ def run_step(
 def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
     target = spec.folder
     if target.parent.is_dir():
-        # Looking into the folder has a network file system forget what it knew before another node published there.
+        # Listing the folder refreshes a network file system's cache, so that what another node published is seen.
         os.listdir(target.parent)
-    if (target / MANIFEST).is_file():
+    if (target / MANIFEST_FILE).is_file():
         _restore_spec(spec)
         return 0
     if target.is_dir() and any(target.iterdir()):
         raise UserError(f"{target} holds files but no manifest; it is not overwritten: move it away")
     attempts = Attempts(spec.state / "attempts.jsonl")
     if attempts.unrecoverable_error:
-        log.info("not tried again in this run of Snakemake, since it would end as before")
+        log.info("not retried in this run of Snakemake: the last attempt failed with an error that a retry cannot fix")
         raise UserError(attempts.unrecoverable_error)
-    # The dot keeps unfinished folders out of every walk; a killed attempt's is of no use.
+    # The leading dot hides unfinished folders from `published_folders`. What a killed attempt left there is deleted.
     folder = target.with_name(f".{target.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.time()
     attempts.begin()
     try:
-        facts = make(Job(spec, folder, options, attempts.note))
-        (folder / SPEC).write_text(spec.text, encoding="utf-8")
+        facts = make(Job(spec, folder, options, attempts.record))
+        (folder / SPEC_FILE).write_text(spec.text, encoding="utf-8")
         outputs = file_digests(folder)
         manifest = {
             "name": spec.name,
@@ -321,12 +321,12 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
             "image": image_labels(),
             "attempts": attempts.end("published"),
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         _sync_files(folder)
         os.replace(folder, target)
     except BaseException as error:
-        mistake = isinstance(error, UserError) and not isinstance(error, RetryableError)
-        attempts.end((str(error) if mistake else f"{type(error).__name__}: {error}")[:500], mistake)
+        unrecoverable = isinstance(error, UserError) and not isinstance(error, RetryableError)
+        attempts.end((str(error) if unrecoverable else f"{type(error).__name__}: {error}")[:500], unrecoverable)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(spec.state, ignore_errors=True)
@@ -335,11 +335,11 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
 
 
 def _restore_spec(spec: Spec) -> None:
-    """Snakemake removed `spec.json` of a finished artifact: check the rest, write it again."""
-    manifest = json.loads((spec.folder / MANIFEST).read_text(encoding="utf-8"))
+    """Write the `spec.json` of a finished artifact again, once its other files are verified: Snakemake deleted it."""
+    manifest = json.loads((spec.folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     artifact = Artifact(spec, manifest, spec.folder)
-    artifact.model_folder()
-    (spec.folder / SPEC).write_text(spec.text, encoding="utf-8")
+    artifact.verified_folder()
+    (spec.folder / SPEC_FILE).write_text(spec.text, encoding="utf-8")
     log.info("%s is already there, and intact", spec.folder)
 
 
@@ -349,7 +349,7 @@ def _input_names(spec: Spec) -> Iterator[str]:
 
 
 def _sync_files(folder: Path) -> None:
-    """Bring every file of `folder` to disk before the rename makes them count, readable as the user's files are."""
+    """Flush every file of `folder` to disk, before the rename publishes it, and apply the user's umask to it."""
     umask = os.umask(0)
     os.umask(umask)
     for path in folder.rglob("*"):
@@ -359,14 +359,14 @@ def _sync_files(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def published(root: Path) -> Iterator[Path]:
-    """The folders of all published artifacts of the study in `root`, whole or not, sorted."""
-    for top in ("resources", "results"):
-        for kind in sorted((root / top).glob("*")):
+def published_folders(root: Path) -> Iterator[Path]:
+    """The folders of all published artifacts of the study in `root`, intact or damaged, sorted."""
+    for parent in ("resources", "results"):
+        for kind in sorted((root / parent).glob("*")):
             if kind.is_dir() and kind.name != "state":
                 yield from sorted(path for path in kind.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def step_main(make: Make, doc: str | None) -> None:
-    """`if __name__ == "__main__"` of a step without flags of its own."""
+    """The `if __name__ == "__main__"` block of a step without flags of its own."""
     sys.exit(run_step(make, doc))

@@ -1,4 +1,4 @@
-"""The grammar of a study's config: the schema's checks, its defaults, and words for what is wrong."""
+"""A study's config: read it, validate it against the schema, fill in defaults, explain a mistake in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKFLOW = Path(__file__).parents[2]
 
 Config = Mapping[str, Any]
 
-TYPES = {
+TYPE_NAMES = {
     "string": "text",
     "integer": "a whole number",
     "number": "a number",
@@ -28,7 +28,7 @@ TYPES = {
     "object": "a group of settings",
     "null": "null",
 }
-"""JSON's types, for people."""
+"""JSON Schema's types, in the words of error messages."""
 
 
 @cache
@@ -42,7 +42,7 @@ def read_config(path: Path) -> Config:
     """The parsed config at `path`.
 
     Raises:
-        UserError: It is missing, or not YAML with settings in it.
+        UserError: The file is missing, or is not YAML with settings in it.
     """
     try:
         config = read_yaml(path)
@@ -61,30 +61,32 @@ def _schema() -> dict[str, Any]:
     return schema
 
 
-def check(config: Config) -> dict[str, Any]:
-    """`config` with defaults filled in, if it fits the schema.
+def validate(config: Config) -> dict[str, Any]:
+    """`config` with the schema's defaults filled in.
 
     Raises:
-        UserError: The first thing that does not, naming the nearest known key for an unknown one.
+        UserError: The config does not fit the schema. The message names the first error, and for an unknown key the
+            most similar known one.
     """
     schema = _schema()
-    found = jsonschema.Draft202012Validator(schema).iter_errors(config)
-    first = min(found, key=lambda error: [str(step) for step in error.absolute_path], default=None)
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
+    first = min(errors, key=lambda error: [str(step) for step in error.absolute_path], default=None)
     if first is not None:
-        raise UserError(f"config.yaml: {_explain(first)}")
-    filled: dict[str, Any] = _filled(deepcopy(dict(config)), schema)
-    return filled
+        raise UserError(f"config.yaml: {_error_line(first)}")
+    complete: dict[str, Any] = _with_defaults(deepcopy(dict(config)), schema)
+    return complete
 
 
-def _explain(error: jsonschema.ValidationError) -> str:
-    while error.context and not _one_key_of(error):
-        # Of several alternatives, the one that came closest has the deepest error.
+def _error_line(error: jsonschema.ValidationError) -> str:
+    """Where in the config an error is, and what is wrong there."""
+    while error.context and not _exclusive_keys(error):
+        # The alternative that the author most likely meant is the one whose error lies deepest.
         error = max(error.context, key=lambda inner: (len(inner.path), inner.validator == "additionalProperties"))
-    return f"{'.'.join(map(str, error.absolute_path)) or 'the study'}: {_words(error)}"
+    return f"{'.'.join(map(str, error.absolute_path)) or 'the study'}: {_describe(error)}"
 
 
-def _one_key_of(error: jsonschema.ValidationError) -> list[str]:
-    """The keys of which exactly one is wanted, if that is what is wrong."""
+def _exclusive_keys(error: jsonschema.ValidationError) -> list[str]:
+    """The keys of which exactly one must be given, if the error is that none or several are."""
     schema: Any = error.schema
     if error.validator in ("minProperties", "maxProperties"):
         return list(schema.get("properties", ()))
@@ -92,28 +94,28 @@ def _one_key_of(error: jsonschema.ValidationError) -> list[str]:
     return [key for alternative in alternatives for key in alternative.get("required", ())]
 
 
-def _words(error: jsonschema.ValidationError) -> str:
-    """What is wrong with a value, for whoever wrote it."""
+def _describe(error: jsonschema.ValidationError) -> str:
+    """What is wrong with a value, in words for the config's author."""
     value: Any = error.instance
-    wanted: Any = error.validator_value
+    expected: Any = error.validator_value
     schema: Any = error.schema
-    # YAML knows dates, which may be values, and keys.
+    # YAML parses dates, as values and as keys, which JSON does not have.
     shown = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
-    if keys := _one_key_of(error):
+    if keys := _exclusive_keys(error):
         return f"give exactly one of {', '.join(keys)}"
     match error.validator:
         case "additionalProperties":
             unknown = next(key for key in value if key not in schema["properties"])
-            return f"{unknown} is not a setting; {_hint(str(unknown), list(schema['properties']))}"
+            return f"{unknown} is not a setting; {_suggestion(str(unknown), list(schema['properties']))}"
         case "required":
-            return f"{next(key for key in wanted if key not in value)} is missing"
-        case "type" if isinstance(value, str) and wanted == "number":
+            return f"{next(key for key in expected if key not in value)} is missing"
+        case "type" if isinstance(value, str) and expected == "number":
             return f"{shown} is text, not a number (YAML reads 1e-3 as text; write 1.0e-3)"
         case "type":
-            types = [wanted] if isinstance(wanted, str) else wanted
-            return f"{shown} is not {' or '.join(map(TYPES.__getitem__, types))}"
+            types = [expected] if isinstance(expected, str) else expected
+            return f"{shown} is not {' or '.join(map(TYPE_NAMES.__getitem__, types))}"
         case "pattern":
-            return f"{shown} is not of the form {wanted}"
+            return f"{shown} is not of the form {expected}"
         case "minItems" | "minProperties":
             return "there is nothing in it"
         case "uniqueItems":
@@ -122,7 +124,7 @@ def _words(error: jsonschema.ValidationError) -> str:
             return error.message
 
 
-def _hint(name: str, names: Sequence[str]) -> str:
+def _suggestion(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(names) or 'none'}"
 
@@ -133,46 +135,48 @@ def _definition(name: str) -> dict[str, Any]:
 
 
 def _defaults(schema: Config) -> dict[str, Any]:
+    """The defaults of an object's properties, of those that have one."""
     properties = schema.get("properties", {})
     return {name: deepcopy(inner["default"]) for name, inner in properties.items() if "default" in inner}
 
 
 def stage_defaults() -> dict[str, Any]:
-    """The settings of a stage that a config need not name."""
+    """The default values of a stage's settings."""
     return _defaults(_definition("settings"))
 
 
-def _filled(value: Any, schema: Config) -> Any:
-    """`value` with the schema's defaults where it is silent; but stage settings, which are merged first."""
+def _with_defaults(value: Any, schema: Config) -> Any:
+    """`value` with the schema's defaults filled in, except in stage settings, which recipes merge first."""
     if "$ref" in schema:
         schema = _definition(schema["$ref"].rpartition("/")[2])
     if not isinstance(value, dict) or schema is _definition("settings"):
         return value
     inner_schemas = schema.get("properties", {})
-    rest = schema.get("additionalProperties") or {}
+    schema_of_others = schema.get("additionalProperties") or {}
     value = _defaults(schema) | value
-    return {name: _filled(inner, inner_schemas.get(name, rest)) for name, inner in value.items()}
+    return {name: _with_defaults(inner, inner_schemas.get(name, schema_of_others)) for name, inner in value.items()}
 
 
 def require_known(name: str, names: Iterable[str], where: str, section: str) -> str:
     """`name`, if it is one of `names`.
 
     Raises:
-        UserError: It is not; the nearest one is named, `where` it was written and the `section` it should be in.
+        UserError: It is not. The message says `where` the name is used, which `section` lacks it, and the most similar
+            known name.
     """
     names = list(names)
     if name not in names:
-        raise UserError(f"config.yaml: {where}: {name} is not in {section}; {_hint(name, names)}")
+        raise UserError(f"config.yaml: {where}: {name} is not in {section}; {_suggestion(name, names)}")
     return name
 
 
-def only_key(entry: Config, origins: Sequence[str], where: str) -> str:
-    """The only one of `origins` that `entry` gives.
+def only_key(entry: Config, keys: Sequence[str], where: str) -> str:
+    """The only one of `keys` that `entry` has.
 
     Raises:
-        UserError: It gives none, or several.
+        UserError: The entry has none of them, or several.
     """
-    found = [origin for origin in origins if origin in entry]
-    if len(found) != 1:
-        raise UserError(f"config.yaml: {where}: give exactly one of {', '.join(origins)}")
-    return found[0]
+    given = [key for key in keys if key in entry]
+    if len(given) != 1:
+        raise UserError(f"config.yaml: {where}: give exactly one of {', '.join(keys)}")
+    return given[0]

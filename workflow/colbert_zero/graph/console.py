@@ -1,4 +1,4 @@
-"""What a person sees: one line for their mistake, a bar on a terminal, plain lines in a batch log."""
+"""What a user sees: one line for a mistake of theirs, a progress bar on a terminal, plain lines in a batch log."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ T = TypeVar("T")
 log = logging.getLogger("colbert_zero")
 
 SECONDS_BETWEEN_LINES = 60.0
-"""In a batch log, progress is one line a minute."""
+"""Seconds between two lines of progress in a batch log."""
 
 
 class UserError(Exception):
-    """A mistake a person can mend. The message is one line: what, where, what to do."""
+    """A mistake that the user can fix. The message is one line: what is wrong, where, what to do."""
 
 
 class RetryableError(UserError):
-    """A trouble of this attempt at this place; the same command may well succeed later or elsewhere."""
+    """A failure of this attempt on this machine: the same command may succeed later or elsewhere."""
 
 
 def run_reporting_errors(main: Callable[[], int]) -> int:
-    """Run `main`; turn what a person can mend into one line on stderr and exit status 1.
+    """Run `main`; report an error that the user can fix as one line on stderr, with exit status 1.
 
-    Anything else is our bug and keeps its traceback.
+    Any other exception is a bug of ours and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
@@ -43,23 +43,23 @@ def run_reporting_errors(main: Callable[[], int]) -> int:
             f"colbert-zero: no space left while writing {where}: free some, then run the same command again\n"
         )
     except KeyboardInterrupt:
-        sys.stderr.write("colbert-zero: interrupted; the same command goes on from here\n")
+        sys.stderr.write("colbert-zero: interrupted; the same command resumes from here\n")
         return 130
     return 1
 
 
-def progress(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
-    """Yield `items`, showing how far they are: a bar on a terminal, a line a minute elsewhere.
+def progress(items: Iterable[T], total: int | None, unit: str) -> Iterator[T]:
+    """Yield `items` and show progress: a bar on a terminal, a line a minute elsewhere.
 
     Args:
-        items: What to go through.
-        total: How many there are, or None where nobody knows.
-        what: The noun after the number, in the plural.
+        items: The items to iterate over.
+        total: The number of items, or None if it is unknown.
+        unit: The plural noun to print after the number: `rows`, `documents` ...
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, unit=f" {what}", dynamic_ncols=True)
+        yield from tqdm(items, total=total, unit=f" {unit}", dynamic_ncols=True)
         return
     started = last = time.monotonic()
     for done, item in enumerate(items):
@@ -68,5 +68,5 @@ def progress(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
         if now - last >= SECONDS_BETWEEN_LINES:
             rate = (done + 1) / (now - started)
             left = f", {(total - done - 1) / rate:.0f} s left" if total else ""
-            log.info("%d of %s %s, %.1f/s%s", done + 1, total or "?", what, rate, left)
+            log.info("%d of %s %s, %.1f/s%s", done + 1, total or "?", unit, rate, left)
             last = now

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 SEPARATOR = "\x1f"
-"""Between texts that are digested together."""
+"""Put between texts that are digested together."""
 
 
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8 kept, no NaN."""
+def canonical_json(value: Any) -> str:
+    """A value's JSON in its only canonical form: sorted keys, no spaces, UTF-8 unescaped, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""What a manifest says of how an artifact was made: attempts, code, packages."""
+"""How an artifact was made, for its manifest: attempts, code, packages, image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import log
-from colbert_zero.graph.digests import canonical, digest, file_digest
+from colbert_zero.graph.digests import canonical_json, digest, file_digest
 
-PACKAGE = Path(__file__).parents[1]
-"""The folder of this package's sources, rooms included."""
+PACKAGE_FOLDER = Path(__file__).parents[1]
+"""The folder of this package's source files, rooms included."""
 
-PACKAGES = (
+RECORDED_PACKAGES = (
     "datasets",
     "faiss-cpu",
     "fast-plaid",
@@ -33,59 +33,64 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-"""The packages whose versions a manifest records: those that can change an artifact's bytes."""
+"""Packages that can change an artifact's bytes: the manifest records their versions."""
 
-RUN = "COLBERT_ZERO_RUN"
-"""Names one run of Snakemake to all its jobs."""
-COMMIT = "COLBERT_ZERO_COMMIT"
-"""Where a run of Snakemake says at which commit the code is: images have no git."""
-GIVEN = {"run": RUN, "job": "SLURM_JOB_ID", "node": "SLURM_STEP_NODELIST", "gpus": "CUDA_VISIBLE_DEVICES"}
-"""What is recorded of an attempt, and the variable that says it."""
+RUN_VARIABLE = "COLBERT_ZERO_RUN"
+"""The environment variable that identifies a run of Snakemake in all its jobs."""
+COMMIT_VARIABLE = "COLBERT_ZERO_COMMIT"
+"""The environment variable by which Snakemake tells its jobs the code's commit: images have no git."""
+RECORDED_VARIABLES = {
+    "run": RUN_VARIABLE,
+    "job": "SLURM_JOB_ID",
+    "node": "SLURM_STEP_NODELIST",
+    "gpus": "CUDA_VISIBLE_DEVICES",
+}
+"""Facts that are recorded of an attempt, each with the environment variable it is read from."""
 
 
 class Attempts:
-    """The attempts at one artifact, kept beside its state so that a kill is seen by the next one."""
+    """The attempts at one artifact, kept in a file: the next attempt can tell that the last one was killed."""
 
     def __init__(self, path: Path) -> None:
-        """Take up the earlier attempts in `path`; one that never said how it ended was killed."""
+        """Read the earlier attempts from `path`. An attempt without a recorded end was killed."""
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self._all: list[dict[str, Any]] = [{"end": "killed", **json.loads(line)} for line in lines]
+        self._attempts: list[dict[str, Any]] = [{"end": "killed", **json.loads(line)} for line in lines]
 
     def begin(self) -> None:
-        """Record that an attempt starts now, here."""
+        """Record that an attempt starts, with time, host and `RECORDED_VARIABLES`."""
         attempt = {"started": _now(), "host": socket.gethostname()}
-        given = {name: os.environ.get(variable) for name, variable in GIVEN.items()}
-        self._all.append(attempt | {name: value for name, value in given.items() if value})
+        environment = {name: os.environ.get(variable) for name, variable in RECORDED_VARIABLES.items()}
+        self._attempts.append(attempt | {name: value for name, value in environment.items() if value})
         self._write()
 
-    def note(self, **facts: Any) -> None:
-        """Add facts to the record of the present attempt."""
-        self._all[-1] |= facts
+    def record(self, **facts: Any) -> None:
+        """Add facts to the record of the current attempt, and write the record to disk."""
+        self._attempts[-1] |= facts
         self._write()
 
     @property
     def unrecoverable_error(self) -> str | None:
-        """The mistake that ended the last attempt, if that was in the same run of Snakemake: none mended it."""
-        last = self._all[-1] if self._all else {}
-        same = last.get("run") is not None and last["run"] == os.environ.get(RUN)
-        return str(last["end"]) if same and last.get("mistake") else None
+        """The user's mistake that ended the last attempt, if in this run of Snakemake: nobody has fixed it since."""
+        last = self._attempts[-1] if self._attempts else {}
+        same_run = last.get("run") is not None and last["run"] == os.environ.get(RUN_VARIABLE)
+        return str(last["end"]) if same_run and last.get("mistake") else None
 
-    def end(self, how: str, mistake: bool = False) -> list[dict[str, Any]]:
-        """Record how the present attempt ends, and whether by a mistake; return all of them."""
-        self._all[-1] |= {"ended": _now(), "end": how} | ({"mistake": True} if mistake else {})
-        # A full disk may be why the attempt ended; that error, not this one, is the one to show.
+    def end(self, outcome: str, mistake: bool = False) -> list[dict[str, Any]]:
+        """Record how the current attempt ends, and whether by a user's mistake; return the records of all attempts."""
+        self._attempts[-1] |= {"ended": _now(), "end": outcome} | ({"mistake": True} if mistake else {})
+        # The attempt may have failed because the disk is full. Do not hide that error behind this one.
         try:
             self._write()
         except OSError as error:
             log.info("could not record the attempt: %s", error)
-        return self._all
+        return self._attempts
 
     def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".partial")
-        beside.write_text("".join(canonical(attempt) + "\n" for attempt in self._all), encoding="utf-8")
-        beside.replace(self._path)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(canonical_json(attempt) + "\n" for attempt in self._attempts), encoding="utf-8")
+        partial.replace(self._path)
 
 
 def _now() -> str:
@@ -93,14 +98,14 @@ def _now() -> str:
 
 
 def code_identity() -> dict[str, Any]:
-    """Digest of this package's sources, and the commit they are at, where it is known."""
-    sources = {path.relative_to(PACKAGE).as_posix(): file_digest(path) for path in PACKAGE.rglob("*.py")}
-    return {"digest": digest(canonical(sources)), "commit": os.environ.get(COMMIT) or commit()}
+    """The digest of this package's source files, and their git commit if it is known."""
+    sources = {path.relative_to(PACKAGE_FOLDER).as_posix(): file_digest(path) for path in PACKAGE_FOLDER.rglob("*.py")}
+    return {"digest": digest(canonical_json(sources)), "commit": os.environ.get(COMMIT_VARIABLE) or source_commit()}
 
 
-def commit() -> str | None:
-    """The commit that this package's sources are at, and whether they were changed since; None without git."""
-    git = ["git", "-C", str(PACKAGE)]
+def source_commit() -> str | None:
+    """The git commit of this package's source files, and whether they have changed since; None without git."""
+    git = ["git", "-C", str(PACKAGE_FOLDER)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         status = [*git, "status", "--porcelain", "--", "."]
@@ -111,7 +116,7 @@ def commit() -> str | None:
 
 
 def image_labels() -> dict[str, str] | None:
-    """The labels of the Apptainer image that this process runs in, which say what it holds; None outside."""
+    """The labels of this process's Apptainer image, which identify its contents; None outside an image."""
     try:
         labels: dict[str, str] = json.loads(Path("/.singularity.d/labels.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -120,9 +125,9 @@ def image_labels() -> dict[str, str] | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that can change an artifact's bytes, of those that are installed."""
+    """The installed versions of `RECORDED_PACKAGES`."""
     versions = {}
-    for package in PACKAGES:
+    for package in RECORDED_PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What the registries know by name: pinned sources, collections, models, and the versions in the lock."""
+"""Look up names in `workflow/registry/`: pinned sources, collections and models; and package versions in the lock."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ REGISTRY = WORKFLOW / "registry"
 
 @cache
 def locked_version(package: str) -> str:
-    """The version of `package` in the lock: an image or a login node need not have it installed."""
+    """The version of `package` in `envs/local.txt`; the package need not be installed where this runs."""
     lock = WORKFLOW.parent / "envs" / "local.txt"
     name = re.sub(r"[-_.]+", "-", package).lower()
-    found = re.search(rf"^{re.escape(name)}==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
-    if not found:
+    match = re.search(rf"^{re.escape(name)}==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    if not match:
         raise UserError(f"package {package} is not in {lock}: name one that is, or add it to envs/torch.in; make lock")
-    return found[1]
+    return match[1]
 
 
-def package(entry: Config) -> dict[str, Any]:
-    """The settings of a package's documentation, at the version in the lock."""
+def package_settings(entry: Config) -> dict[str, Any]:
+    """The settings of a source or collection made of a package's docstrings, at the locked version."""
     return {
         "package": entry["package"],
         "version": locked_version(entry["package"]),
@@ -36,7 +36,7 @@ def package(entry: Config) -> dict[str, Any]:
 
 
 def sources(name: str, where: str) -> list[tuple[str, dict[str, Any]]]:
-    """(label, settings) of a group of the registry, or of one member given as GROUP/MEMBER."""
+    """(label, settings) of each source of the registry's group `name`, or of one source, as GROUP/SOURCE."""
     groups = read_yaml(REGISTRY / "sources.yaml")["groups"]
     group_name, _, member = name.partition("/")
     group = groups[require_known(group_name, groups, where, "workflow/registry/sources.yaml")]
@@ -44,22 +44,22 @@ def sources(name: str, where: str) -> list[tuple[str, dict[str, Any]]]:
     members = group["sources"]
     labels = [require_known(member, members, where, f"the registry's {group_name}")] if member else list(members)
     return [
-        (label, {**shared, "files": _in_files(group["files"], label), "rows": members[label]["rows"]})
+        (label, {**shared, "files": _fill_in_source(group["files"], label), "rows": members[label]["rows"]})
         for label in labels
     ]
 
 
-def _in_files(files: Any, label: str) -> Any:
-    """The globs of one source: `{source}` in a group's globs is the source's name."""
+def _fill_in_source(files: Any, label: str) -> Any:
+    """A group's globs with `{source}` replaced by the name of one source."""
     if isinstance(files, str):
         return files.replace("{source}", label)
     if isinstance(files, Mapping):
-        return {role: _in_files(globs, label) for role, globs in files.items()}
-    return [_in_files(glob, label) for glob in files]
+        return {role: _fill_in_source(globs, label) for role, globs in files.items()}
+    return [_fill_in_source(glob, label) for glob in files]
 
 
 def collections(name: str, alias: str, where: str) -> list[tuple[str, dict[str, Any], bool]]:
-    """(name, settings, drop_self) of a collection of the registry, or of each member of a group."""
+    """(label, settings, drop_self) of the collection `name`, labelled `alias`, or of each member of a group."""
     registry = read_yaml(REGISTRY / "collections.yaml")
     entries, groups = registry["collections"], registry["groups"]
     require_known(name, [*entries, *groups], where, "workflow/registry/collections.yaml")
@@ -72,7 +72,7 @@ def collections(name: str, alias: str, where: str) -> list[tuple[str, dict[str, 
 
 
 def model(name: str, where: str) -> dict[str, Any]:
-    """The Hub's name and the revision of a model."""
+    """A model's name on the Hub and its revision."""
     models = read_yaml(REGISTRY / "models.yaml")["models"]
     entry = models[require_known(name, models, where, "workflow/registry/models.yaml")]
     return {"hub": entry["hub"], "revision": entry["revision"]}

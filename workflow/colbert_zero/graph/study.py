@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import KEY_DIGITS, Spec
-from colbert_zero.graph.config import Config, check
+from colbert_zero.graph.config import Config, validate
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.baselines import BaselinePlanner
 from colbert_zero.graph.planners.bases import BasePlanner
@@ -32,7 +32,7 @@ DEFAULT_RESOURCES = {
     "checkpoint_seconds": 600,
     "jobs": 1,
 }
-"""What a step asks for where the config is silent."""
+"""The resources of a step for which the config gives none."""
 
 
 class Study:
@@ -45,9 +45,9 @@ class Study:
         rows: The table's rows, baselines first.
         report: The spec of the report.
         specs: Every spec the report depends on, itself included, by key.
-        paths: By key, the local file or folder that an artifact is fetched from.
-        used_by: By key, the names of the rows an artifact serves.
-        evaluations: By key of a model, what it is evaluated on during its training; see `RecipePlanner`.
+        paths: The local file or folder that an artifact is fetched from, by the artifact's key.
+        used_by: The names of the rows that an artifact is needed for, by the artifact's key.
+        evaluations: What a model is evaluated on during its training, by the model's key; see `RecipePlanner`.
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
@@ -58,9 +58,9 @@ class Study:
             folder: The study's folder; local paths in the config are relative to it.
 
         Raises:
-            UserError: The first thing that is wrong with the config, in one line.
+            UserError: The config has a mistake; the message describes the first one.
         """
-        self.config = check(config)
+        self.config = validate(config)
         self.folder = folder
         self.name: str = self.config["study"]
         draft = Draft(self.config, folder)
@@ -98,27 +98,28 @@ class Study:
             raise UserError(f"no artifact of study {self.name} has the key {key}: the config has changed") from None
 
     def inputs_of(self, spec: Spec) -> list[Spec]:
-        """The specs of the artifacts that an artifact is made from, in order."""
+        """The specs of an artifact's inputs, in the order of its spec."""
         return [self.specs[name[-KEY_DIGITS:]] for names in spec.inputs.values() for name in names]
 
     def resource(self, step: str, name: str) -> Any:
-        """A resource of a step, as the config sets it: threads, mem_mb, runtime (minutes), gpu, ...
+        """The value of a step's resource: threads, mem_mb, runtime (minutes), gpu, ...
 
         Returns:
-            The step's own value, that of `resources.default`, or the built-in one; None where there is none of these.
+            The step's own value in the config, else that of `resources.default`, else that of `DEFAULT_RESOURCES`, else
+            None.
         """
-        given = self.config["resources"]
-        return (DEFAULT_RESOURCES | given.get("default", {}) | given.get(step, {})).get(name)
+        resources = self.config["resources"]
+        return (DEFAULT_RESOURCES | resources.get("default", {}) | resources.get(step, {})).get(name)
 
     def _with_ancestors(self, *specs: Spec) -> Iterator[Spec]:
-        """Some specs and all that they are made from, each once."""
+        """Each of `specs` and everything they are made from, directly or indirectly, once."""
         seen: set[str] = set()
-        todo = list(specs)
-        while todo:
-            spec = todo.pop()
+        pending = list(specs)
+        while pending:
+            spec = pending.pop()
             if spec.key not in seen:
                 seen.add(spec.key)
-                todo += self.inputs_of(spec)
+                pending += self.inputs_of(spec)
                 yield spec
 
     def _plan_report(self, draft: Draft, groups: dict[str, list[str]]) -> Spec:

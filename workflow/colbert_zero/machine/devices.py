@@ -1,4 +1,4 @@
-"""Where PyTorch computes, as the steps that ask have it: a flag, since it never decides which result comes."""
+"""Choose the device and the number of threads for PyTorch. Both are flags, since neither decides a result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from colbert_zero.graph.console import RetryableError
 from colbert_zero.machine.distributed import local_rank, local_size
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of mallopt(3), as glibc's malloc.h has them."""
+"""Parameters of mallopt(3), as in glibc's malloc.h."""
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -22,26 +22,28 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)")
 
 
-def threads(job: Job) -> int:
-    """How many threads this process may use: the job's are for all processes of a node."""
+def threads_per_process(job: Job) -> int:
+    """How many threads this process may use: the processes of a node share the job's threads."""
     return max(1, job.threads // local_size())
 
 
 def choose_device(job: Job) -> str:
-    """`cpu` or `cuda`, as asked for: on the CPU with the process's threads, on the GPU of the process's own.
+    """Return `cpu` or `cuda`, as `--device` asks for, and set up PyTorch for it.
+
+    Sets PyTorch's number of threads. With several processes on a node, each takes the GPU of its local rank.
 
     Raises:
-        RetryableError: A GPU was asked for, and there is none, or fewer than processes.
+        RetryableError: `--device` asks for a GPU and none is visible, or there are fewer GPUs than processes.
     """
-    torch.set_num_threads(threads(job))
-    asked: str = job.options.device
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
+    torch.set_num_threads(threads_per_process(job))
+    requested: str = job.options.device
+    cuda_available = torch.cuda.is_available()
+    if requested == "cuda" and not cuda_available:
         raise RetryableError(
-            "a GPU is asked for (gpu under resources in config.yaml), and none is visible: "
+            "a GPU is requested (gpu under resources in config.yaml), and none is visible: "
             + _slurm_gpu_hint(os.environ)
         )
-    device = ("cuda" if there else "cpu") if asked == "auto" else asked
+    device = ("cuda" if cuda_available else "cpu") if requested == "auto" else requested
     if device == "cuda" and local_size() > 1:
         if local_size() > torch.cuda.device_count():
             raise RetryableError(
@@ -55,31 +57,37 @@ def choose_device(job: Job) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, for what is asked for next.
+    """Have the C library keep freed memory for the next allocation; needs glibc, and does nothing elsewhere.
 
-    A large tensor is otherwise new memory each time, which the system clears page by page as it is first written; with
-    large batches that can take longer than what is computed. glibc alone can be told so.
+    By default each large tensor is new memory, which the kernel clears page by page at the first write. With large
+    batches, that can take longer than the computation.
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, -1)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _slurm_gpu_hint(environment: Mapping[str, str]) -> str:
-    """What SLURM gave this job, and what to do about it."""
+    """Say which GPUs SLURM gave this job, and what to do about it."""
     job, visible = environment.get("SLURM_JOB_ID"), environment.get("CUDA_VISIBLE_DEVICES")
-    shown = "CUDA_VISIBLE_DEVICES is not set" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}"
+    variable = "CUDA_VISIBLE_DEVICES is not set" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}"
     if job is None:
-        return f"no SLURM job here ({shown}); set gpu: 0 to compute on the CPU"
-    where = f"SLURM gave job {job} on {environment.get('SLURMD_NODENAME', 'this node')}"
+        return f"no SLURM job here ({variable}); set gpu: 0 to compute on the CPU"
+    job_on_node = f"SLURM gave job {job} on {environment.get('SLURMD_NODENAME', 'this node')}"
     for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         if environment.get(name):
-            given = f"the GPUs {environment[name]}"
+            allocated = f"the GPUs {environment[name]}"
             break
     else:
         count = environment.get("SLURM_GPUS_ON_NODE", "0")
-        given = "none" if count in ("", "0") else f"{count} of its GPUs"
-    if given == "none":
-        return f"{where} none ({shown}): has its partition any (sinfo -o '%P %G'), and does gpu_model name one of them?"
-    return f"{where} {given} ({shown}); is the node's driver working (nvidia-smi), and is the image run with --nv?"
+        allocated = "none" if count in ("", "0") else f"{count} of its GPUs"
+    if allocated == "none":
+        return (
+            f"{job_on_node} none ({variable}): has its partition any (sinfo -o '%P %G'), "
+            "and does gpu_model name one of them?"
+        )
+    return (
+        f"{job_on_node} {allocated} ({variable}); "
+        "does the node's driver work (nvidia-smi), and does the image run with --nv?"
+    )

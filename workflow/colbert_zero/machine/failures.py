@@ -1,4 +1,4 @@
-"""What went wrong in a run, in a line for each artifact that is missing for it: which, for which rows, what to do."""
+"""Explain a failed run: for each missing artifact, a line with the rows that need it, the cause and what to do."""
 
 from __future__ import annotations
 
@@ -9,56 +9,60 @@ from colbert_zero.graph.artifact import KEY_DIGITS, Spec
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import hint_for
 
-ERROR = re.compile(
+FAILED_ATTEMPT = re.compile(
     r"^Error in rule (?P<rule>\w+):\n(?P<fields>(?:(?!Error in rule ).*\n)*?    output: .*\n(?:    .*\n)*)",
     re.MULTILINE,
 )
-"""How Snakemake reports a failed attempt; before the output, a message of SLURM's may have lines of any kind."""
-SUBMITTED = "\n    external_jobid: "
-REFUSED = re.compile(
+"""Snakemake's report of a failed attempt. Before the output, a message from SLURM may add lines of any kind."""
+EXTERNAL_JOB_FIELD = "\n    external_jobid: "
+"""Stands in the report of an attempt that ran as a SLURM job."""
+SUBMISSION_ERROR = re.compile(
     r"^    message: (?:SLURM sbatch failed\.|Job submission failed with exception:) (.*?)(?:For further.*)?$",
     re.MULTILINE,
 )
-OWN = "colbert-zero: "
-GPU_MEMORY = re.compile(r"(CUDA|HIP) (error: )?out of memory", re.IGNORECASE)
-MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit|out of memory", re.IGNORECASE)
+MESSAGE_PREFIX = "colbert-zero: "
+"""Starts every error message of this package's steps."""
+GPU_OUT_OF_MEMORY = re.compile(r"(CUDA|HIP) (error: )?out of memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit|out of memory", re.IGNORECASE)
 
 
-def explain(log: str, study: Study) -> list[str]:
-    """A line for each artifact that a run failed to make.
+def explain_failures(log_text: str, study: Study) -> list[str]:
+    """Write a line for each artifact that a run failed to make.
 
     Args:
-        log: What Snakemake wrote, all of it.
-        study: What it was to make.
+        log_text: Snakemake's whole log.
+        study: The study of the run.
 
     Returns:
-        The lines, in the order in which the artifacts first failed; none for what another attempt has made.
+        The lines, in the order in which the artifacts first failed; none for an artifact that a later attempt made.
     """
-    last: dict[str, tuple[str, str, int]] = {}
-    for found in ERROR.finditer(log):
-        fields = found["fields"]
+    last_attempts: dict[str, tuple[str, str, int]] = {}
+    for report in FAILED_ATTEMPT.finditer(log_text):
+        fields = report["fields"]
         output = _field(fields, "output")
-        _, before, times = last.get(output, ("", "", 0))
-        # A failed job's log is shown below what SLURM says of it. There, the Snakemake inside of the job says it again.
-        if not (SUBMITTED in before and _field(fields, "message") == "None"):
-            last[output] = found["rule"], fields, times + 1
+        _, previous_fields, attempts = last_attempts.get(output, ("", "", 0))
+        # Below its report of a failed SLURM job, Snakemake prints the job's log. There, the Snakemake inside of the job
+        # reports the same failure: do not count it twice.
+        if not (EXTERNAL_JOB_FIELD in previous_fields and _field(fields, "message") == "None"):
+            last_attempts[output] = report["rule"], fields, attempts + 1
     return [
-        f"{_what(output, study)}: {_why(output, rule, fields, times, study)}"
-        for output, (rule, fields, times) in last.items()
+        f"{_artifact_and_rows(output, study)}: {_cause(output, rule, fields, attempts, study)}"
+        for output, (rule, fields, attempts) in last_attempts.items()
         if output and not Path(output).is_file()
     ]
 
 
 def _field(fields: str, name: str) -> str:
-    found = re.search(rf"^    {name}: (.*)$", fields, re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(rf"^    {name}: (.*)$", fields, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _spec(output: str, study: Study) -> Spec | None:
     return study.specs.get(Path(output).parent.name[-KEY_DIGITS:])
 
 
-def _what(output: str, study: Study) -> str:
+def _artifact_and_rows(output: str, study: Study) -> str:
+    """The artifact's name and the rows of the table that need it; the path of an output that is no artifact."""
     spec = _spec(output, study)
     if spec is None:
         return output
@@ -66,40 +70,38 @@ def _what(output: str, study: Study) -> str:
     return f"{spec.name}" + (f" (of {rows})" if rows else "")
 
 
-def _why(output: str, rule: str, fields: str, times: int, study: Study) -> str:
+def _cause(output: str, rule: str, fields: str, attempts: int, study: Study) -> str:
+    """Why the last attempt failed, and what to do."""
     spec = _spec(output, study)
-    # Steps are named in the config by their rule, trainings by their stage.
+    # The config names a training by its stage and every other step by its rule.
     step = spec.label if spec is not None and spec.kind == "models" else re.sub("_(source|collection)$", "", rule)
-    found = re.search(r"SLURM status is: '(\w+)", fields)
-    status = found[1] if found else None
-    logs = [Path(name) for name in _field(fields, "log").rpartition(" (check log")[0].split(", ")]
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in logs if path.is_file()]
-    said = "".join(texts)
-    again = f", {times} times" if times > 1 else ""
-    refused = REFUSED.search(fields)
+    status_match = re.search(r"SLURM status is: '(\w+)", fields)
+    status = status_match[1] if status_match else None
+    log_files = [Path(name) for name in _field(fields, "log").rpartition(" (check log")[0].split(", ")]
+    log_files = [path for path in log_files if path.is_file()]
+    log_text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in log_files)
+    times = f", {attempts} times" if attempts > 1 else ""
+    refused = SUBMISSION_ERROR.search(fields)
     if refused:
-        why = re.search(r"sbatch: error: (.*?)'?\.?$", fields, re.MULTILINE) or refused
-        return f"SLURM did not take the job: {why[1].strip()}"
-    if GPU_MEMORY.search(said):
+        reason = re.search(r"sbatch: error: (.*?)'?\.?$", fields, re.MULTILINE) or refused
+        return f"SLURM did not take the job: {reason[1].strip()}"
+    if GPU_OUT_OF_MEMORY.search(log_text):
+        return f"out of GPU memory{times}: request a GPU with more memory, resources.{step}.gpu_model in config.yaml"
+    if status == "OUT_OF_MEMORY" or OUT_OF_MEMORY.search(log_text):
         return (
-            f"the GPU's memory was too little{again}: ask for a larger one, resources.{step}.gpu_model in config.yaml"
-        )
-    if status == "OUT_OF_MEMORY" or MEMORY.search(said):
-        return (
-            f"killed for memory{again}: {rule} had {study.resource(step, 'mem_mb')} MB; "
+            f"killed for memory{times}: {rule} had {study.resource(step, 'mem_mb')} MB; "
             f"raise resources.{step}.mem_mb in config.yaml"
         )
     if status == "TIMEOUT":
         return (
-            f"ran into its time limit{again}: {rule} had {study.resource(step, 'runtime')} minutes; "
+            f"ran into its time limit{times}: {rule} had {study.resource(step, 'runtime')} minutes; "
             f"raise resources.{step}.runtime in config.yaml"
         )
-    own = [line for line in said.splitlines() if line.startswith(OWN)]
-    if own:
-        return own[-1].removeprefix(OWN)
-    hint = hint_for(said)
+    messages = [line for line in log_text.splitlines() if line.startswith(MESSAGE_PREFIX)]
+    if messages:
+        return messages[-1].removeprefix(MESSAGE_PREFIX)
+    hint = hint_for(log_text)
     if hint:
         return hint
-    ended = f"SLURM says {status}; " if status else ""
-    written = " and ".join(str(path) for path in logs if path.is_file())
-    return f"{ended}see {written or 'what Snakemake said of it'}"
+    slurm_status = f"SLURM says {status}; " if status else ""
+    return f"{slurm_status}see {' and '.join(map(str, log_files)) or 'the message of Snakemake'}"

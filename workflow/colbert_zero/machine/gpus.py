@@ -1,4 +1,4 @@
-"""How busy a GPU is, as the driver's library (NVML) tells."""
+"""Read a GPU's memory, utilisation and energy from the driver's library (NVML)."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import torch
 class Gpu:
     """One GPU of this process."""
 
-    def __init__(self, library: Any, handle: Any) -> None:
-        """Ask `library` about `handle`."""
-        self._library, self._handle = library, handle
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        """Read the GPU that `handle` stands for in the library `nvml`."""
+        self._nvml, self._handle = nvml, handle
 
     @classmethod
-    def of(cls, device: int) -> Gpu | None:
-        """The GPU that PyTorch gives this number; None where the library cannot tell of it."""
+    def open(cls, index: int) -> Gpu | None:
+        """Open the GPU with this PyTorch index; None if NVML does not know it."""
         import pynvml
 
         try:
             pynvml.nvmlInit()
-            # PyTorch counts the GPUs that are visible, the library all.
-            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            # PyTorch numbers the visible GPUs, NVML all of them: so look the GPU up by its UUID.
+            uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
             return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
         except pynvml.NVMLError:
             return None
 
-    def look(self) -> dict[str, int]:
-        """Memory in use (MiB) and the share of the last moments in which it computed (%), where it tells."""
-        found = {}
-        with suppress(self._library.NVMLError):
-            found["gpu_memory_mb"] = self._library.nvmlDeviceGetMemoryInfo(self._handle).used // 2**20
-        # A part of a GPU (MIG) does not tell.
-        with suppress(self._library.NVMLError):
-            found["gpu_utilisation"] = self._library.nvmlDeviceGetUtilizationRates(self._handle).gpu
-        return found
+    def readings(self) -> dict[str, int]:
+        """Memory in use (MiB) and recent utilisation (% of time), as far as this GPU reports them."""
+        readings = {}
+        with suppress(self._nvml.NVMLError):
+            readings["gpu_memory_mb"] = self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used // 2**20
+        # A MIG instance reports no utilisation.
+        with suppress(self._nvml.NVMLError):
+            readings["gpu_utilisation"] = self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu
+        return readings
 
-    def joules(self) -> float:
-        """The energy it has used since its driver was loaded; 0 where it does not count that."""
-        with suppress(self._library.NVMLError):
-            return float(self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
+    def energy_joules(self) -> float:
+        """Energy used since the driver was loaded, in joules; 0 if this GPU does not count it."""
+        with suppress(self._nvml.NVMLError):
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
         return 0.0

@@ -1,11 +1,12 @@
-"""Apptainer images: named by what they are made of, built once, or given.
+"""Build and check Apptainer images, whose file names hold the digest of all that an image is built from.
 
     python -m colbert_zero.machine.images --name torch --output FILE [--bootstrap docker|debootstrap] [--mirror URL]
         [--certificates FILE]
 
-An image is made of its definition in `containers/`, its lock in `envs/`, and the arguments of the build. The digest of
-these is in its file's name, so a changed lock is another image, and the old one stays. The digest of definition and
-lock alone is in its label `colbert-zero.contents`, so an image that was built elsewhere can be told from another.
+An image is built from its definition in `containers/`, its lock in `envs/`, and the arguments of the build. The name of
+its file holds the digest of all three, so a changed lock gives another image, and the old image stays. The label
+`colbert-zero.contents` holds the digest of definition and lock alone: it tells whether an image that was built
+elsewhere has the same contents.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from typing import Any
 from colbert_zero.graph.artifact import KEY_DIGITS
 from colbert_zero.graph.config import WORKFLOW
 from colbert_zero.graph.console import UserError, log, run_reporting_errors
-from colbert_zero.graph.digests import canonical, digest, file_digest
+from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.locks import acquire_lock
 
-NAMES = ("torch", "lucene")
-CLONE = WORKFLOW.parent
-LABEL = "colbert-zero.contents"
-BUILDS, RUNS = (1, 2), (1, 1)
-"""The first Apptainer that builds these definitions, and that runs their images without privileges."""
-SPACE_GB = {"torch": 16, "lucene": 2}
-"""What a build takes in the temporary folder, at most."""
-PATIENCE = 7200.0
-"""Seconds to wait for another process that builds the same image."""
-BINDS = "COLBERT_ZERO_BIND"
-"""Keeps the folders that the user's own environment has images see."""
-FASTER = "-comp zstd -Xcompression-level 3"
-"""For mksquashfs: half the time of the default, and a tenth more bytes."""
+IMAGE_NAMES = ("torch", "lucene")
+REPOSITORY = WORKFLOW.parent
+CONTENTS_LABEL = "colbert-zero.contents"
+APPTAINER_TO_BUILD, APPTAINER_TO_RUN = (1, 2), (1, 1)
+"""The first Apptainer versions that build these definitions, and that run their images without privileges."""
+BUILD_SPACE_GB = {"torch": 16, "lucene": 2}
+"""Upper bound of what a build needs in the temporary folder."""
+LOCK_WAIT_SECONDS = 7200.0
+"""How long to wait for another process that builds the same image."""
+USER_BINDS_VARIABLE = "COLBERT_ZERO_BIND"
+"""Environment variable: keeps the folders that the user's own environment binds into images."""
+MKSQUASHFS_ARGS = "-comp zstd -Xcompression-level 3"
+"""Half the time of mksquashfs's default compression, and a tenth more bytes."""
 
 HINTS = (
     (
@@ -72,240 +73,251 @@ HINTS = (
         "Apptainer is not on this node's PATH: ask the site, or load its module where jobs start",
     ),
 )
-"""What Apptainer says, and what a person can do about it."""
+"""Patterns of Apptainer's messages, and what the user can do about each."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """The image of some rules.
+    """The image that some rules run in.
 
     Attributes:
         name: `torch` or `lucene`.
-        folder: Where it is built.
-        given: The path of its file or its address pinned by a digest, where the config names one.
-        build: How to build it: `bootstrap`, `mirror` and `certificates`.
+        folder: The folder of the file, if the workflow builds the image.
+        configured: The image that the config names, if any: the path of a file, or an address pinned by a digest.
+        build_options: How to build it: `bootstrap`, `mirror` and `certificates`.
     """
 
     name: str
     folder: Path
-    given: str | None
-    build: Mapping[str, str | None]
+    configured: str | None
+    build_options: Mapping[str, str | None]
 
     @property
     def definition(self) -> Path:
-        """What it is built from."""
-        return CLONE / "containers" / f"{self.name}.def"
+        """The Apptainer definition file."""
+        return REPOSITORY / "containers" / f"{self.name}.def"
 
     @property
     def lock(self) -> Path:
-        """The Python packages it has."""
-        return CLONE / "envs" / f"{self.name}.txt"
+        """The lock file with the image's Python packages."""
+        return REPOSITORY / "envs" / f"{self.name}.txt"
 
     @property
-    def contents(self) -> str:
+    def contents_digest(self) -> str:
         """Digest of definition and lock."""
-        return digest(canonical([file_digest(self.definition), file_digest(self.lock)]))[:KEY_DIGITS]
+        return digest(canonical_json([file_digest(self.definition), file_digest(self.lock)]))[:KEY_DIGITS]
 
     @property
     def file(self) -> Path:
-        """The file that building it makes."""
-        certificates = self.build["certificates"]
-        arguments = {**self.build, "certificates": file_digest(Path(certificates)) if certificates else None}
-        key = digest(canonical([self.contents, arguments]))[:KEY_DIGITS]
+        """The file that a build writes."""
+        certificates = self.build_options["certificates"]
+        arguments = {**self.build_options, "certificates": file_digest(Path(certificates)) if certificates else None}
+        key = digest(canonical_json([self.contents_digest, arguments]))[:KEY_DIGITS]
         return self.folder / f"{self.name}-{key}.sif"
 
     @property
     def address(self) -> str:
-        """What Apptainer runs."""
-        return self.given or str(self.file)
+        """The path or address that Apptainer runs."""
+        return self.configured or str(self.file)
 
     @property
-    def is_ours(self) -> bool:
-        """Whether the workflow builds it."""
-        return self.given is None
+    def is_built_here(self) -> bool:
+        """Whether the workflow builds the image."""
+        return self.configured is None
 
     def check(self) -> None:
-        """Look at an image that was given as a file, and at where another is built.
+        """Check the image's path, and the contents of a file that the config names.
 
         Raises:
-            UserError: It is not there, or was built from another definition or lock; or Snakemake cannot name it.
+            UserError: The file does not exist, it was built from another definition or lock, or its path has a space.
         """
         if " " in self.address:
             raise UserError(f"{self.address}: Snakemake runs no image with a space in its path; set images.folder")
-        if self.given is None or "://" in self.given:
+        if self.configured is None or "://" in self.configured:
             return
-        where = f"config.yaml: images.{self.name}: {self.given}"
-        if not Path(self.given).is_file():
-            raise UserError(f"{where} does not exist; leave the setting out, and the image is built")
-        found = labels(Path(self.given)).get(LABEL, "none")
-        if found != self.contents:
+        setting = f"config.yaml: images.{self.name}: {self.configured}"
+        if not Path(self.configured).is_file():
+            raise UserError(f"{setting} does not exist; leave the setting out, and the image is built")
+        label = read_labels(Path(self.configured)).get(CONTENTS_LABEL, "none")
+        if label != self.contents_digest:
             raise UserError(
-                f"{where} was built from other contents ({LABEL} is {found}, {self.contents} here): "
+                f"{setting} was built from other contents ({CONTENTS_LABEL} is {label}, {self.contents_digest} here): "
                 f"build it from this clone's containers/ and envs/, or leave the setting out"
             )
 
 
-def images(settings: Mapping[str, Any], study: Path) -> dict[str, Image]:
-    """The images by name, as the config's section `images` has them; paths in it are relative to the study's folder.
+def planned_images(settings: Mapping[str, Any], study: Path) -> dict[str, Image]:
+    """The images by name, from the config's section `images`.
+
+    Args:
+        settings: The section.
+        study: The study's folder; paths in the section are relative to it.
 
     Raises:
-        UserError: A file that it names does not exist.
+        UserError: The CA bundle that the section names does not exist.
     """
-    build = dict(settings["build"])
-    if build["certificates"]:
-        build["certificates"] = str((study / build["certificates"]).resolve())
-        if not Path(build["certificates"]).is_file():
-            raise UserError(f"config.yaml: images.build.certificates: {build['certificates']} does not exist")
-    folder = (study / settings["folder"]).resolve() if settings["folder"] else CLONE / "resources" / "images"
-    given = {name: settings[name] for name in NAMES}
+    options = dict(settings["build"])
+    if options["certificates"]:
+        options["certificates"] = str((study / options["certificates"]).resolve())
+        if not Path(options["certificates"]).is_file():
+            raise UserError(f"config.yaml: images.build.certificates: {options['certificates']} does not exist")
+    folder = (study / settings["folder"]).resolve() if settings["folder"] else REPOSITORY / "resources" / "images"
+    configured = {name: settings[name] for name in IMAGE_NAMES}
     return {
-        name: Image(name, folder, str((study / path).resolve()) if path and "://" not in path else path, build)
-        for name, path in given.items()
+        name: Image(name, folder, str((study / path).resolve()) if path and "://" not in path else path, options)
+        for name, path in configured.items()
     }
 
 
-def environment(study: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables that say what of this machine a study's images see.
+def image_environment(study: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that decide which folders and devices of the machine images see.
 
     Args:
-        study: Its folder, which they see anyway.
-        given: The environment of a process that runs images, or of one that starts such processes, here or elsewhere.
+        study: The study's folder, which images see in any case.
+        environment: The variables of this process, which runs images or starts other processes that do.
 
     Raises:
-        UserError: A folder's name is not one that Apptainer can bind.
+        UserError: Apptainer cannot bind a folder, because of its name.
     """
-    own = given.get(BINDS)
-    if own is None:
+    user_binds = environment.get(USER_BINDS_VARIABLE)
+    if user_binds is None:
         names = ("APPTAINER_BIND", "APPTAINER_BINDPATH", "SINGULARITY_BIND", "SINGULARITY_BINDPATH")
-        own = next((given[name] for name in names if given.get(name)), "")
-    tops = [study / top for top in ("resources", "results", "logs", "benchmarks")]
-    folders = [CLONE / "workflow", Path(tempfile.gettempdir()), *(top.resolve() for top in tops if top.is_symlink())]
-    # What is not there, such as another machine's scratch folder, cannot be bound; /tmp is there anyway.
-    seen = [str(folder) for folder in dict.fromkeys(folders) if folder.is_dir() and folder != Path("/tmp")]  # noqa: S108
-    for folder in seen:
+        user_binds = next((environment[name] for name in names if environment.get(name)), "")
+    data_folders = [study / name for name in ("resources", "results", "logs", "benchmarks")]
+    link_targets = [folder.resolve() for folder in data_folders if folder.is_symlink()]
+    folders = dict.fromkeys([REPOSITORY / "workflow", Path(tempfile.gettempdir()), *link_targets])
+    # Apptainer cannot bind a missing folder, such as another machine's scratch folder. It always binds /tmp.
+    binds = [str(folder) for folder in folders if folder.is_dir() and folder != Path("/tmp")]  # noqa: S108
+    for folder in binds:
         if set(folder) & {",", ":"}:
             raise UserError(f"{folder}: Apptainer cannot show a folder with a comma or colon in its name to an image")
-    variables = {BINDS: own, "APPTAINER_BIND": ",".join(filter(None, [own, *seen]))}
-    # As --nv, which would warn on every node without a GPU.
+    variables = {USER_BINDS_VARIABLE: user_binds, "APPTAINER_BIND": ",".join(filter(None, [user_binds, *binds]))}
+    # The same as --nv, which would warn on every node without a GPU.
     return variables | ({"APPTAINER_NV": "1"} if Path("/dev/nvidiactl").exists() else {})
 
 
-def labels(file: Path) -> dict[str, str]:
-    """The labels of an image's file.
+def read_labels(file: Path) -> dict[str, str]:
+    """Read the labels of an image file.
 
     Raises:
-        UserError: Apptainer cannot read it.
+        UserError: Apptainer cannot read the file.
     """
     done = subprocess.run(["apptainer", "inspect", "--json", "--labels", file], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{file} is not an image that Apptainer can read: {_last(done.stderr)}")
-    found: dict[str, str] = json.loads(done.stdout)["data"]["attributes"]["labels"]
-    return found
+        raise UserError(f"{file} is not an image that Apptainer can read: {_error_line(done.stderr)}")
+    labels: dict[str, str] = json.loads(done.stdout)["data"]["attributes"]["labels"]
+    return labels
 
 
-def check_apptainer(least: tuple[int, int]) -> None:
-    """Look for an Apptainer of at least this version.
+def check_apptainer(minimum: tuple[int, int]) -> None:
+    """Check that Apptainer is on the PATH, in this version or a later one.
 
     Raises:
-        UserError: There is none, or an older one.
+        UserError: There is no Apptainer, or an older one.
     """
-    needed = ".".join(map(str, least))
+    required = ".".join(map(str, minimum))
     try:
-        said = subprocess.run(["apptainer", "--version"], capture_output=True, text=True, check=True).stdout
+        version = subprocess.run(["apptainer", "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         raise UserError(
-            f"no apptainer on the PATH: load the site's module, or ask for Apptainer {needed} or later; "
+            f"no apptainer on the PATH: load the site's module, or ask for Apptainer {required} or later; "
             "to run without images, where the nodes see .venv with all of envs/local.txt: --sdm env-modules"
         ) from None
-    found = re.search(r"(\d+)\.(\d+)", said)
-    if found is None or (int(found[1]), int(found[2])) < least:
-        raise UserError(f"{said.strip()} is too old: {needed} or later is needed; load another module or ask the site")
+    match = re.search(r"(\d+)\.(\d+)", version)
+    if match is None or (int(match[1]), int(match[2])) < minimum:
+        raise UserError(
+            f"{version.strip()} is too old: {required} or later is needed; load another module or ask the site"
+        )
 
 
-def hint_for(said: str) -> str | None:
-    """What a person can do about what Apptainer said, where it is known."""
-    return next((hint for pattern, hint in HINTS if re.search(pattern, said, re.IGNORECASE)), None)
+def hint_for(output: str) -> str | None:
+    """What the user can do about a failure, from the output of Apptainer; None if no known message is in it."""
+    return next((hint for pattern, hint in HINTS if re.search(pattern, output, re.IGNORECASE)), None)
 
 
-def _last(said: str) -> str:
-    """The line that says why, of all that Apptainer said."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines() if line.strip()]
-    fatal = [line for line in lines if line.startswith(("FATAL", "ERROR"))]
-    return (fatal or lines or ["nothing was said"])[-1]
+def _error_line(output: str) -> str:
+    """The last error in Apptainer's output, or else its last line."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("FATAL", "ERROR"))]
+    return (errors or lines or ["Apptainer printed nothing"])[-1]
 
 
-def build(image: Image) -> None:
-    """Build an image, beside and then renamed; one that is there is left alone.
+def build_image(image: Image) -> None:
+    """Build an image in a temporary file, then rename it; an image that is already there is left alone.
 
     Raises:
-        UserError: Apptainer is missing or failed, there is too little space, or the lock was edited meanwhile.
+        UserError: Apptainer is missing or failed, there is too little space, or the lock was edited during the build.
     """
-    check_apptainer(BUILDS)
+    check_apptainer(APPTAINER_TO_BUILD)
     file = image.file
-    with acquire_lock(image.folder / f".{file.name}.lock", f"building {file}", wait=PATIENCE):
+    with acquire_lock(image.folder / f".{file.name}.lock", f"building {file}", wait_seconds=LOCK_WAIT_SECONDS):
         if file.is_file():
             log.info("%s is already there", file)
             return
         temporary = Path(os.environ.get("APPTAINER_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
         if not temporary.is_dir():
             raise UserError(f"{temporary}, where images are built, does not exist: set APPTAINER_TMPDIR to a folder")
-        free = shutil.disk_usage(temporary).free // 10**9
-        if free < SPACE_GB[image.name]:
+        free_gb = shutil.disk_usage(temporary).free // 10**9
+        if free_gb < BUILD_SPACE_GB[image.name]:
             raise UserError(
-                f"building {image.name} takes up to {SPACE_GB[image.name]} GB in {temporary}, where {free} GB are "
-                "free: set APPTAINER_TMPDIR to a folder on a local disk with more"
+                f"building {image.name} takes up to {BUILD_SPACE_GB[image.name]} GB in {temporary}, where {free_gb} GB "
+                "are free: set APPTAINER_TMPDIR to a folder on a local disk with more"
             )
         partial = file.with_name(f".{file.name}.partial")
         try:
-            _run(image, partial)
+            _run_build(image, partial)
             if image.file != file:
-                raise UserError(f"what the image {image.name} is made of was changed during its build: run again")
+                raise UserError(
+                    f"the image {image.name}: its definition, lock or certificates changed during the build: run again"
+                )
             os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
         log.info("built %s, %.1f GB", file, file.stat().st_size / 1e9)
 
 
-def _run(image: Image, output: Path) -> None:
-    # What running images are told, such as folders to bind, is not for building them.
+def _run_build(image: Image, output: Path) -> None:
+    # Settings for running images, such as folders to bind, must not affect a build.
     prefixes = ("APPTAINER_BIND", "APPTAINER_NV", "SINGULARITY_BIND", "SINGULARITY_NV")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     process = subprocess.Popen(
-        _command(image, output),
+        _build_command(image, output),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=environment,
     )
-    said: deque[str] = deque(maxlen=100)
+    last_lines: deque[str] = deque(maxlen=100)
     for line in process.stdout or ():
         sys.stderr.write(line)
-        said.append(line)
+        last_lines.append(line)
     if process.wait():
-        end = "".join(said)
-        raise UserError(f"the image {image.name} could not be built: {hint_for(end) or _last(end)}")
+        build_output = "".join(last_lines)
+        raise UserError(
+            f"the image {image.name} could not be built: {hint_for(build_output) or _error_line(build_output)}"
+        )
 
 
-def _command(image: Image, output: Path) -> list[str | Path]:
-    arguments = {
-        "bootstrap": image.build["bootstrap"],
-        "mirror": image.build["mirror"],
-        "certificates": image.build["certificates"],
+def _build_command(image: Image, output: Path) -> list[str | Path]:
+    build_arguments = {
+        "bootstrap": image.build_options["bootstrap"],
+        "mirror": image.build_options["mirror"],
+        "certificates": image.build_options["certificates"],
         "lock": image.lock,
-        "contents": image.contents,
+        "contents": image.contents_digest,
     }
-    command: list[str | Path] = ["apptainer", "build", "--force", "--mksquashfs-args", FASTER]
-    if os.getuid() or _has_range("root"):
+    command: list[str | Path] = ["apptainer", "build", "--force", "--mksquashfs-args", MKSQUASHFS_ARGS]
+    if os.getuid() or _has_subuid_range("root"):
         command.append("--fakeroot")
-    for name, value in arguments.items():
+    for name, value in build_arguments.items():
         if value is not None:
             command += ["--build-arg", f"{name}={value}"]
     return [*command, output, image.definition]
 
 
-def _has_range(user: str) -> bool:
-    """Whether a user has a range of ids to build with."""
+def _has_subuid_range(user: str) -> bool:
+    """Whether /etc/subuid has a range of ids for this user, as `--fakeroot` needs."""
     try:
         return any(line.startswith(f"{user}:") for line in Path("/etc/subuid").read_text().splitlines())
     except OSError:
@@ -313,21 +325,25 @@ def _has_range(user: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Parse the command line and build the image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", choices=NAMES, required=True, help="which image")
-    parser.add_argument("--output", type=Path, required=True, help="its file; the digest in its name is checked")
+    parser.add_argument("--name", choices=IMAGE_NAMES, required=True, help="which image to build")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the file to write; the digest in its name must be the image's"
+    )
     parser.add_argument("--bootstrap", choices=("docker", "debootstrap"), default="docker", help="where Debian is from")
     parser.add_argument("--mirror", help="the Debian mirror for debootstrap")
-    parser.add_argument("--certificates", help="a CA bundle that downloads are checked with")
+    parser.add_argument("--certificates", help="a CA bundle that verifies downloads")
     options = parser.parse_args(argv)
-    arguments = {name: getattr(options, name) or None for name in ("bootstrap", "mirror", "certificates")}
-    image = Image(options.name, options.output.parent, None, arguments)
+    build_options = {name: getattr(options, name) or None for name in ("bootstrap", "mirror", "certificates")}
+    image = Image(options.name, options.output.parent, None, build_options)
 
     def run() -> int:
         if image.file.name != options.output.name:
-            raise UserError(f"{options.output}: what it is made of has changed; it would be {image.file.name} now")
-        build(image)
+            raise UserError(
+                f"{options.output}: its definition, lock or options have changed; it would be {image.file.name} now"
+            )
+        build_image(image)
         return 0
 
     return run_reporting_errors(run)

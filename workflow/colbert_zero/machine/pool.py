@@ -1,4 +1,4 @@
-"""The same work on many things, by several processes."""
+"""Run one function on many items in several worker processes."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from colbert_zero.graph.console import RetryableError, progress
 T = TypeVar("T")
 
 
-def run_parallel(work: Callable[[T], None], items: Sequence[T], processes: int, what: str) -> None:
-    """Do `work` on every item, in any order; the first error ends it.
+def run_parallel(function: Callable[[T], None], items: Sequence[T], processes: int, unit: str) -> None:
+    """Call `function` on every item, in any order; stop at the first error.
 
     Args:
-        work: Can be pickled, as can the items; says nothing to a person.
-        items: What to work on.
-        processes: How many processes; one does it here.
-        what: The noun after the number of items, for the progress.
+        function: The function. It can be pickled, as can the items, and it prints nothing.
+        items: What to call it on.
+        processes: The number of worker processes; with 1, this process does the work.
+        unit: The noun after the number of items, for the progress.
 
     Raises:
-        RetryableError: One of the processes was killed.
+        RetryableError: A worker process was killed.
     """
     if min(processes, len(items)) <= 1:
-        for item in progress(items, len(items), what):
-            work(item)
+        for item in progress(items, len(items), unit):
+            function(item)
         return
-    # Processes of their own kind: a fork would take over the locks of threads that it does not have.
+    # Spawn: a forked process would inherit the locks of threads that it does not have.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(items)), context, initializer=_end_with_parent) as pool:
-        waiting = [pool.submit(work, item) for item in items]
+    with ProcessPoolExecutor(min(processes, len(items)), context, initializer=_exit_with_parent) as pool:
+        futures = [pool.submit(function, item) for item in items]
         try:
-            for done in progress(as_completed(waiting), len(waiting), what):
-                done.result()
+            for future in progress(as_completed(futures), len(futures), unit):
+                future.result()
         except BrokenProcessPool:
             raise RetryableError(
-                f"one of {processes} processes was killed ({what}), for want of memory perhaps: take fewer threads; "
-                "the same command goes on from there"
+                f"one of {processes} processes was killed ({unit}), perhaps for lack of memory: use fewer threads; "
+                "the same command resumes from there"
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for ever for more to do."""
+def _exit_with_parent() -> None:
+    """End this worker when its parent dies: it would otherwise wait for more work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

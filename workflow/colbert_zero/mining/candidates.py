@@ -1,4 +1,4 @@
-"""Candidates: the ranked documents a miner found for each training query, and the fusion of several miners' lists."""
+"""Candidates: the documents that a miner ranked for each training query. Write them, read them, and fuse miners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from colbert_zero.graph.artifact import Artifact
 
-FILE = "candidates.parquet"
+CANDIDATES_FILE = "candidates.parquet"
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -27,76 +27,77 @@ ROWS_PER_GROUP = 1024
 
 
 class Candidates(NamedTuple):
-    """What was found for one row.
+    """The candidates of one row.
 
     Attributes:
-        documents: int32, numbers in the training corpus, best first, equals in ascending order; the row's own document
-            may be among them.
+        documents: int32, numbers in the training corpus, best first; those with equal scores in ascending order. The
+            row's own document may be among them.
         scores: float32, one per document, descending.
-        positive: The score of the row's own document, found or not.
+        positive_score: The score of the row's own document, whether or not it is among the candidates.
     """
 
     documents: npt.NDArray[np.int32]
     scores: npt.NDArray[np.float32]
-    positive: np.float32
+    positive_score: np.float32
 
 
 def write_candidates(folder: Path, rows: Iterable[Candidates], positives: npt.NDArray[np.int32]) -> dict[str, int]:
     """Write one miner's candidates.
 
     Args:
-        folder: Where; it exists.
-        rows: The candidates of row 0, 1, 2 …
+        folder: An existing folder.
+        rows: The candidates of rows 0, 1, 2 …
         positives: The number of each row's own document (rows).
 
     Returns:
-        Counts: `rows`; `candidates`; `rows_without_candidates`; `positives_found`, the rows whose own document is
-        among their candidates.
+        Counts: `rows`; `candidates`; `rows_without_candidates`; and `positives_found`, the number of rows whose own
+        document is among their candidates.
     """
     facts = dict.fromkeys(("rows", "candidates", "rows_without_candidates", "positives_found"), 0)
     stream = iter(rows)
-    with pq.ParquetWriter(folder / FILE, SCHEMA, compression="zstd", write_statistics=False) as file:
+    with pq.ParquetWriter(folder / CANDIDATES_FILE, SCHEMA, compression="zstd", write_statistics=False) as file:
         while group := list(islice(stream, ROWS_PER_GROUP)):
             first = facts["rows"]
-            numbers = range(first, first + len(group))
+            row_numbers = range(first, first + len(group))
             file.write_table(
                 pa.table(
                     [
-                        pa.array(numbers, pa.int64()),
-                        _lists([found.documents for found in group], pa.int32()),
-                        _lists([found.scores for found in group], pa.float32()),
-                        pa.array([found.positive for found in group], pa.float32()),
+                        pa.array(row_numbers, pa.int64()),
+                        _list_column([candidates.documents for candidates in group], pa.int32()),
+                        _list_column([candidates.scores for candidates in group], pa.float32()),
+                        pa.array([candidates.positive_score for candidates in group], pa.float32()),
                     ],
                     schema=SCHEMA,
                 )
             )
             facts["rows"] += len(group)
-            facts["candidates"] += sum(len(found.documents) for found in group)
-            facts["rows_without_candidates"] += sum(not len(found.documents) for found in group)
+            facts["candidates"] += sum(len(candidates.documents) for candidates in group)
+            facts["rows_without_candidates"] += sum(not len(candidates.documents) for candidates in group)
             facts["positives_found"] += sum(
-                bool(np.isin(positives[row], found.documents)) for row, found in zip(numbers, group, strict=True)
+                bool(np.isin(positives[row], candidates.documents))
+                for row, candidates in zip(row_numbers, group, strict=True)
             )
     return facts
 
 
 def read_candidates(artifact: Artifact) -> Iterator[Candidates]:
-    """Stream one miner's candidates, row by row.
+    """Yield one miner's candidates, row by row.
 
     Raises:
         UserError: The file is missing, truncated or edited.
     """
-    with pq.ParquetFile(artifact.file(FILE)) as file:
+    with pq.ParquetFile(artifact.file(CANDIDATES_FILE)) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             documents = batch.column("documents")
-            starts, numbers = documents.offsets.to_numpy(), documents.values.to_numpy()
-            values = batch.column("scores").values.to_numpy()
-            for row, positive in enumerate(batch.column("positive_score").to_numpy()):
-                part = slice(starts[row], starts[row + 1])
-                yield Candidates(numbers[part], values[part], positive)
+            offsets, numbers = documents.offsets.to_numpy(), documents.values.to_numpy()
+            scores = batch.column("scores").values.to_numpy()
+            for row, positive_score in enumerate(batch.column("positive_score").to_numpy()):
+                of_row = slice(offsets[row], offsets[row + 1])
+                yield Candidates(numbers[of_row], scores[of_row], positive_score)
 
 
-def fused_candidates(miners: Sequence[Artifact]) -> Iterator[Candidates]:
-    """Stream the candidates of all miners as one list per row: one miner's as they are, several miners' by `fuse`."""
+def read_fused_candidates(miners: Sequence[Artifact]) -> Iterator[Candidates]:
+    """Yield one list of candidates per row: those of a single miner unchanged, those of several miners after `fuse`."""
     if len(miners) == 1:
         yield from read_candidates(miners[0])
     else:
@@ -105,27 +106,28 @@ def fused_candidates(miners: Sequence[Artifact]) -> Iterator[Candidates]:
 
 
 def fuse(lists: Sequence[Candidates]) -> Candidates:
-    """The mean over miners of scores that are min-max normalised per miner, the positive's among them.
+    """Fuse the candidates of one row: the mean over miners of scores that are min-max normalised per miner.
 
-    A document that a miner did not find counts 0 there, as does every document of a miner that scores all alike. (The
-    normalised average that Anserini's and Pyserini's fusion experiments compare with reciprocal ranks.)
+    The positive's score takes part in the normalisation. A document that a miner did not retrieve scores 0 there, as
+    does every document of a miner that gives all of them one score. (The normalised average that Anserini's and
+    Pyserini's fusion experiments compare with reciprocal rank fusion.)
     """
-    documents = np.unique(np.concatenate([found.documents for found in lists]))
-    total, positive = np.zeros(len(documents)), 0.0
-    for found in lists:
-        scores = np.append(found.scores, found.positive).astype(np.float64)
+    documents = np.unique(np.concatenate([candidates.documents for candidates in lists]))
+    totals, positive_total = np.zeros(len(documents)), 0.0
+    for candidates in lists:
+        scores = np.append(candidates.scores, candidates.positive_score).astype(np.float64)
         low, high = scores.min(), scores.max()
         if high > low:
             normalised = (scores - low) / (high - low)
-            total[np.searchsorted(documents, found.documents)] += normalised[:-1]
-            positive += normalised[-1]
-    fused = (total / len(lists)).astype(np.float32)
-    # Stable: equal scores stay in ascending order of the documents.
+            totals[np.searchsorted(documents, candidates.documents)] += normalised[:-1]
+            positive_total += normalised[-1]
+    fused = (totals / len(lists)).astype(np.float32)
+    # A stable sort keeps documents with equal scores in ascending order.
     order = np.argsort(-fused, kind="stable")
-    return Candidates(documents[order], fused[order], np.float32(positive / len(lists)))
+    return Candidates(documents[order], fused[order], np.float32(positive_total / len(lists)))
 
 
-def _lists(arrays: Sequence[npt.NDArray[np.generic]], kind: pa.DataType) -> pa.ListArray:
-    """A column of lists from one array per row."""
+def _list_column(arrays: Sequence[npt.NDArray[np.generic]], value_type: pa.DataType) -> pa.ListArray:
+    """Build a list column from one array per row."""
     offsets = np.cumsum([0, *map(len, arrays)])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.concatenate(arrays), kind))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.concatenate(arrays), value_type))

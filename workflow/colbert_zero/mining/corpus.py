@@ -1,4 +1,4 @@
-"""The documents of one source's shards as a corpus to mine in: each distinct text once, numbered."""
+"""The corpus to mine in: the distinct documents of one source's shards, numbered."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from colbert_zero.graph.artifact import Artifact
 
 @dataclass(frozen=True)
 class TrainingCorpus:
-    """The distinct documents of a source, and which of them answer which row.
+    """The distinct documents of a source, and which of them are known to answer each row's query.
 
     Attributes:
-        texts: The documents (positives and, where the rows bring some, negatives), the first of those that
-            `normalise` calls the same, in order of first occurrence. A document's number is its place here.
+        texts: The documents (positives and, if the rows have some, negatives) in order of first occurrence. Of texts
+            that `normalise` maps to the same string, the first one is kept. A document's number is its index here.
         queries: The query of each row.
-        positive: The number of each row's own document (rows).
-        group: For each row, the number of its query among the distinct ones (rows).
+        positives: The number of each row's own document (rows).
+        query_of_row: The number of each row's query among the distinct queries (rows).
     """
 
     texts: list[str]
     queries: list[str]
-    positive: npt.NDArray[np.int32]
-    group: npt.NDArray[np.int32]
-    _members: npt.NDArray[np.int32]
-    _starts: npt.NDArray[np.int64]
+    positives: npt.NDArray[np.int32]
+    query_of_row: npt.NDArray[np.int32]
+    _known_positives: npt.NDArray[np.int32]
+    _known_positive_starts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, shards: Artifact) -> TrainingCorpus:
+    def from_shards(cls, shards: Artifact) -> TrainingCorpus:
         """Read the corpus of a `shards/*` artifact.
 
         Raises:
@@ -42,39 +42,39 @@ class TrainingCorpus:
         columns = [name for name in ("query", "document", "negatives") if name in reader.schema.names]
         texts: list[str] = []
         queries: list[str] = []
-        numbers: dict[bytes, int] = {}
-        groups: dict[bytes, int] = {}
-        positive: list[int] = []
-        group: list[int] = []
+        document_numbers: dict[bytes, int] = {}
+        query_numbers: dict[bytes, int] = {}
+        positives: list[int] = []
+        query_of_row: list[int] = []
 
-        def number(document: str) -> int:
-            found = numbers.setdefault(text_digest(document), len(texts))
-            if found == len(texts):
+        def number_of(document: str) -> int:
+            number = document_numbers.setdefault(text_digest(document), len(texts))
+            if number == len(texts):
                 texts.append(document)
-            return found
+            return number
 
         for batch in reader.scan(columns):
             rows: dict[str, list[str]] = batch.select(["query", "document"]).to_pydict()
             negatives: Iterable[list[str]] = (
                 batch.column("negatives").to_pylist() if "negatives" in columns else [[]] * batch.num_rows
             )
-            for query, document, others in zip(rows["query"], rows["document"], negatives, strict=True):
+            for query, document, row_negatives in zip(rows["query"], rows["document"], negatives, strict=True):
                 queries.append(query)
-                group.append(groups.setdefault(text_digest(query), len(groups)))
-                positive.append(number(document))
-                for other in others:
-                    number(other)
+                query_of_row.append(query_numbers.setdefault(text_digest(query), len(query_numbers)))
+                positives.append(number_of(document))
+                for negative in row_negatives:
+                    number_of(negative)
 
-        own, of_query = np.array(positive, dtype=np.int32), np.array(group, dtype=np.int32)
-        pairs = np.unique(np.stack([of_query, own], axis=1), axis=0)
-        starts = np.searchsorted(pairs[:, 0], np.arange(len(groups) + 1))
-        return cls(texts, queries, own, of_query, np.ascontiguousarray(pairs[:, 1]), starts)
+        row_positives, row_queries = np.array(positives, dtype=np.int32), np.array(query_of_row, dtype=np.int32)
+        pairs = np.unique(np.stack([row_queries, row_positives], axis=1), axis=0)
+        starts = np.searchsorted(pairs[:, 0], np.arange(len(query_numbers) + 1))
+        return cls(texts, queries, row_positives, row_queries, np.ascontiguousarray(pairs[:, 1]), starts)
 
     def __len__(self) -> int:
         """The number of documents."""
         return len(self.texts)
 
     def known_positives(self, row: int) -> npt.NDArray[np.int32]:
-        """The documents known to answer a row's query, ascending: its own, and those of rows with the same query."""
-        group = self.group[row]
-        return self._members[self._starts[group] : self._starts[group + 1]]
+        """Numbers of the documents known to answer a row's query, ascending: those of all rows with the same query."""
+        query = self.query_of_row[row]
+        return self._known_positives[self._known_positive_starts[query] : self._known_positive_starts[query + 1]]

@@ -1,8 +1,8 @@
-"""Find each training query's candidates with a dense encoder, among the documents of its source.
+"""Retrieve the candidates of each training query with a dense encoder, among the documents of its source.
 
     python -m colbert_zero.mining.dense --spec JSON --threads 2 [--device auto|cpu|cuda]
 
-The search is exact: the inner product with every document.
+The search is exact: it computes the inner product with every document.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from colbert_zero.mining.candidates import Candidates, write_candidates
 from colbert_zero.mining.corpus import TrainingCorpus
 from colbert_zero.models.encoders import Encoder, Vectors, load_encoder
 
-QUERIES_AT_ONCE = 4096
-SPARE = 16
-"""Documents searched for beyond the depth: those at the cut may swap places by a rounding."""
+QUERIES_PER_BATCH = 4096
+RESCORED_BEYOND_DEPTH = 16
+"""Documents to retrieve beyond the depth: before the rescoring, rounding may swap documents near the cut-off."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
     """Write `candidates.parquet`."""
-    corpus = TrainingCorpus.of(job.input("shards"))
+    corpus = TrainingCorpus.from_shards(job.input("shards"))
     encoder = load_encoder(job, corpus.texts)
     faiss.omp_set_num_threads(job.threads)
-    found = progress(search(encoder, corpus, job.settings["depth"]), len(corpus.queries), "queries")
-    return {**write_candidates(job.folder, found, corpus.positive), "documents": len(corpus)}
+    candidates = progress(search(encoder, corpus, job.settings["depth"]), len(corpus.queries), "queries")
+    return {**write_candidates(job.folder, candidates, corpus.positives), "documents": len(corpus)}
 
 
 def search(encoder: Encoder, corpus: TrainingCorpus, depth: int) -> Iterator[Candidates]:
-    """The `depth` nearest documents of each row's query."""
-    documents = encoder.documents(corpus.texts)
+    """Yield the `depth` documents with the highest scores for each row's query."""
+    documents = encoder.encode_documents(corpus.texts)
     index = faiss.IndexFlatIP(documents.shape[1])
     index.add(documents)
-    for start in range(0, len(corpus.queries), QUERIES_AT_ONCE):
-        queries = encoder.queries(corpus.queries[start : start + QUERIES_AT_ONCE])
-        _, found = index.search(queries, min(depth + SPARE, len(documents)))
-        for query, numbers, positive in zip(queries, found, corpus.positive[start:], strict=False):
-            yield _ranked(query, documents, numbers, positive, depth)
+    for start in range(0, len(corpus.queries), QUERIES_PER_BATCH):
+        queries = encoder.encode_queries(corpus.queries[start : start + QUERIES_PER_BATCH])
+        _, retrieved = index.search(queries, min(depth + RESCORED_BEYOND_DEPTH, len(documents)))
+        for query, numbers, positive in zip(queries, retrieved, corpus.positives[start:], strict=False):
+            yield _rescore(query, documents, numbers, positive, depth)
 
 
-def _ranked(
-    query: npt.NDArray[np.float32], documents: Vectors, found: npt.NDArray[np.int64], positive: int, depth: int
+def _rescore(
+    query: npt.NDArray[np.float32], documents: Vectors, retrieved: npt.NDArray[np.int64], positive: int, depth: int
 ) -> Candidates:
-    """Score what was found once more, in one order: faiss's last bits depend on the company a document is in."""
-    numbers = np.sort(found).astype(np.int32)
-    scores = _products(documents[numbers], query)
+    """Recompute the scores in a fixed order: the last bits of faiss's scores depend on the batch a document is in."""
+    numbers = np.sort(retrieved).astype(np.int32)
+    scores = _inner_products(documents[numbers], query)
     best = np.argsort(-scores, kind="stable")[:depth]
-    return Candidates(numbers[best], scores[best], _products(documents[positive][None], query)[0])
+    return Candidates(numbers[best], scores[best], _inner_products(documents[positive][None], query)[0])
 
 
-def _products(documents: Vectors, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _inner_products(documents: Vectors, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     products: npt.NDArray[np.float64] = np.einsum("ij,j->i", documents.astype(np.float64), query.astype(np.float64))
     return products.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Dense encoders to mine with: what turns queries and documents into vectors of unit length."""
+"""Dense encoders for mining: they turn queries and documents into vectors of unit length."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import choose_device
 
 Vectors = npt.NDArray[np.float32]
-"""One row per text, of unit length or, for a text of which the encoder knows no word, zero."""
+"""One row per text, of unit length; a text of which the encoder knows no word is the zero vector."""
 
 TEXTS_PER_BATCH = 64
 
 
 class Encoder(Protocol):
-    """Encodes the two sides of a search."""
+    """Encodes queries and documents as vectors whose inner product is the score."""
 
-    def queries(self, texts: Sequence[str]) -> Vectors:
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of queries."""
 
-    def documents(self, texts: Sequence[str]) -> Vectors:
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of documents."""
 
 
 def load_encoder(job: Job, documents: Sequence[str]) -> Encoder:
-    """The encoder that a job's settings ask for.
+    """Load or fit the encoder that a job's settings name.
 
     Args:
-        job: Its setting `encoder` says which; its input `model`, if any, is the encoder's folder.
-        documents: The corpus, for encoders that are fitted on it.
+        job: Its setting `encoder` names the encoder; its input `model`, if any, is the encoder's folder.
+        documents: The corpus; LSA is fitted on it.
 
     Raises:
         UserError: The model cannot be loaded.
-        RetryableError: A GPU is asked for, and there is none.
+        RetryableError: The job needs a GPU, and none is visible.
     """
     settings: Mapping[str, Any] = job.settings["encoder"]
     if settings["kind"] == "lsa":
         return LsaEncoder(documents, settings["dimensions"], settings["seed"])
-    return SentenceEncoder(
-        job.input("model").model_folder(),
+    return SentenceTransformerEncoder(
+        job.input("model").verified_folder(),
         settings["query_prompt"],
         settings["document_prompt"],
         settings["maximum_length"],
@@ -56,55 +56,55 @@ class LsaEncoder:
     """Latent semantic analysis: the leading singular vectors of the TF-IDF matrix (Deerwester et al., 1990)."""
 
     def __init__(self, documents: Sequence[str], dimensions: int, seed: int) -> None:
-        """Fit it.
+        """Fit the encoder.
 
         Args:
-            documents: The corpus it is fitted on.
-            dimensions: How many singular vectors; fewer where the corpus has not so many documents or words.
-            seed: Of the randomised decomposition.
+            documents: The corpus to fit on.
+            dimensions: Number of singular vectors, at most the number of documents and the number of words.
+            seed: Seed of the randomised decomposition.
 
         Raises:
-            UserError: The documents hold no word.
+            UserError: The documents contain no word.
         """
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
         from threadpoolctl import threadpool_limits
 
-        self._words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+        self._vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
         try:
-            matrix = self._words.fit_transform(documents)
+            matrix = self._vectorizer.fit_transform(documents)
         except ValueError as error:
-            raise UserError(f"no words to fit latent semantic analysis on ({error}); use another miner") from None
+            raise UserError(f"the documents have no words to fit LSA on ({error}); use another miner") from None
         self._svd = TruncatedSVD(min(dimensions, *matrix.shape), random_state=seed)
-        # One thread: the bits of a decomposition depend on how many share the work.
+        # One thread: the last bits of a decomposition depend on the number of threads.
         with threadpool_limits(1):
             self._svd.fit(matrix)
 
-    def queries(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of queries, made as those of documents are."""
-        return self.documents(texts)
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of queries, computed like those of documents."""
+        return self.encode_documents(texts)
 
-    def documents(self, texts: Sequence[str]) -> Vectors:
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of documents."""
-        # A sparse matrix times a dense one adds up in the order of the words, by one thread.
-        vectors: Vectors = np.asarray(self._words.transform(texts) @ self._svd.components_.T, np.float32)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors /= np.where(lengths > 0, lengths, 1)
+        # A product of a sparse and a dense matrix sums in the order of the words, on one thread: reproducible.
+        vectors: Vectors = np.asarray(self._vectorizer.transform(texts) @ self._svd.components_.T, np.float32)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.where(norms > 0, norms, 1)
         return vectors
 
 
-class SentenceEncoder:
-    """Any sentence-transformers model without code of its own."""
+class SentenceTransformerEncoder:
+    """Any sentence-transformers model that needs no custom code."""
 
     def __init__(self, folder: Path, query_prompt: str, document_prompt: str, maximum_length: int, device: str) -> None:
-        """Load it.
+        """Load the model.
 
         Args:
-            folder: The model.
-            query_prompt: Put before every query, as it is.
-            document_prompt: Put before every document, as it is.
-            maximum_length: In tokens; longer texts are cut. The model's own limit holds too.
-            device: Where to compute, `cpu` or `cuda`.
+            folder: The model folder.
+            query_prompt: The text before every query, unchanged.
+            document_prompt: The text before every document, unchanged.
+            maximum_length: Longer texts are truncated to so many tokens, or to the model's own limit if it is lower.
+            device: `cpu` or `cuda`.
 
         Raises:
             UserError: The model cannot be loaded.
@@ -124,16 +124,16 @@ class SentenceEncoder:
         self._model.max_seq_length = min(maximum_length, self._model.max_seq_length or maximum_length)
         self._query_prompt, self._document_prompt = query_prompt, document_prompt
 
-    def queries(self, texts: Sequence[str]) -> Vectors:
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of queries."""
         return self._encode(texts, self._query_prompt)
 
-    def documents(self, texts: Sequence[str]) -> Vectors:
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of documents."""
         return self._encode(texts, self._document_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
-        # An empty prompt, unlike None, also turns off a default prompt of the model's own.
+        # An empty prompt, unlike None, also turns off the model's default prompt.
         vectors = self._model.encode(
             list(texts), prompt=prompt, batch_size=TEXTS_PER_BATCH, normalize_embeddings=True, show_progress_bar=False
         )

@@ -2,8 +2,8 @@
 
     python -m colbert_zero.report.page --spec '{"kind":"reports","label":"embedded",...}'
 
-Everything the page says beyond the table is in the specs and manifests behind the measures: they are walked from there
-to the sources. Of the files, only the measures and the loss histories are read.
+The page shows facts and settings from the specs and manifests of all artifacts that the measures depend on, back to the
+sources. Of the artifacts' other files, only `measures.parquet` and `losses.jsonl` are read.
 """
 
 from __future__ import annotations
@@ -24,34 +24,54 @@ from colbert_zero.graph.config import WORKFLOW
 from colbert_zero.report import figures
 from colbert_zero.report.results import Column, Lineage, Row
 from colbert_zero.report.sections import (
-    NOTHING,
+    ABSENT,
     SECTIONS,
     Section,
-    cell,
     fact_table,
-    provenance,
+    format_cell,
+    format_duration,
+    provenance_section,
     settings_tables,
-    stage_of,
+    stage_name,
 )
 
 TEMPLATES = WORKFLOW / "report"
+MODEL_FOLDER = "results/models/distillation-KEY"
+"""The model's folder in `LOADING`."""
+LOADING = {
+    "PyLate": f"""\
+from pylate import models
+
+model = models.ColBERT("{MODEL_FOLDER}")
+query_embeddings = model.encode(queries, prompt_name="query", is_query=True)
+document_embeddings = model.encode(documents, prompt_name="document", is_query=False)
+""",
+    "sentence-transformers 6": f"""\
+from sentence_transformers import MultiVectorEncoder
+
+model = MultiVectorEncoder("{MODEL_FOLDER}")
+query_embeddings = model.encode_query(queries)
+document_embeddings = model.encode_document(documents)
+""",
+}
+"""By library, how it loads a model. They are the recipes of `docs/loading.md`, which the tests run."""
 
 
 @dataclass
 class Report:
-    """A study's rows and columns, and what is behind them.
+    """A study's rows and columns, and the artifacts that they come from.
 
     Attributes:
-        spec: The report's.
-        graph: Everything behind the measures.
+        spec: The report's spec.
+        lineage: The measures and all artifacts that they are made from.
     """
 
     spec: Spec
-    graph: Lineage
+    lineage: Lineage
 
     @classmethod
-    def of(cls, spec: Spec) -> Report:
-        """Open what a report's spec names."""
+    def open(cls, spec: Spec) -> Report:
+        """Open the artifacts that a report's spec names, and all artifacts that these are made from."""
         return cls(spec, Lineage(name for names in spec.inputs.values() for name in names))
 
     @property
@@ -61,11 +81,11 @@ class Report:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Baselines, then recipes, each from the best to the worst."""
+        """Baselines, then recipes, each sorted from the highest mean to the lowest."""
         rows = []
         for name, row in self.settings["rows"].items():
-            measures = [self.graph.artifacts[measure] for measure in self.spec.inputs[name]]
-            stages = [self.graph.artifacts[stage] for stage in row["stages"]]
+            measures = [self.lineage.artifacts[measure] for measure in self.spec.inputs[name]]
+            stages = [self.lineage.artifacts[stage] for stage in row["stages"]]
             by_collection = {artifact.spec.label: artifact for artifact in measures}
             rows.append(Row(name, row["kind"], stages, by_collection, self.settings["measure"]))
         columns = self._columns(rows)
@@ -73,93 +93,94 @@ class Report:
 
     @property
     def recipes(self) -> list[Row]:
-        """The rows that are trained here."""
+        """The rows of this study's recipes."""
         return [row for row in self.rows if row.kind == "recipe"]
 
     @property
     def models(self) -> list[Artifact]:
-        """Every model that is trained, in the order of the rows, each once."""
+        """Every trained model, once, in the order of the rows."""
         return list({stage.name: stage for row in self.recipes for stage in row.stages}.values())
 
     @cached_property
     def columns(self) -> list[Column]:
-        """The table's columns but the mean, by name; a group stands where its first collection does."""
+        """The table's columns except the mean, sorted by collection; a group stands at its first collection."""
         return self._columns(self.rows)
 
     def _columns(self, rows: Sequence[Row]) -> list[Column]:
         groups: Mapping[str, Sequence[str]] = self.settings["groups"]
-        group_of = {member: name for name, members in groups.items() for member in members}
+        group_of = {collection: name for name, collections in groups.items() for collection in collections}
         names = dict.fromkeys(group_of.get(name, name) for name in sorted(rows[0].measures))
         return [Column(name, tuple(groups.get(name, (name,)))) for name in names]
 
     def mean(self, row: Row) -> float:
-        """Over columns: a group counts once."""
+        """A row's mean over columns: a group counts once."""
         return fmean(row.value(column) for column in self.columns)
 
     def values(self, row: Row) -> list[float]:
-        """A row's values, its mean last."""
+        """A row's value in each column, and their mean last."""
         return [*(row.value(column) for column in self.columns), self.mean(row)]
 
     @cached_property
-    def best(self) -> list[str]:
-        """As printed, the best value of any recipe in each column."""
+    def best_texts(self) -> list[str]:
+        """The best value of any recipe in each column, as printed."""
         return [f"{100 * max(column):.2f}" for column in zip(*map(self.values, self.recipes), strict=True)]
 
-    def printed(self, row: Row) -> list[tuple[str, bool]]:
-        """A row's values as the table has them, and which of them are the best recipe's."""
+    def formatted_values(self, row: Row) -> list[tuple[str, bool]]:
+        """A row's values as printed, each with whether it equals the best recipe's."""
         texts = [f"{100 * value:.2f}" for value in self.values(row)]
         if row.kind != "recipe":
             return [(text, False) for text in texts]
-        return [(text, text == best) for text, best in zip(texts, self.best, strict=True)]
+        return [(text, text == best) for text, best in zip(texts, self.best_texts, strict=True)]
 
     @cached_property
     def reference(self) -> Row:
-        """What recipes are compared with: the best baseline, or the first recipe where there is none."""
+        """The row that recipes are compared with: the best baseline, or the best recipe if there is no baseline."""
         baselines = [row for row in self.rows if row.kind == "baseline"]
         return max(baselines, key=self.mean) if baselines else self.recipes[0]
 
     @cached_property
-    def users(self) -> dict[str, str]:
-        """By artifact, the rows that need it."""
-        needed = {
-            row.name: self.graph.ancestors(artifact.name for artifact in row.measures.values()) for row in self.rows
+    def rows_using(self) -> dict[str, str]:
+        """By artifact name, the rows whose measures depend on the artifact: `all`, or their names."""
+        dependencies = {
+            row.name: self.lineage.with_ancestors(artifact.name for artifact in row.measures.values())
+            for row in self.rows
         }
-        found = {}
-        for name in self.graph.artifacts:
-            names = [row for row, behind in needed.items() if name in behind]
-            found[name] = "all" if len(names) == len(needed) > 1 else ", ".join(names)
-        return found
+        rows_using = {}
+        for name in self.lineage.artifacts:
+            rows = [row for row, artifacts in dependencies.items() if name in artifacts]
+            rows_using[name] = "all" if len(rows) == len(dependencies) > 1 else ", ".join(rows)
+        return rows_using
 
     @property
     def legend(self) -> str:
-        """What the numbers of the table are."""
+        """The explanation of the table's numbers, printed below the table."""
         grouped = [
-            f"{column.name} is the mean of {len(column.members)}"
+            f"{column.name} is the mean of {len(column.collections)} collections and counts once"
             for column in self.columns
-            if column.members != (column.name,)
+            if column.collections != (column.name,)
         ]
-        notes = f"; {', '.join(grouped)}, and counts once" if grouped else ""
+        notes = f"; {', '.join(grouped)}" if grouped else ""
         return (
             f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
-            f"Bold: the best recipe. Training is the sum over a row's stages; a stage that several recipes share "
-            f"counts in full for each. Seed {self.settings['seed']}."
+            f"Bold: the best recipe of a column. Training is the total time of a row's stages; a stage that several "
+            f"recipes share counts in full for each. Seed {self.settings['seed']}."
         )
 
     def markdown(self) -> str:
-        """The table for a terminal or a README, its columns aligned."""
-        heads = ["recipe", "stages", *(column.name for column in self.columns), "mean", "training"]
-        lines = [heads]
+        """The table in Markdown, its columns aligned to read well in a terminal."""
+        header = ["recipe", "stages", *(column.name for column in self.columns), "mean", "training"]
+        lines = [header]
         for row in self.rows:
-            values = [f"**{text}**" if best else text for text, best in self.printed(row)]
-            lines.append([row.name, _stages(row), *values, _training(row)])
+            values = [f"**{text}**" if best else text for text, best in self.formatted_values(row)]
+            lines.append([row.name, _format_stages(row), *values, _format_training_time(row)])
         lines = [[text.replace("|", "\\|") for text in line] for line in lines]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
-        rule = ["-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
         table = [
             "| "
             + " | ".join(
-                text.ljust(width) if place < 2 else text.rjust(width)
-                for place, (text, width) in enumerate(zip(line, widths, strict=True))
+                text.ljust(width) if column < 2 else text.rjust(width)
+                for column, (text, width) in enumerate(zip(line, widths, strict=True))
             )
             + " |"
             for line in (lines[0], rule, *lines[1:])
@@ -167,7 +188,7 @@ class Report:
         return "\n".join([*table, "", self.legend]) + "\n"
 
     def write_csv(self, path: Path) -> None:
-        """Write the table in full precision, measures between 0 and 1."""
+        """Write the table as CSV in full precision, with measures between 0 and 1."""
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(
@@ -175,19 +196,24 @@ class Report:
             )
             for row in self.rows:
                 stages = " ".join(stage.name for stage in row.stages)
-                writer.writerow([row.name, row.kind, stages, *self.values(row), row.seconds])
+                writer.writerow([row.name, row.kind, stages, *self.values(row), row.training_seconds])
 
-    def page(self) -> str:
-        """The page."""
-        tints = {row.name: figures.colour(place) for place, row in enumerate(self.recipes)}
+    def html(self) -> str:
+        """The page, as one HTML document."""
+        colours = {row.name: figures.palette_colour(position) for position, row in enumerate(self.recipes)}
         compared = [row for row in self.recipes if row is not self.reference]
-        by_row = [row.differences_to(self.reference, self.columns) for row in compared]
+        differences = [row.differences_to(self.reference, self.columns) for row in compared]
         names = [*(column.name for column in self.columns), "mean"]
         points = [
-            figures.Point(row.name, row.seconds if row.stages else None, 100 * self.mean(row), tints.get(row.name, ""))
+            figures.Point(
+                row.name,
+                row.training_seconds if row.stages else None,
+                100 * self.mean(row),
+                colours.get(row.name, ""),
+            )
             for row in self.rows
         ]
-        curves = self._curves(tints)
+        curves = self._loss_curves(colours)
         measure = self.settings["measure"]
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -200,92 +226,109 @@ class Report:
         return environment.get_template("page.html").render(
             study=self.settings["study"],
             measure=measure,
-            lead=self._lead(),
+            summary=self._summary(),
             legend=self.legend,
             columns=[column.name for column in self.columns],
             results=[
                 {
                     "name": row.name,
                     "kind": row.kind,
-                    "first": place > 0 and self.rows[place - 1].kind != row.kind,
-                    "stages": _stages(row),
-                    "cells": [{"text": text, "best": best} for text, best in self.printed(row)],
-                    "training": _training(row),
+                    "first": position > 0 and self.rows[position - 1].kind != row.kind,
+                    "stages": _format_stages(row),
+                    "cells": [{"text": text, "best": best} for text, best in self.formatted_values(row)],
+                    "training": _format_training_time(row),
                 }
-                for place, row in enumerate(self.rows)
+                for position, row in enumerate(self.rows)
             ],
             cost=figures.quality_against_cost(points, measure),
-            cost_caption="Mean over columns against the training time of a recipe's stages. Dashed: not trained here.",
+            cost_caption="Mean over columns against the total training time of a recipe's stages. "
+            "Dashed lines: rows that are not trained here.",
             losses=figures.loss_curves(curves) if curves else "",
-            losses_caption="Loss of each training step, long histories averaged to 200 points. "
-            "Stages have different losses, so heights compare within a panel only.",
+            losses_caption="Loss of each training step; trainings of more than 200 steps are averaged to 200 points. "
+            "Stages have different loss functions: compare losses within a panel only.",
             reference=self.reference.name,
             differences=figures.differences(
                 [row.name for row in compared],
-                {name: [found[place] for found in by_row] for place, name in enumerate(names)},
-                [tints[row.name] for row in compared],
+                {name: [of_row[position] for of_row in differences] for position, name in enumerate(names)},
+                [colours[row.name] for row in compared],
             )
             if compared
             else "",
             differences_caption=f"{measure} x 100 minus that of {self.reference.name}"
             + (", the best baseline" if self.reference.kind == "baseline" else "")
             + ", paired query by query, with 95 % intervals over queries (normal approximation). "
-            "They say nothing of another seed's training.",
+            "The intervals do not cover the variation between training seeds.",
+            loading=self._loading(),
             sections=list(self._sections()),
         )
 
-    def _lead(self) -> str:
-        collections = self.graph.of_kind("collections")
-        documents, queries = (sum(found.facts[name] for found in collections) for name in ("documents", "queries"))
-        shards = self.graph.of_kind("shards")
+    def _loading(self) -> dict[str, Any] | None:
+        """How the best recipe's last model is loaded; None where nothing is trained."""
+        trained = next((row for row in self.recipes if row.stages), None)
+        if trained is None:
+            return None
+        folder = trained.stages[-1].spec.folder.as_posix()
+        codes = {library: code.replace(MODEL_FOLDER, folder) for library, code in LOADING.items()}
+        return {"recipe": trained.name, "codes": codes}
+
+    def _summary(self) -> str:
+        """The study's size in a few sentences, for the top of the page."""
+        collections = self.lineage.of_kind("collections")
+        documents, queries = (
+            sum(artifact.facts[name] for artifact in collections) for name in ("documents", "queries")
+        )
+        shards = self.lineage.of_kind("shards")
         rows = sum(artifact.facts["rows"] for artifact in shards)
         return (
-            f"{len(self.recipes)} recipes trained on {cell(rows).text} rows of {len(shards)} sources, compared on "
-            f"{len(collections)} collections with {cell(documents).text} documents and {cell(queries).text} queries. "
+            f"{len(self.recipes)} recipes trained on {format_cell(rows).text} rows of {len(shards)} sources, "
+            f"compared on {len(collections)} collections with {format_cell(documents).text} documents and "
+            f"{format_cell(queries).text} queries. "
             f"Seed {self.settings['seed']}."
         )
 
-    def _curves(self, tints: Mapping[str, str]) -> dict[str, list[figures.Curve]]:
-        """The loss of each distinct model, in the colour of the first row that has it."""
+    def _loss_curves(self, colours: Mapping[str, str]) -> dict[str, list[figures.Curve]]:
+        """By stage, the loss curve of each distinct model, in the colour of the first row that uses the model."""
         rows_of: dict[str, list[str]] = {}
         for row in self.recipes:
             for stage in row.stages:
                 rows_of.setdefault(stage.name, []).append(row.name)
         curves: dict[str, list[figures.Curve]] = {}
         for name, rows in rows_of.items():
-            model = self.graph.artifacts[name]
+            model = self.lineage.artifacts[name]
             lines = model.file("losses.jsonl").read_text(encoding="utf-8").splitlines()
             label = rows[0] + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
-            curve = figures.Curve(label, [json.loads(line)["loss"] for line in lines], tints[rows[0]])
-            curves.setdefault(stage_of(model), []).append(curve)
+            curve = figures.Curve(label, [json.loads(line)["loss"] for line in lines], colours[rows[0]])
+            curves.setdefault(stage_name(model), []).append(curve)
         return curves
 
     def _sections(self) -> Iterator[Section]:
         for title, text, *kinds in SECTIONS:
             tables = [
-                fact_table(kind, artifacts, self.users) for kind in kinds if (artifacts := self.graph.of_kind(kind))
+                fact_table(kind, artifacts, self.rows_using)
+                for kind in kinds
+                if (artifacts := self.lineage.of_kind(kind))
             ]
             if title == "Training":
-                tables += settings_tables(self.models, self.users)
+                tables += settings_tables(self.models, self.rows_using)
             if tables:
                 yield Section(title, [text] if text else [], tables)
-        yield provenance(self.graph, self.settings["seed"])
+        yield provenance_section(self.lineage, self.settings["seed"])
 
 
-def _stages(row: Row) -> str:
-    return " → ".join(map(stage_of, row.stages)) or NOTHING
+def _format_stages(row: Row) -> str:
+    return " → ".join(map(stage_name, row.stages)) or ABSENT
 
 
-def _training(row: Row) -> str:
-    return figures.duration(row.seconds) if row.stages else NOTHING
+def _format_training_time(row: Row) -> str:
+    return format_duration(row.training_seconds) if row.stages else ABSENT
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `table.md`, `table.csv` and `report.html`; returns the means."""
-    report = Report.of(job.spec)
+    """Write `table.md`, `table.csv` and `report.html`; return the means."""
+    report = Report.open(job.spec)
     (job.folder / "table.md").write_text(report.markdown(), encoding="utf-8")
     report.write_csv(job.folder / "table.csv")
-    (job.folder / "report.html").write_text(report.page(), encoding="utf-8")
+    (job.folder / "report.html").write_text(report.html(), encoding="utf-8")
     return {"means": {row.name: report.mean(row) for row in report.rows}, "reference": report.reference.name}
 
 

@@ -1,4 +1,4 @@
-"""A study's results: rows, columns and means, and the graph of artifacts behind them."""
+"""A study's results: rows, columns, means and paired differences, and the artifacts behind them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 
 from colbert_zero.graph.artifact import Artifact
 
-Z = 1.96
-"""Half the width of a 95 % interval, in standard errors, by the normal approximation."""
+Z_95 = 1.96
+"""Half the width of a 95 % confidence interval in standard errors, by the normal approximation."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means, and half its 95 % interval, both as printed."""
+    """A difference of means, and half the width of its 95 % confidence interval, both in points (measure x 100)."""
 
     value: float
     margin: float
@@ -27,10 +27,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: a collection, or a group of them that is averaged first."""
+    """A column of the table: one collection, or a group of collections that is averaged first."""
 
     name: str
-    members: tuple[str, ...]
+    collections: tuple[str, ...]
 
 
 @dataclass
@@ -38,11 +38,11 @@ class Row:
     """A row of the table.
 
     Attributes:
-        name: As in the config.
+        name: The name in the config.
         kind: `recipe` or `baseline`.
-        stages: The models of its stages, in order.
-        measures: Its measures by collection.
-        measure: Which of them is shown.
+        stages: The models of the recipe's stages, in order; none for a baseline.
+        measures: The `measures` artifact of each collection.
+        measure: The name of the measure that the table shows.
     """
 
     name: str
@@ -52,37 +52,53 @@ class Row:
     measure: str
 
     def value(self, column: Column) -> float:
-        """Its mean on a column."""
-        return fmean(self.measures[member].facts["means"][self.measure] for member in column.members)
+        """The mean over queries, averaged over the column's collections."""
+        return fmean(self.measures[collection].facts["means"][self.measure] for collection in column.collections)
 
     @property
-    def seconds(self) -> float:
-        """What the training of all its stages took, shared ones in full."""
+    def training_seconds(self) -> float:
+        """The training time of all stages; a stage shared with another recipe counts in full."""
         return math.fsum(stage.facts["seconds"] for stage in self.stages)
 
     @cached_property
-    def per_query(self) -> dict[str, dict[str, float]]:
-        """Its value for each query of each collection."""
-        found = {}
+    def values_per_query(self) -> dict[str, dict[str, float]]:
+        """The value for each query, by collection."""
+        values = {}
         for collection, artifact in self.measures.items():
             table = pq.read_table(artifact.file("measures.parquet"))
             table = table.filter(pc.equal(table["measure"], self.measure))
-            found[collection] = dict(zip(table["query_id"].to_pylist(), table["value"].to_pylist(), strict=True))
-        return found
+            values[collection] = dict(zip(table["query_id"].to_pylist(), table["value"].to_pylist(), strict=True))
+        return values
 
-    def differences_to(self, other: Row, columns: Sequence[Column]) -> list[Difference]:
-        """Its differences to another row, by column and for their mean, in points, paired query by query."""
-        pairs = []
+    def differences_to(self, reference: Row, columns: Sequence[Column]) -> list[Difference]:
+        """This row minus another one, in points: one difference for each column, and one for the mean over columns.
+
+        Values are paired query by query; collections count as independent.
+        """
+        estimates = []
         for column in columns:
-            ends = [_paired(self.per_query[member], other.per_query[member]) for member in column.members]
-            pairs.append((fmean(mean for mean, _ in ends), math.hypot(*(error for _, error in ends)) / len(ends)))
-        pairs.append((fmean(mean for mean, _ in pairs), math.hypot(*(error for _, error in pairs)) / len(pairs)))
-        return [Difference(100 * mean, 100 * Z * error) for mean, error in pairs]
+            collection_estimates = [
+                paired_difference(self.values_per_query[collection], reference.values_per_query[collection])
+                for collection in column.collections
+            ]
+            estimates.append(_average(collection_estimates))
+        estimates.append(_average(estimates))
+        return [Difference(100 * mean, 100 * Z_95 * error) for mean, error in estimates]
 
 
-def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[float, float]:
-    """Mean and standard error of the differences of paired values; the error of a single pair is taken as 0."""
-    differences = [ours[query] - theirs[query] for query in ours]
+def _average(estimates: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean and standard error of the mean of independent (mean, standard error) estimates."""
+    return fmean(mean for mean, _ in estimates), math.hypot(*(error for _, error in estimates)) / len(estimates)
+
+
+def paired_difference(values: Mapping[str, float], reference: Mapping[str, float]) -> tuple[float, float]:
+    """Mean and standard error of `values` minus `reference`, query by query; a single query has a standard error of 0.
+
+    Args:
+        values: Value by query.
+        reference: Value by query, of at least the same queries.
+    """
+    differences = [values[query] - reference[query] for query in values]
     mean = fmean(differences)
     if len(differences) < 2:
         return mean, 0.0
@@ -91,32 +107,36 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[flo
 
 
 class Lineage:
-    """Everything behind some artifacts, opened once."""
+    """Some artifacts and all artifacts that they are made from, each opened once.
+
+    Attributes:
+        artifacts: The artifacts by name.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Open the artifacts called `names`, those they are made from, and so on."""
+        """Open the artifacts with these names, their inputs, the inputs of those, and so on."""
         self.artifacts: dict[str, Artifact] = {}
-        todo = list(names)
-        while todo:
-            name = todo.pop()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
             if name not in self.artifacts:
                 self.artifacts[name] = Artifact.open(name)
-                todo += _input_names(self.artifacts[name])
+                pending += _input_names(self.artifacts[name])
 
     def of_kind(self, kind: str) -> list[Artifact]:
-        """Those of one kind, by name."""
+        """The artifacts of one kind, sorted by name."""
         return [artifact for name, artifact in sorted(self.artifacts.items()) if name.startswith(f"{kind}/")]
 
-    def ancestors(self, names: Iterable[str]) -> set[str]:
-        """The names of all that some of them are made from, themselves among them."""
-        seen: set[str] = set()
-        todo = list(names)
-        while todo:
-            name = todo.pop()
-            if name not in seen:
-                seen.add(name)
-                todo += _input_names(self.artifacts[name])
-        return seen
+    def with_ancestors(self, names: Iterable[str]) -> set[str]:
+        """These names, and the names of all artifacts that the named ones are made from."""
+        visited: set[str] = set()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if name not in visited:
+                visited.add(name)
+                pending += _input_names(self.artifacts[name])
+        return visited
 
 
 def _input_names(artifact: Artifact) -> list[str]:

@@ -1,4 +1,4 @@
-"""The parts of a report below its figures: what the manifests say, as tables."""
+"""The sections of a report below its figures: tables of what the specs and manifests say."""
 
 from __future__ import annotations
 
@@ -9,65 +9,65 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from colbert_zero.graph.artifact import Artifact
-from colbert_zero.report import figures
 from colbert_zero.report.results import Lineage
 
 SECTIONS = (
     (
         "Collections",
-        "What is searched. Judgements of documents or queries that do not exist count as never found.",
+        "What is searched. A judgement of a document or query that does not exist counts as never found.",
         "collections",
     ),
-    ("Data", "What is trained on: sources as they come, and what of them became shards.", "sources", "shards"),
+    ("Data", "What is trained on: the sources, and those of their rows that became shards.", "sources", "shards"),
     (
         "Mining",
-        "Candidates for each query, and the negatives that the positive-aware filter left.",
+        "The candidates of each query, and the negatives that the positive-aware filter kept.",
         "candidates",
         "negatives",
     ),
-    ("Teachers", "Candidates and their scores, which distillation learns from.", "scores"),
-    ("Bases", "What training starts from.", "bases"),
+    ("Teachers", "Candidates and their teacher scores, which distillation learns from.", "scores"),
+    ("Bases", "The models that training starts from.", "bases"),
     ("Training", "", "models", "batches"),
     ("Evaluation", "", "indexes", "runs"),
 )
-"""Title, text and the kinds of artifacts whose facts are shown."""
-FOLDED = frozenset({"sources", "candidates", "batches", "indexes", "runs"})
-"""Kinds with many artifacts of little interest."""
+"""Of each section: its title, its text, and the kinds of artifacts whose facts it shows."""
+COLLAPSED_KINDS = frozenset({"sources", "candidates", "batches", "indexes", "runs"})
+"""Kinds whose tables are collapsed at first: they have many artifacts, of little interest."""
 FIRST_FACTS = ("steps", "read", "kept", "rows", "dropped", "documents", "queries", "judgements")
-"""Facts that come first, where there are any; the others follow by name."""
-NOTHING = "–"
+"""Columns that come first, if an artifact has these facts; the other facts follow by name."""
+ABSENT = "–"
+"""Shown where there is no value."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as the page shows it."""
+    """A value as the page shows it; numbers are aligned to the right."""
 
     text: str
-    number: bool = False
+    numeric: bool = False
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table of the page."""
+    """A row of a table in the page: its name, its cells, and a CSS class (`differs` highlights the name)."""
 
     name: str
     cells: Sequence[Cell]
-    mark: str = ""
+    css_class: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page."""
+    """A table in the page; `header` begins with an empty cell, above the names of the rows."""
 
     title: str
-    heads: Sequence[Cell]
+    header: Sequence[Cell]
     rows: Sequence[TableRow]
-    folded: bool = False
+    collapsed: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page below the figures."""
+    """A section of the page below the figures."""
 
     title: str
     text: Sequence[str] = ()
@@ -75,84 +75,97 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Its id in the page."""
+        """The id of the section's heading, which the navigation links to."""
         return self.title.lower().replace(" ", "-")
 
 
-def cell(value: Any) -> Cell:
-    """A fact or a setting: numbers grouped, small tables in one line, long lists by their length."""
+def format_cell(value: Any) -> Cell:
+    """Format a fact or a setting: numbers with digits grouped, a mapping in one line, a long list as its length."""
     if isinstance(value, bool) or value is None:
-        return Cell({True: "yes", False: "no", None: NOTHING}[value])
+        return Cell({True: "yes", False: "no", None: ABSENT}[value])
     if isinstance(value, int):
-        return Cell(f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value), number=True)
+        return Cell(f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value), numeric=True)
     if isinstance(value, float):
         text = f"{value:,.1f}".replace(",", "\u202f") if abs(value) >= 100 else f"{value:.4g}"
-        return Cell(text, number=True)
+        return Cell(text, numeric=True)
     if isinstance(value, Mapping):
-        return Cell(" · ".join(f"{name} {cell(inner).text}" for name, inner in value.items()) or NOTHING)
+        return Cell(" · ".join(f"{name} {format_cell(inner).text}" for name, inner in value.items()) or ABSENT)
     if isinstance(value, list):
-        return Cell(", ".join(cell(inner).text for inner in value) if len(value) <= 4 else f"{len(value)} items")
-    return Cell(str(value) or NOTHING)
+        return Cell(", ".join(format_cell(inner).text for inner in value) if len(value) <= 4 else f"{len(value)} items")
+    return Cell(str(value) or ABSENT)
 
 
-def fact_table(kind: str, artifacts: Sequence[Artifact], users: Mapping[str, str]) -> Table:
-    """The facts of artifacts of one kind, a line each.
+def format_duration(seconds: float) -> str:
+    """Format a duration for people: `45 s`, `12 min 05 s`, `8 h 30 min`, `408 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.2g} s"
+    if seconds < 3600:
+        return "{} min {:02} s".format(*divmod(round(seconds), 60))
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours < 24 else f"{seconds / 3600:,.0f} h"
+
+
+def fact_table(kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str, str]) -> Table:
+    """Tabulate the facts of artifacts of one kind, a row for each artifact.
 
     Args:
-        kind: Their kind.
+        kind: The artifacts' kind, which is the table's title.
         artifacts: The artifacts.
-        users: By name, the rows of the table that need it.
+        rows_using: By artifact name, the rows of the results table that depend on the artifact.
     """
     known = {name for artifact in artifacts for name in artifact.facts if name != "files"}
     columns = [name for name in FIRST_FACTS if name in known] + sorted(known.difference(FIRST_FACTS))
-    lines = []
+    rows = []
     for artifact in artifacts:
-        facts = [cell(artifact.facts.get(column)) for column in columns]
+        facts = [format_cell(artifact.facts.get(column)) for column in columns]
         key = artifact.name.rpartition("-")[2]
-        told = [*facts, cell(artifact.manifest["seconds"]), Cell(users[artifact.name]), Cell(key)]
-        lines.append(TableRow(artifact.spec.label, told))
-    return _table(kind, [*columns, "step, s", "used by", "key"], lines, folded=kind in FOLDED)
+        cells = [*facts, format_cell(artifact.manifest["seconds"]), Cell(rows_using[artifact.name]), Cell(key)]
+        rows.append(TableRow(artifact.spec.label, cells))
+    return _build_table(kind, [*columns, "step, s", "used by", "key"], rows, collapsed=kind in COLLAPSED_KINDS)
 
 
-def _table(title: str, heads: Sequence[str], lines: Sequence[TableRow], *, folded: bool = False) -> Table:
-    """A table whose columns are set right where they hold numbers only; `heads` has none for the names."""
-    columns = [[line.cells[place] for line in lines] for place in range(len(heads))]
-    numeric = [any(value.number for value in column) and _only_numbers(column) for column in columns]
-    shown = [Cell(head.replace("_", " "), number) for head, number in zip(heads, numeric, strict=True)]
-    return Table(title, [Cell(""), *shown], lines, folded)
-
-
-def _only_numbers(column: Sequence[Cell]) -> bool:
-    return all(value.number or value.text == NOTHING for value in column)
-
-
-def settings_tables(models: Sequence[Artifact], users: Mapping[str, str]) -> Iterator[Table]:
-    """For each stage, its settings by model; where models differ, the setting is marked."""
-    for stage in dict.fromkeys(map(stage_of, models)):
-        trained = [model for model in models if stage_of(model) == stage]
-        names = dict.fromkeys(name for model in trained for name in model.spec.settings if name != "stage")
-        lines = [_setting(name, [model.spec.settings.get(name) for model in trained]) for name in names]
-        for role in ("start", "rows"):
-            lines.append(_setting(role, [list(model.spec.inputs.get(role, ())) for model in trained]))
-        yield _table(f"settings of {stage}", [users[model.name] for model in trained], lines)
-
-
-def _setting(name: str, values: Sequence[Any]) -> TableRow:
-    """Texts are quoted where white space at their end would not be seen."""
-    cells = [
-        Cell(json.dumps(value, ensure_ascii=False)) if name.endswith("prompt") else cell(value) for value in values
+def _build_table(title: str, header: Sequence[str], rows: Sequence[TableRow], *, collapsed: bool = False) -> Table:
+    """Build a table, its columns of numbers aligned to the right; `header` leaves out the column of row names."""
+    columns = [[row.cells[position] for row in rows] for position in range(len(header))]
+    header_cells = [
+        Cell(name.replace("_", " "), _is_numeric(column)) for name, column in zip(header, columns, strict=True)
     ]
-    return TableRow(name.replace("_", " "), cells, "differs" if len({shown.text for shown in cells}) > 1 else "")
+    return Table(title, [Cell(""), *header_cells], rows, collapsed)
 
 
-def stage_of(model: Artifact) -> str:
-    """A model's stage."""
+def _is_numeric(column: Sequence[Cell]) -> bool:
+    """Whether a column holds at least one number, and nothing but numbers and absent values."""
+    return any(cell.numeric for cell in column) and all(cell.numeric or cell.text == ABSENT for cell in column)
+
+
+def settings_tables(models: Sequence[Artifact], rows_using: Mapping[str, str]) -> Iterator[Table]:
+    """Tabulate the settings of each stage, a column for each model; settings that differ between models are marked."""
+    for stage in dict.fromkeys(map(stage_name, models)):
+        stage_models = [model for model in models if stage_name(model) == stage]
+        names = dict.fromkeys(name for model in stage_models for name in model.spec.settings if name != "stage")
+        rows = [_settings_row(name, [model.spec.settings.get(name) for model in stage_models]) for name in names]
+        for role in ("start", "rows"):
+            rows.append(_settings_row(role, [list(model.spec.inputs.get(role, ())) for model in stage_models]))
+        yield _build_table(f"settings of {stage}", [rows_using[model.name] for model in stage_models], rows)
+
+
+def _settings_row(name: str, values: Sequence[Any]) -> TableRow:
+    """A row of the values of one setting; prompts are quoted, so that a space at their end is visible."""
+    cells = [
+        Cell(json.dumps(value, ensure_ascii=False)) if name.endswith("prompt") else format_cell(value)
+        for value in values
+    ]
+    return TableRow(name.replace("_", " "), cells, "differs" if len({cell.text for cell in cells}) > 1 else "")
+
+
+def stage_name(model: Artifact) -> str:
+    """The name of the stage that trained a model."""
     return str(model.spec.settings.get("stage", model.spec.label))
 
 
-def provenance(graph: Lineage, seed: int) -> Section:
-    """Seeds, code, packages, machines, and the name of every artifact with what it took."""
-    manifests = [artifact.manifest for artifact in graph.artifacts.values()]
+def provenance_section(lineage: Lineage, seed: int) -> Section:
+    """List seeds, code, packages and machines, and every artifact's name with the time and memory that it took."""
+    manifests = [artifact.manifest for artifact in lineage.artifacts.values()]
     packages: dict[str, set[str]] = {}
     for manifest in manifests:
         for name, version in manifest["packages"].items():
@@ -160,52 +173,53 @@ def provenance(graph: Lineage, seed: int) -> Section:
     codes = {(manifest["code"]["digest"][:12], manifest["code"].get("commit")) for manifest in manifests}
     hosts = {attempt["host"] for manifest in manifests for attempt in manifest["attempts"]}
     machines = {f"Python {manifest['python']}, {manifest['platform']}" for manifest in manifests}
-    drawn = {str(value) for artifact in graph.artifacts.values() for value in _seeds(artifact.spec.settings)}
+    seeds = {str(value) for artifact in lineage.artifacts.values() for value in _find_seeds(artifact.spec.settings)}
     code = [f"{digest}, at commit {commit[:12]}" if commit else digest for digest, commit in sorted(codes, key=str)]
     entries = {
         "seed of the study": str(seed),
-        "seeds of its artifacts": ", ".join(sorted(drawn)) or "none",
+        "seeds of its artifacts": ", ".join(sorted(seeds)) or "none",
         "code digest": "; ".join(code),
         "machine": "; ".join(sorted(machines)),
         "host": ", ".join(sorted(hosts)),
-        "sum of all steps": figures.duration(math.fsum(manifest["seconds"] for manifest in manifests)),
+        "sum of all steps": format_duration(math.fsum(manifest["seconds"] for manifest in manifests)),
     }
-    lines = [TableRow(name, [Cell(text)]) for name, text in entries.items()]
-    versions = [TableRow(name, [Cell(", ".join(sorted(packages[name])))]) for name in sorted(packages)]
-    steps = [
+    entry_rows = [TableRow(name, [Cell(text)]) for name, text in entries.items()]
+    package_rows = [TableRow(name, [Cell(", ".join(sorted(packages[name])))]) for name in sorted(packages)]
+    artifact_rows = [
         TableRow(
             name,
             [
-                cell(manifest["seconds"]),
-                cell(manifest["peak_memory_mb"]),
-                cell(manifest["threads"]),
-                cell(len(manifest["attempts"])),
-                cell(sum(entry["bytes"] for entry in manifest["outputs"].values())),
+                format_cell(manifest["seconds"]),
+                format_cell(manifest["peak_memory_mb"]),
+                format_cell(manifest["threads"]),
+                format_cell(len(manifest["attempts"])),
+                format_cell(sum(entry["bytes"] for entry in manifest["outputs"].values())),
             ],
         )
-        for name, manifest in sorted((name, artifact.manifest) for name, artifact in graph.artifacts.items())
+        for name, manifest in sorted((name, artifact.manifest) for name, artifact in lineage.artifacts.items())
     ]
-    text = "More than one code digest means that the code changed between steps; the audit says which it is for each."
+    text = "More than one code digest means that the code changed between steps; each manifest names its own."
     return Section(
         "Provenance",
         [text] if len(codes) > 1 else [],
         [
-            _table("", [""], lines),
-            _table("packages", ["version"], versions, folded=True),
-            _table(
+            _build_table("", [""], entry_rows),
+            _build_table("packages", ["version"], package_rows, collapsed=True),
+            _build_table(
                 "artifacts and times",
                 ["seconds", "peak memory, MB", "threads", "attempts", "bytes"],
-                steps,
-                folded=True,
+                artifact_rows,
+                collapsed=True,
             ),
         ],
     )
 
 
-def _seeds(settings: Any) -> Iterator[int]:
+def _find_seeds(settings: Any) -> Iterator[int]:
+    """Yield every `seed` in nested settings."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
             if name == "seed":
                 yield value
             else:
-                yield from _seeds(value)
+                yield from _find_seeds(value)

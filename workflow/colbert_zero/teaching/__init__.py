@@ -1,1 +1,9 @@
-"""."""
+"""Teaching: a re-ranker's scores of each training query's documents, for the distillation stage.
+
+In: the shards of a source (`shards/*`), the candidates mined in it (`candidates/*`) and, for a neural teacher, its
+model.
+Out: `scores/*`, rows of a query, its documents, and their scores, raw and min-max normalised.
+
+Open `scoring.py` first: it chooses the documents to score and writes the scores. `bm25.py` and `neural.py` are the
+teachers.
+"""

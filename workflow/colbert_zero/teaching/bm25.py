@@ -13,7 +13,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import progress
-from colbert_zero.models.lucene import LuceneIndex, add_options
+from colbert_zero.models.lucene import LuceneIndex, add_heap_option
 from colbert_zero.teaching.scoring import choose_documents, write_scores
 
 
@@ -27,4 +27,4 @@ def make(job: Job) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_options))
+    sys.exit(run_step(make, __doc__, add_options=add_heap_option))

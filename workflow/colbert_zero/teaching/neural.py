@@ -2,8 +2,9 @@
 
     python -m colbert_zero.teaching.neural --spec JSON --threads 2 --device auto
 
-Kinds: `cross-encoder`, a sequence classifier with one output, and `causal-lm`, a language model that is asked whether
-the document answers the query and scored by the logit of its answer, as bge-reranker-v2-gemma is. Raw logits.
+There are two kinds of re-rankers. A `cross-encoder` is a sequence classifier with one output. A `causal-lm` is a
+language model, prompted to say whether the document answers the query; the logit of its answer is the score, as in
+bge-reranker-v2-gemma. Both give raw logits.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ INSTRUCTION = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
     "prediction of either 'Yes' or 'No'."
 )
-"""What bge-reranker-v2-gemma was trained to be asked (its model card); a setting can replace it."""
-QUERY, DOCUMENT, SEPARATOR = "A: ", "B: ", "\n"
-"""The rest of its input: `A: query`, `B: document` and the instruction, one a line."""
+"""The instruction that bge-reranker-v2-gemma was trained with (its model card); a setting can replace it."""
+QUERY_PREFIX, DOCUMENT_PREFIX, SEPARATOR = "A: ", "B: ", "\n"
+"""The rest of the model's input: the lines `A: query`, `B: document` and the instruction."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-ROWS_AT_ONCE = 256
-"""Their pairs are sorted by length together: many, for little padding."""
+ROWS_SORTED_TOGETHER = 256
+"""Rows whose pairs are sorted by length together: the more, the less padding."""
 PAIRS_PER_BATCH = 32
 
 Pair = tuple[str, str]
@@ -43,30 +44,30 @@ class Teacher(Protocol):
     """A re-ranker."""
 
     def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
-        """The raw scores of pairs, in their order."""
+        """Return the raw scores of the pairs, in their order."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
     """Write `rows-*.parquet`."""
     device = choose_device(job)
     to_score = choose_documents(job)
-    scores = _scores(load_teacher(job, device), to_score)
+    scores = _score_rows(load_teacher(job, device), to_score)
     return write_scores(job, to_score, progress(scores, len(to_score.rows), "queries"))
 
 
 def load_teacher(job: Job, device: str) -> Teacher:
-    """Load the teacher that a job's setting `teacher` asks for, from its input `model`.
+    """Load the teacher that a job's setting `teacher` describes, from the job's input `model`.
 
     Raises:
-        UserError: The folder holds no such model.
+        UserError: The folder contains no such model.
     """
-    settings, folder = job.settings["teacher"], job.input("model").model_folder()
+    settings, folder = job.settings["teacher"], job.input("model").verified_folder()
     precision, length = PRECISIONS[settings["precision"]], settings["maximum_length"]
     try:
         if settings["kind"] == "cross-encoder":
             return CrossEncoderTeacher(folder, length, precision, device)
         instruction = settings["instruction"] or INSTRUCTION
-        return CausalTeacher(folder, length, precision, device, instruction, settings["answer"])
+        return CausalLMTeacher(folder, length, precision, device, instruction, settings["answer"])
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no {settings['kind']} loads from it ({' '.join(str(error).split())})") from None
 
@@ -75,16 +76,16 @@ class CrossEncoderTeacher:
     """A re-ranker that sentence-transformers loads as a `CrossEncoder`."""
 
     def __init__(self, folder: Path, maximum_length: int, precision: torch.dtype, device: str) -> None:
-        """Load it.
+        """Load the model.
 
         Args:
-            folder: The model.
-            maximum_length: Tokens of a pair; the longer of its texts is cut first.
-            precision: Of the model's weights.
-            device: Where it computes.
+            folder: The model folder.
+            maximum_length: Maximum tokens of a pair; the longer of its texts is truncated first.
+            precision: The dtype of the model's weights.
+            device: The device to compute on.
 
         Raises:
-            ValueError: It has more outputs than one.
+            ValueError: The model does not have exactly one output.
         """
         from sentence_transformers import CrossEncoder
 
@@ -97,13 +98,13 @@ class CrossEncoderTeacher:
             model_kwargs={"use_safetensors": True, "dtype": precision},
         )
         if self._model.config.num_labels != 1:
-            raise ValueError(f"a re-ranker has one output, it has {self._model.config.num_labels}")
+            raise ValueError(f"a re-ranker has one output, this model has {self._model.config.num_labels}")
 
     def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
         """The logits of pairs, in their order."""
         lengths = [len(query) + len(document) for query, document in pairs]
         scores = np.empty(len(pairs), np.float32)
-        for batch in _by_length(lengths):
+        for batch in _batches_by_length(lengths):
             predicted = self._model.predict(
                 [pairs[position] for position in batch],
                 batch_size=PAIRS_PER_BATCH,
@@ -114,28 +115,28 @@ class CrossEncoderTeacher:
         return scores
 
 
-class CausalTeacher:
-    """A language model that is asked whether a document answers a query; its answer's logit is the score.
+class CausalLMTeacher:
+    """A language model prompted to say whether a document answers a query; the score is the answer token's logit.
 
-    The input is that of bge-reranker-v2-gemma: `A: query`, a newline, `B: document`, cut to `maximum_length` tokens
-    (the query to three quarters of them), a newline and the instruction. Each part is tokenised alone.
+    The input is that of bge-reranker-v2-gemma: `A: query`, a newline, `B: document`, truncated to `maximum_length`
+    tokens (the query to three quarters of them), a newline and the instruction. Each part is tokenised on its own.
     """
 
     def __init__(
         self, folder: Path, maximum_length: int, precision: torch.dtype, device: str, instruction: str, answer: str
     ) -> None:
-        """Load it.
+        """Load the model.
 
         Args:
-            folder: The model.
-            maximum_length: Tokens of query and document, the instruction not counted.
-            precision: Of the model's weights; the logit itself is computed in fp32.
-            device: Where it computes.
-            instruction: What is asked.
+            folder: The model folder.
+            maximum_length: Maximum tokens of query and document together, without the instruction.
+            precision: The dtype of the model's weights; the logit itself is computed in fp32.
+            device: The device to compute on.
+            instruction: The text after query and document.
             answer: The answer whose first token's logit is the score.
 
         Raises:
-            ValueError: The tokenizer knows no token for the answer.
+            ValueError: The tokenizer makes no token of the answer.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -144,44 +145,44 @@ class CausalTeacher:
             folder, local_files_only=True, use_safetensors=True, dtype=precision
         )
         self._maximum_length = maximum_length
-        self._newline = self._tokens(SEPARATOR)
-        self._question = self._newline + self._tokens(instruction)
-        tokens = self._tokens(answer)
-        if not tokens:
+        self._separator_ids = self._token_ids(SEPARATOR)
+        self._instruction_ids = self._separator_ids + self._token_ids(instruction)
+        answer_ids = self._token_ids(answer)
+        if not answer_ids:
             raise ValueError(f"its tokenizer makes no token of the answer {answer!r}")
-        model.set_output_embeddings(_AnswerHead(model.get_output_embeddings(), tokens[0]))
+        model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_ids[0]))
         self._model = model.to(device).eval()
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
         """The logits of pairs, in their order."""
-        inputs = [self._input(*pair) for pair in pairs]
+        inputs = [self._input_ids(*pair) for pair in pairs]
         scores = np.empty(len(pairs), np.float32)
-        for batch in _by_length(list(map(len, inputs))):
-            tokens, mask = _padded_left([inputs[position] for position in batch], self._model.device)
-            # Counted from the first token of the text, not of the padding.
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
+        for batch in _batches_by_length(list(map(len, inputs))):
+            input_ids, mask = _pad_left([inputs[position] for position in batch], self._model.device)
+            # Position 0 is the first token of the text, not of the padding.
+            position_ids = (mask.cumsum(1) - 1).clamp(min=0)
             output = self._model(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1
+                input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False, logits_to_keep=1
             )
             scores[batch] = output.logits[:, -1, 0].float().cpu().numpy()
         return scores
 
-    def _input(self, query: str, document: str) -> list[int]:
-        start = self._tokenizer.bos_token_id
-        begin = [] if start is None or start == self._tokenizer.pad_token_id else [start]
-        asked = self._tokens(QUERY + query)[: self._maximum_length * 3 // 4]
-        texts = begin + asked + self._newline + self._tokens(DOCUMENT + document)
-        return texts[: self._maximum_length] + self._question
+    def _input_ids(self, query: str, document: str) -> list[int]:
+        bos_id = self._tokenizer.bos_token_id
+        start_ids = [] if bos_id is None or bos_id == self._tokenizer.pad_token_id else [bos_id]
+        query_ids = self._token_ids(QUERY_PREFIX + query)[: self._maximum_length * 3 // 4]
+        pair_ids = start_ids + query_ids + self._separator_ids + self._token_ids(DOCUMENT_PREFIX + document)
+        return pair_ids[: self._maximum_length] + self._instruction_ids
 
-    def _tokens(self, text: str) -> list[int]:
-        # verbose: a document longer than the model is no news, it is cut.
-        tokens: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return tokens
+    def _token_ids(self, text: str) -> list[int]:
+        # verbose=False: no warning about a document longer than the model's maximum, since it is truncated later.
+        token_ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return token_ids
 
 
-class _AnswerHead(torch.nn.Module):
-    """One row of a language model's output layer, in fp32: a logit for one token instead of 256,000."""
+class _AnswerTokenHead(torch.nn.Module):
+    """One row of a language model's output layer, in fp32: the logit of one token instead of 256,000."""
 
     def __init__(self, head: torch.nn.Linear, token: int) -> None:
         super().__init__()
@@ -192,35 +193,35 @@ class _AnswerHead(torch.nn.Module):
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The token's logit (… x 1) of hidden states (… x width)."""
+        """The token's logit (… x 1) from hidden states (… x hidden size)."""
         return (hidden.float() @ self._weight + self._bias).unsqueeze(-1)
 
 
-def _scores(teacher: Teacher, lesson: DocumentsToScore) -> Iterator[npt.NDArray[np.float32]]:
-    """The scores of each row's documents."""
-    queries = lesson.queries
-    for start in range(0, len(queries), ROWS_AT_ONCE):
-        window = range(start, min(start + ROWS_AT_ONCE, len(queries)))
-        pairs = [(queries[position], text) for position in window for text in lesson.texts(position)]
+def _score_rows(teacher: Teacher, to_score: DocumentsToScore) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the raw scores of each row's documents."""
+    queries = to_score.queries
+    for start in range(0, len(queries), ROWS_SORTED_TOGETHER):
+        window = range(start, min(start + ROWS_SORTED_TOGETHER, len(queries)))
+        pairs = [(queries[position], text) for position in window for text in to_score.texts(position)]
         yield from teacher.score(pairs).reshape(len(window), -1)
 
 
-def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Positions in batches of similar length, the longest first, so that too little memory shows at once."""
+def _batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield batches of positions of similar length, the longest first, so that an out-of-memory error comes at once."""
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     for start in range(0, len(order), PAIRS_PER_BATCH):
         yield order[start : start + PAIRS_PER_BATCH]
 
 
-def _padded_left(inputs: Sequence[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask (texts x longest), the texts at the right end: their last logits stand together."""
+def _pad_left(inputs: Sequence[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask (texts x longest text), padded on the left: the last tokens share a column."""
     width = max(map(len, inputs))
-    tokens = torch.zeros(len(inputs), width, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
+    input_ids = torch.zeros(len(inputs), width, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
     for row, ids in enumerate(inputs):
-        tokens[row, width - len(ids) :] = torch.tensor(ids)
+        input_ids[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
-    return tokens.to(device), mask.to(device)
+    return input_ids.to(device), mask.to(device)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all teachers share: which documents they score, and how their scores are written."""
+"""The parts that all teachers share: choose the documents to score, and write the scores."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from colbert_zero.data.rows import TEACHER_SCORED, RowWriter, min_max
+from colbert_zero.data.rows import TEACHER_SCORED_SCHEMA, RowWriter, min_max
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
-from colbert_zero.mining.candidates import fused_candidates
+from colbert_zero.mining.candidates import read_fused_candidates
 from colbert_zero.mining.corpus import TrainingCorpus
 
-ROWS_AT_ONCE = 512
+ROWS_PER_WRITE = 512
 
 
 class DocumentsToScore(NamedTuple):
-    """What a teacher scores.
+    """The queries and documents that a teacher scores.
 
     Attributes:
-        corpus: Where the documents' numbers lead.
-        rows: int64, the shards' rows that have enough documents, ascending.
-        documents: int32 (rows x documents), each row's own document first, then the best candidates.
+        corpus: The corpus that the numbers in `documents` refer to.
+        rows: int64, the rows of the shards that have enough documents, ascending.
+        documents: int32 (rows x documents), each row's own document first, then its best candidates.
     """
 
     corpus: TrainingCorpus
@@ -36,67 +36,72 @@ class DocumentsToScore(NamedTuple):
         return [self.corpus.queries[row] for row in self.rows]
 
     def texts(self, position: int) -> list[str]:
-        """The texts of one row's documents."""
+        """The texts of one row's documents; `position` is the row's index in `rows`."""
         return [self.corpus.texts[number] for number in self.documents[position]]
 
 
 def choose_documents(job: Job) -> DocumentsToScore:
-    """Choose `settings.documents` documents per row: its own, and the best candidates that no row calls an answer.
+    """Choose `documents` (a setting) documents per row: its own, and the best candidates that are no known positive.
 
     Raises:
-        UserError: No row has so many candidates.
+        UserError: No row has enough candidates.
     """
-    corpus, size = TrainingCorpus.of(job.input("shards")), job.settings["documents"]
-    rows, chosen = [], []
-    for row, found in enumerate(fused_candidates(job.inputs("candidates"))):
-        others = found.documents[~np.isin(found.documents, corpus.known_positives(row))][: size - 1]
-        if len(others) == size - 1:
+    corpus, size = TrainingCorpus.from_shards(job.input("shards")), job.settings["documents"]
+    rows, documents = [], []
+    for row, candidates in enumerate(read_fused_candidates(job.inputs("candidates"))):
+        is_positive = np.isin(candidates.documents, corpus.known_positives(row))
+        negatives = candidates.documents[~is_positive][: size - 1]
+        if len(negatives) == size - 1:
             rows.append(row)
-            chosen.append(np.append(corpus.positive[row], others))
+            documents.append(np.append(corpus.positives[row], negatives))
     if not rows:
-        raise UserError(f"{job.spec.label}: no row has {size} documents to score; ask for fewer, or mine deeper")
-    return DocumentsToScore(corpus, np.array(rows, np.int64), np.array(chosen, np.int32))
+        raise UserError(
+            f"{job.spec.label}: no row has {size} documents to score; ask for fewer documents, or mine deeper"
+        )
+    return DocumentsToScore(corpus, np.array(rows, np.int64), np.array(documents, np.int32))
 
 
-def write_scores(job: Job, lesson: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
-    """Write `rows-*.parquet`: the texts with raw scores and scores that are min-max normalised per query.
+def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
+    """Write `rows-*.parquet`: texts, raw scores, and scores that are min-max normalised per query.
 
     Args:
-        job: Whose folder to write in.
-        lesson: What was scored.
+        job: The job; its folder gets the files.
+        to_score: The rows and documents that were scored.
         scores: The raw scores of each row's documents, in order.
 
     Returns:
-        The counts for the manifest: rows, those dropped by reason, and how often the row's own document came first.
+        Counts for the manifest: rows, dropped rows by reason, and how often the row's own document scores highest.
 
     Raises:
-        UserError: A score is not finite, or no row is left.
+        UserError: A score is not finite, or all rows are dropped.
     """
-    constant = first = 0
-    with RowWriter(job.folder, TEACHER_SCORED, job.input("shards").spec.settings["rows_per_shard"]) as writer:
-        waiting: list[dict[str, Any]] = []
+    constant = positive_first = 0
+    with RowWriter(job.folder, TEACHER_SCORED_SCHEMA, job.input("shards").spec.settings["rows_per_shard"]) as writer:
+        buffer: list[dict[str, Any]] = []
         for position, raw in enumerate(scores):
-            row = int(lesson.rows[position])
+            row = int(to_score.rows[position])
             if not np.isfinite(raw).all():
                 raise UserError(f"{job.spec.label}: a score of row {row} is not finite; try the teacher in fp32")
             if raw.min() == raw.max():
                 constant += 1
                 continue
-            first += bool(raw.argmax() == 0)
-            waiting.append(
+            positive_first += bool(raw.argmax() == 0)
+            buffer.append(
                 {
                     "row": row,
-                    "query": lesson.corpus.queries[row],
-                    "documents": lesson.texts(position),
+                    "query": to_score.corpus.queries[row],
+                    "documents": to_score.texts(position),
                     "raw": raw,
                     "scores": min_max(raw),
                 }
             )
-            if len(waiting) == ROWS_AT_ONCE:
-                writer.write(waiting)
-                waiting = []
-        writer.write(waiting)
+            if len(buffer) == ROWS_PER_WRITE:
+                writer.write(buffer)
+                buffer = []
+        writer.write(buffer)
     if not writer.rows:
-        raise UserError(f"{job.spec.label}: the teacher gives all documents of a query one score, on every row")
-    dropped = {"too few candidates": len(lesson.corpus.queries) - len(lesson.rows), "all scores equal": constant}
-    return {**writer.facts, "dropped": dropped, "positive_first": first}
+        raise UserError(
+            f"{job.spec.label}: the teacher gives all documents of a query one score, on every row; try another teacher"
+        )
+    dropped = {"too few candidates": len(to_score.corpus.queries) - len(to_score.rows), "all scores equal": constant}
+    return {**writer.facts, "dropped": dropped, "positive_first": positive_first}

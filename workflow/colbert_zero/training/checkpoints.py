@@ -1,7 +1,8 @@
-"""Checkpoints: tensors and notes that outlive a killed process, written whole and checked when read.
+"""Checkpoints: tensors and notes from which a run resumes after its process was killed.
 
-A checkpoint is a folder `step-000000120` with `state.safetensors` and `notes.json`; the notes hold the digest of the
-tensors and of themselves. It is written beside and renamed, and the last two are kept.
+A checkpoint is a folder `step-000000120` with `state.safetensors` and `notes.json`. The notes hold a digest of the
+tensors and one of themselves, and both are checked on reading. A checkpoint is written to a temporary folder, which is
+then renamed, so a killed process leaves no partial checkpoint. The last two checkpoints are kept.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from colbert_zero.graph.console import RetryableError, log
-from colbert_zero.graph.digests import canonical, digest, file_digest
+from colbert_zero.graph.digests import canonical_json, digest, file_digest
 
-KEPT = 2
-TENSORS, NOTES = "state.safetensors", "notes.json"
+CHECKPOINTS_KEPT = 2
+TENSORS_FILE, NOTES_FILE = "state.safetensors", "notes.json"
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Checkpoint:
     """The state after a step.
 
     Attributes:
-        step: How many steps were done.
-        tensors: By name.
-        notes: JSON values.
+        step: The number of steps done.
+        tensors: The tensors, by name.
+        notes: The rest of the state, as JSON values.
     """
 
     step: int
@@ -45,7 +46,7 @@ class Checkpoints:
     """The checkpoints in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep them in `folder`, which is made when it is needed."""
+        """Keep checkpoints in `folder`; `save` creates the folder."""
         self.folder = folder
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -61,34 +62,34 @@ class Checkpoints:
                 shutil.rmtree(target)
             os.replace(partial, target)
         except BaseException:
-            # What it takes up may be the very space that others, or the next attempt, need.
+            # Free the disk space: other jobs, or the next attempt, may need exactly this space.
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in self._steps()[:-KEPT]:
+        for old in self._folders()[:-CHECKPOINTS_KEPT]:
             shutil.rmtree(old)
 
-    def of(self, step: int) -> Checkpoint:
-        """The checkpoint of a step.
+    def load(self, step: int) -> Checkpoint:
+        """Load the checkpoint of a step.
 
         Raises:
-            RetryableError: It is not there, or not intact.
+            RetryableError: The checkpoint is missing or damaged.
         """
         path = self._folder(step)
         checkpoint = self._read(path)
         if checkpoint is None:
             raise RetryableError(
-                f"{path} cannot be read here, as it can in the first process; do all nodes share this folder?"
+                f"{path} cannot be read on this node, although rank 0 has read it; do all nodes share this folder?"
             )
         return checkpoint
 
-    def last(self) -> Checkpoint | None:
-        """The last checkpoint that is intact; a damaged one is named, passed over and removed."""
-        for path in reversed(self._steps()):
+    def load_last(self) -> Checkpoint | None:
+        """Load the last intact checkpoint, None if there is none; damaged ones are logged and removed."""
+        for path in reversed(self._folders()):
             checkpoint = self._read(path)
             if checkpoint is not None:
                 return checkpoint
             log.info("%s is damaged and was removed; the checkpoint before it is used, if there is one", path)
-            # It would be taken for one of the last two.
+            # Otherwise `save` would count the damaged checkpoint among the two to keep.
             shutil.rmtree(path)
         return None
 
@@ -96,35 +97,37 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}"
 
     def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
-        path = folder / TENSORS
+        path = folder / TENSORS_FILE
         try:
             save_file({name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}, path)
         except SafetensorError as error:
-            # The library hides the operating system's error, a full disk among them, in its text.
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
+            # The library reports an error of the operating system, such as a full disk, only in its message.
+            error_number = re.search(r"os error (\d+)", str(error))
+            if error_number is None:
                 raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise OSError(int(error_number[1]), os.strerror(int(error_number[1])), str(path)) from error
         content = {
             "step": checkpoint.step,
             "notes": checkpoint.notes,
             "sha256": file_digest(path),
         }
-        notes = canonical({"content": content, "sha256": digest(canonical(content))})
-        (folder / NOTES).write_text(notes, encoding="utf-8")
-        for path in (folder / TENSORS, folder / NOTES):
+        notes = canonical_json({"content": content, "sha256": digest(canonical_json(content))})
+        (folder / NOTES_FILE).write_text(notes, encoding="utf-8")
+        for path in (folder / TENSORS_FILE, folder / NOTES_FILE):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def _steps(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            notes = json.loads((path / NOTES).read_text(encoding="utf-8"))
+            notes = json.loads((path / NOTES_FILE).read_text(encoding="utf-8"))
             content = notes["content"]
-            if digest(canonical(content)) != notes["sha256"] or file_digest(path / TENSORS) != content["sha256"]:
+            if digest(canonical_json(content)) != notes["sha256"]:
                 return None
-            return Checkpoint(content["step"], load_file(path / TENSORS), content["notes"])
+            if file_digest(path / TENSORS_FILE) != content["sha256"]:
+                return None
+            return Checkpoint(content["step"], load_file(path / TENSORS_FILE), content["notes"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError):
             return None

@@ -1,4 +1,4 @@
-"""What a model is worth in the middle of its training: an exact search of small collections."""
+"""Evaluate a model during its training, with an exact search of small collections."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from pylate import models
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.index import EXACT_BELOW, encode, texts_of
+from colbert_zero.evaluation.index import PLAID_MIN_DOCUMENTS, document_texts, encode_texts
 from colbert_zero.evaluation.measure import measure
-from colbert_zero.evaluation.search import search_exact, without_self
-from colbert_zero.evaluation.vectors import Vectors, VectorWriter
+from colbert_zero.evaluation.search import search_exact
+from colbert_zero.evaluation.trec import drop_self_match
+from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError
 
@@ -25,41 +26,44 @@ class Evaluator:
     """Evaluates a model on collections."""
 
     def __init__(self, collections: Mapping[str, bool]) -> None:
-        """Open collections, given whether a document that is the query is dropped, by artifact name.
+        """Open collections.
+
+        Args:
+            collections: By artifact name, whether to drop a document that is the query itself.
 
         Raises:
-            UserError: One is too large to be searched in passing.
+            UserError: A collection is too large to be searched during training.
         """
         self._collections: dict[str, tuple[Collection, bool]] = {}
         for name, drop_self in collections.items():
             artifact = Artifact.open(name)
-            if artifact.facts["documents"] >= EXACT_BELOW:
+            if artifact.facts["documents"] >= PLAID_MIN_DOCUMENTS:
                 raise UserError(
                     f"{name} has {artifact.facts['documents']} documents, too many to evaluate on while training; "
-                    f"name collections of fewer than {EXACT_BELOW} under evaluate"
+                    f"name collections of fewer than {PLAID_MIN_DOCUMENTS} under evaluate"
                 )
             self._collections[artifact.spec.label] = Collection.open(artifact), drop_self
 
     def evaluate(self, model: models.ColBERT) -> Mapping[str, float]:
-        """Mean nDCG@10 by collection; the model is left in training mode."""
+        """Mean nDCG@10 by collection; leaves the model in training mode."""
         model.eval()
         try:
-            return {name: _evaluate(model, *opened) for name, opened in self._collections.items()}
+            return {name: _evaluate(model, *collection) for name, collection in self._collections.items()}
         finally:
             model.train()
 
 
 def _evaluate(model: models.ColBERT, collection: Collection, drop_self: bool) -> float:
     with tempfile.TemporaryDirectory(prefix="colbert-zero-") as name:
-        queries = _vectors(model, Path(name), "queries", collection.judged.items())
-        documents = _vectors(model, Path(name), "documents", texts_of(collection))
-        found = search_exact(documents, queries, DEPTH + drop_self, torch.device(model.device).type)
-        run = {query: without_self(query, hits, drop_self)[:DEPTH] for query, hits in found}
+        queries = _encode(model, Path(name), "queries", collection.judged_queries.items())
+        documents = _encode(model, Path(name), "documents", document_texts(collection))
+        hits_by_query = search_exact(documents, queries, DEPTH + drop_self, torch.device(model.device).type)
+        run = {query: drop_self_match(query, hits, drop_self)[:DEPTH] for query, hits in hits_by_query}
     values = measure([MEASURE], collection.qrels, run)
     return math.fsum(values.values()) / len(values)
 
 
-def _vectors(model: models.ColBERT, folder: Path, name: str, texts: Iterable[tuple[str, str]]) -> Vectors:
+def _encode(model: models.ColBERT, folder: Path, name: str, texts: Iterable[tuple[str, str]]) -> TokenVectors:
     with VectorWriter(folder, name) as writer:
-        encode(model, texts, writer, is_query=name == "queries")
-    return Vectors.open(writer.vectors, writer.texts)
+        encode_texts(model, texts, writer, is_query=name == "queries")
+    return TokenVectors.open(writer.vectors_file, writer.texts_file)

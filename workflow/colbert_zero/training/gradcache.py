@@ -1,15 +1,16 @@
-"""The gradient of a step, however many texts it has (GradCache, Gao et al. 2021), without needless padding.
+"""The gradient of one training step of any batch size (GradCache, Gao et al. 2021), with little padding.
 
-The texts are encoded in chunks of similar length. The loss is computed on the embeddings, and its gradient goes back
-into the model chunk by chunk: through the graph of the first pass where memory allows to keep it, else through a
-second pass. The result is the same but for rounding.
+`GradCache` encodes the texts in chunks of similar length, computes the loss on the embeddings, and propagates the
+gradient of the embeddings through the model chunk by chunk: through the graph of the first forward pass if memory
+allows to keep that graph, else through the graph of a second forward pass. Both give the same gradient up to rounding.
 
-Where a model drops out, each chunk's masks are drawn anew from the seed, the step and the chunk's number. So both
-passes draw the same, and so does a resumed run; but another size of chunks draws other masks, as another seed would,
-and so does another number of processes.
+For models with dropout, each chunk's masks are drawn from the seed, the step and the chunk's number. Both forward
+passes therefore draw the same masks, and so does a resumed run. Another chunk size or another number of processes draws
+other masks, as another seed would.
 
-Several processes share a step's queries. Each encodes its own and their documents. Where a query is scored with the
-documents of all queries, their embeddings are exchanged, and the gradients of these go back to where they came from.
+Several processes share a step's queries. Each process encodes its own queries and their documents. Where a loss scores
+a query with the documents of all queries, the processes exchange the document embeddings, and the gradients of the
+embeddings return to the process that encoded the documents.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ from torch import Tensor
 from colbert_zero.graph.console import UserError, log
 from colbert_zero.graph.draws import draw
 from colbert_zero.machine.distributed import SINGLE_PROCESS, ProcessGroup
-from colbert_zero.models.colbert import Tokens, embed, scored
+from colbert_zero.models.colbert import TokenizedTexts, embed, scoring_mask
 from colbert_zero.training.losses import Scorer, contrastive, distillation, maxsim, maxsim_pairs
 
 T = TypeVar("T")
 
-PAIRS = 2**24
-"""How many (query token, document) pairs are held between a loss and its gradient (128 MiB)."""
+PAIRS_PER_BLOCK = 2**24
+"""How many (query token, document) pairs are in memory between a loss and its gradient (128 MiB)."""
 MINIMUM_TOKENS_PER_CHUNK = 64
-"""Padded tokens at once below which it makes no sense to go on halving."""
+"""Do not halve `tokens_per_chunk` below this number of padded tokens."""
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """How much is computed at once. They decide time and memory.
+    """How much is computed at once: less takes more time and less memory.
 
     Attributes:
         tokens_per_chunk: Padded tokens that the model encodes at once.
-        tokens_in_memory: Padded tokens of a step up to which the first pass keeps its graph, so that no second one is needed.
+        tokens_in_memory: The graph of the first forward pass is kept if the step has at most this many padded tokens;
+            a second forward pass is then not needed.
     """
 
     tokens_per_chunk: int
@@ -55,11 +57,11 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of some of a step's texts.
+    """Embeddings of some texts of a step.
 
     Attributes:
-        rows: Which texts, by their number in the step; on the device.
-        vectors: Texts x tokens x dimensions; has a gradient of its own.
+        rows: The number of each text in the step; on the device.
+        vectors: Texts x tokens x dimensions; a leaf of the graph, with its own gradient.
         mask: Which tokens count; boolean.
     """
 
@@ -68,21 +70,22 @@ class Embeddings:
     mask: Tensor
 
     @classmethod
-    def into(cls, gradient: Tensor, rows: Tensor, vectors: Tensor, mask: Tensor) -> Embeddings:
-        """Embeddings, cut off from what they come from, whose gradient is added up in `gradient`."""
+    def with_gradient(cls, gradient: Tensor, rows: Tensor, vectors: Tensor, mask: Tensor) -> Embeddings:
+        """Detach embeddings from their graph, and have autograd add their gradient to the buffer `gradient`."""
         leaf = vectors.detach().requires_grad_()
-        # Autograd adds to a gradient that is there, in place.
+        # Autograd adds to an existing gradient in place.
         leaf.grad = gradient
         return cls(rows, leaf, mask)
 
-    def part(self, some: slice) -> Embeddings:
-        """Some of the texts, whose gradient is added to its place in this one's.
+    def slice_rows(self, rows: slice) -> Embeddings:
+        """Some of the texts; their gradient is added to the same rows of this object's gradient.
 
-        As a slice that autograd knew of, each of them would bring a gradient of all texts, zeros but for its own.
+        If autograd recorded the slice, the backward pass of each slice would allocate a gradient of all texts, with
+        zeros everywhere else.
         """
         gradient = self.vectors.grad
         assert gradient is not None
-        return Embeddings.into(gradient[some], self.rows[some], self.vectors[some], self.mask[some])
+        return Embeddings.with_gradient(gradient[rows], self.rows[rows], self.vectors[rows], self.mask[rows])
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,15 @@ class Loss:
     """The loss of some queries.
 
     Attributes:
-        parts: Of queries in their order and documents in chunks: parts of the loss, which is their sum.
-        over_all: Whether a query is scored with the documents of all queries of a step, not only with its own.
-        scale: What the gradient, and it alone, is multiplied by.
+        partial_losses: Given the queries in their order and the documents in chunks, yields terms whose sum is the
+            loss.
+        over_all_documents: Whether each query is scored with the documents of all queries of a step (in-batch
+            negatives), not only with its own.
+        scale: Factor of the gradient; the value of the loss is not scaled.
     """
 
-    parts: Callable[[Embeddings, list[Embeddings]], Iterable[Tensor]]
-    over_all: bool
+    partial_losses: Callable[[Embeddings, list[Embeddings]], Iterable[Tensor]]
+    over_all_documents: bool
     scale: float = 1.0
 
 
@@ -105,18 +110,20 @@ def contrastive_loss(
 ) -> Loss:
     """InfoNCE over all documents of a step; the first of each query's `per_query` documents is its positive.
 
-    A `temperature` that is a parameter gets a gradient, too. `scorer` scores queries with documents.
+    If `temperature` is a parameter, it gets a gradient, too. `scorer` scores queries with documents.
     """
-    parts = partial(_contrastive, per_query=per_query, temperature=temperature, padded_to=padded_to, scorer=scorer)
-    return Loss(parts, over_all=True, scale=scale)
+    partial_losses = partial(
+        _contrastive_terms, per_query=per_query, temperature=temperature, padded_to=padded_to, scorer=scorer
+    )
+    return Loss(partial_losses, over_all_documents=True, scale=scale)
 
 
 def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
     """KL divergence from the teacher's scores (queries x documents) of each query's own documents."""
-    return Loss(partial(_distillation, teacher=teacher, padded_to=padded_to), over_all=False)
+    return Loss(partial(_distillation_terms, teacher=teacher, padded_to=padded_to), over_all_documents=False)
 
 
-def _contrastive(
+def _contrastive_terms(
     queries: Embeddings,
     documents: list[Embeddings],
     per_query: int,
@@ -124,96 +131,110 @@ def _contrastive(
     padded_to: int,
     scorer: Scorer,
 ) -> Iterator[Tensor]:
-    column = torch.cat([chunk.rows for chunk in documents]).argsort()
+    # The column of each document in the scores.
+    columns = torch.cat([chunk.rows for chunk in documents]).argsort()
     count = len(queries.rows)
-    # A query's loss needs only its own scores: a block of queries after the other, none of them held any longer.
-    step = max(1, PAIRS // (queries.mask.shape[1] * len(column)))
-    for first in range(0, count, step):
-        block = queries.part(slice(first, first + step))
+    # A query's loss needs only this query's scores: compute one block of queries after the other, and keep no scores.
+    block_size = max(1, PAIRS_PER_BLOCK // (queries.mask.shape[1] * len(columns)))
+    for first in range(0, count, block_size):
+        block = queries.slice_rows(slice(first, first + block_size))
         scores = torch.cat(
             [scorer(block.vectors, block.mask, chunk.vectors, chunk.mask, padded_to) for chunk in documents], dim=1
         )
-        yield contrastive(scores, column[block.rows * per_query], temperature) * (len(scores) / count)
+        yield contrastive(scores, columns[block.rows * per_query], temperature) * (len(scores) / count)
 
 
-def _distillation(
+def _distillation_terms(
     queries: Embeddings, documents: list[Embeddings], teacher: Tensor, padded_to: int
 ) -> Iterator[Tensor]:
     scores = []
     for chunk in documents:
-        owners = chunk.rows // teacher.shape[1]
-        scores.append(maxsim_pairs(queries.vectors[owners], queries.mask[owners], chunk.vectors, chunk.mask, padded_to))
-    column = torch.cat([chunk.rows for chunk in documents]).argsort()
-    yield distillation(torch.cat(scores)[column].view_as(teacher), teacher)
+        query_rows = chunk.rows // teacher.shape[1]
+        scores.append(
+            maxsim_pairs(queries.vectors[query_rows], queries.mask[query_rows], chunk.vectors, chunk.mask, padded_to)
+        )
+    columns = torch.cat([chunk.rows for chunk in documents]).argsort()
+    yield distillation(torch.cat(scores)[columns].view_as(teacher), teacher)
 
 
-def chunks(tokens: Tokens, size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Split texts into groups of similar length, of at most `size` padded tokens each or of one text."""
+def split_by_length(tokens: TokenizedTexts, tokens_per_chunk: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Split texts into chunks of similar length, each of at most `tokens_per_chunk` padded tokens or of one text.
+
+    Yields:
+        The rows of the texts of one chunk; the longest texts come first.
+    """
     order = np.argsort(-tokens.lengths, kind="stable")
     first = 0
     while first < len(order):
-        width = max(int(tokens.lengths[order[first]]), tokens.width)
-        count = max(1, size // width)
+        width = max(int(tokens.lengths[order[first]]), tokens.minimum_width)
+        count = max(1, tokens_per_chunk // width)
         yield order[first : first + count]
         first += count
 
 
 @dataclass(frozen=True)
 class _Chunk:
+    """Texts that are encoded at once: their rows, the model's input, the tokens that count, the seed of dropout."""
+
     rows: npt.NDArray[np.int64]
     features: dict[str, Tensor]
     mask: Tensor
-    seed: int
+    dropout_seed: int
 
 
 class _GatheredDocuments:
-    """The documents of all processes: their embeddings in one buffer, and the gradients of these in another.
+    """The documents of all processes: one buffer holds their embeddings, another the gradients of the embeddings.
 
     Attributes:
-        documents: All of them, in chunks, numbered throughout; what a loss asks of them is added up in the buffer.
+        documents: The chunks of all processes, numbered throughout the step; a loss adds their gradients to the buffer.
     """
 
-    def __init__(self, group: ProcessGroup, own: list[Embeddings], first: int) -> None:
-        """Hand out this process's documents, whose numbers begin at `first`, and take in the others'."""
-        self._group, self._shapes = group, [chunk.mask.shape for chunk in own]
-        chunks = group.all_gather_object([(first + chunk.rows.cpu().numpy(), chunk.mask.shape) for chunk in own])
-        self._sizes = [sum(shape.numel() for _, shape in part) for part in chunks]
-        template = own[0].vectors
-        vectors = template.new_empty(sum(self._sizes), template.shape[2])
-        mask = own[0].mask.new_empty(sum(self._sizes))
-        for chunk, vector_view, mask_view in zip(own, self._mine(vectors), self._mine(mask), strict=True):
+    def __init__(self, group: ProcessGroup, local_chunks: list[Embeddings], first_row: int) -> None:
+        """Exchange document embeddings; `first_row` is the number in the step of this process's first document."""
+        self._group, self._local_shapes = group, [chunk.mask.shape for chunk in local_chunks]
+        chunks_by_rank = group.all_gather_object(
+            [(first_row + chunk.rows.cpu().numpy(), chunk.mask.shape) for chunk in local_chunks]
+        )
+        self._tokens_by_rank = [sum(shape.numel() for _, shape in chunks) for chunks in chunks_by_rank]
+        template = local_chunks[0].vectors
+        vectors = template.new_empty(sum(self._tokens_by_rank), template.shape[2])
+        mask = local_chunks[0].mask.new_empty(sum(self._tokens_by_rank))
+        local_views = zip(local_chunks, self._local_views(vectors), self._local_views(mask), strict=True)
+        for chunk, vector_view, mask_view in local_views:
             vector_view.copy_(chunk.vectors.detach())
             mask_view.copy_(chunk.mask)
         for buffer in (vectors, mask):
-            group.all_gather(buffer.split_with_sizes(self._sizes))
+            group.all_gather(buffer.split_with_sizes(self._tokens_by_rank))
         self._gradient = torch.zeros_like(vectors)
         self.documents = []
         start = 0
-        for rows, shape in (chunk for part in chunks for chunk in part):
+        for rows, shape in (chunk for chunks in chunks_by_rank for chunk in chunks):
             tokens = slice(start, start + shape.numel())
             start = tokens.stop
-            gradient, embedded = (buffer[tokens].view(*shape, -1) for buffer in (self._gradient, vectors))
-            numbers = torch.from_numpy(rows).to(mask.device)
-            self.documents.append(Embeddings.into(gradient, numbers, embedded, mask[tokens].view(shape)))
+            gradient_view, vector_view = (buffer[tokens].view(*shape, -1) for buffer in (self._gradient, vectors))
+            step_rows = torch.from_numpy(rows).to(mask.device)
+            self.documents.append(
+                Embeddings.with_gradient(gradient_view, step_rows, vector_view, mask[tokens].view(shape))
+            )
 
-    def gradients(self) -> list[Tensor]:
-        """What the losses of all processes ask of this process's documents, by chunk."""
-        self._group.reduce_scatter(self._gradient.split_with_sizes(self._sizes))
-        return self._mine(self._gradient)
+    def local_gradients(self) -> list[Tensor]:
+        """The gradients of this process's documents, summed over the losses of all processes, by chunk."""
+        self._group.reduce_scatter(self._gradient.split_with_sizes(self._tokens_by_rank))
+        return self._local_views(self._gradient)
 
-    def _mine(self, buffer: Tensor) -> list[Tensor]:
-        """The part of this process of a buffer, as its chunks are shaped."""
-        parts = buffer.split_with_sizes(self._sizes)[self._group.rank].split_with_sizes(
-            [shape.numel() for shape in self._shapes]
+    def _local_views(self, buffer: Tensor) -> list[Tensor]:
+        """This process's part of a buffer, as one view per chunk with the chunk's shape."""
+        views = buffer.split_with_sizes(self._tokens_by_rank)[self._group.rank].split_with_sizes(
+            [shape.numel() for shape in self._local_shapes]
         )
-        return [part.view(*shape, *part.shape[1:]) for part, shape in zip(parts, self._shapes, strict=True)]
+        return [view.view(*shape, *view.shape[1:]) for view, shape in zip(views, self._local_shapes, strict=True)]
 
 
 class GradCache:
-    """Computes losses and gradients of a model's steps.
+    """Computes the loss and the gradient of each training step of a model.
 
     Attributes:
-        budget: How much is computed at once; less after `reduce_memory`.
+        budget: How much is computed at once; `lower_budget` lowers it.
     """
 
     def __init__(
@@ -227,68 +248,80 @@ class GradCache:
         """Compute for `model` within `budget`, in `fp32` or `bf16` (autocast); `seed` decides dropout."""
         self.model, self.budget, self.seed, self.bf16, self.group = model, budget, seed, precision == "bf16", group
         self.device = torch.device(model.device)
-        self._tokens, self._keeps = 0, False
+        self._step_tokens, self._graph_kept = 0, False
 
-    def backward(self, step: int, queries: Tokens, documents: Tokens, loss: Loss, count: int | None = None) -> float:
-        """Add this process's part of the gradient of one step to the parameters'; the sum of all parts is the gradient.
+    def backward(
+        self,
+        step: int,
+        queries: TokenizedTexts,
+        documents: TokenizedTexts,
+        loss: Loss,
+        query_count: int | None = None,
+    ) -> float:
+        """Add this process's part of a step's gradient to the parameters' gradients; the parts of all ranks add up.
 
         Args:
-            step: Its number; decides dropout.
+            step: The number of the step; decides dropout.
             queries: This process's share of the step's queries.
-            documents: Their documents, the same number for each.
-            loss: What to make of their embeddings; a mean over queries.
-            count: How many queries the step has; by default these.
+            documents: Their documents, the same number for each query.
+            loss: Computes the loss from the embeddings; a mean over queries.
+            query_count: How many queries the whole step has; by default `len(queries)`.
 
         Returns:
             This process's part of the loss.
 
         Raises:
-            torch.OutOfMemoryError: In this process or another; gradients are then as good as none.
+            torch.OutOfMemoryError: In this process or another; the gradients are then undefined.
         """
-        asking = self._chunks(step, queries, is_query=True)
-        answering = self._chunks(step, documents, is_query=False)
-        everything = [*asking, *answering]
-        self._tokens = sum(chunk.mask.numel() for chunk in everything)
-        keep = self._keeps = self._tokens <= self.budget.tokens_in_memory
-        with torch.set_grad_enabled(keep):
-            vectors = self._fail_together(lambda: [self._embed(chunk) for chunk in everything])
-        # The loss sees copies with gradients of their own; what it asks of them is handed on below.
-        leaves = [
-            Embeddings(self._rows(chunk), vector.detach().requires_grad_(), chunk.mask)
-            for chunk, vector in zip(answering, vectors[len(asking) :], strict=True)
+        query_chunks = self._make_chunks(step, queries, is_query=True)
+        document_chunks = self._make_chunks(step, documents, is_query=False)
+        chunks = [*query_chunks, *document_chunks]
+        self._step_tokens = sum(chunk.mask.numel() for chunk in chunks)
+        keep_graph = self._graph_kept = self._step_tokens <= self.budget.tokens_in_memory
+        with torch.set_grad_enabled(keep_graph):
+            vectors = self._run_on_all(lambda: [self._embed(chunk) for chunk in chunks])
+        # The loss works on detached copies; their gradients are propagated through the model below.
+        document_embeddings = [
+            Embeddings(self._device_rows(chunk), vector.detach().requires_grad_(), chunk.mask)
+            for chunk, vector in zip(document_chunks, vectors[len(query_chunks) :], strict=True)
         ]
-        share, exchange = slice(0, len(queries)), None
-        if loss.over_all and self.group.size > 1:
-            share = self.group.local_slice(count or len(queries))
-            exchange = _GatheredDocuments(self.group, leaves, share.start * (len(documents) // len(queries)))
-            leaves = exchange.documents
-        joined = self._join(share, asking, vectors[: len(asking)])
-        if not keep:
+        local_rows, gathered = slice(0, len(queries)), None
+        if loss.over_all_documents and self.group.size > 1:
+            local_rows = self.group.local_slice(query_count or len(queries))
+            first_document = local_rows.start * (len(documents) // len(queries))
+            gathered = _GatheredDocuments(self.group, document_embeddings, first_document)
+            document_embeddings = gathered.documents
+        query_embeddings = self._join_queries(local_rows, query_chunks, vectors[: len(query_chunks)])
+        if not keep_graph:
             vectors.clear()
-        total = self._fail_together(lambda: self._losses(loss, joined, leaves, len(queries) / (count or len(queries))))
-        assert joined.vectors.grad is not None
-        gradients = [joined.vectors.grad[self._rows(chunk), : chunk.mask.shape[1]] for chunk in asking]
-        if exchange is None:
-            gradients += [leaf.vectors.grad for leaf in leaves if leaf.vectors.grad is not None]
+        weight = len(queries) / (query_count or len(queries))
+        total = self._run_on_all(
+            lambda: self._backward_through_loss(loss, query_embeddings, document_embeddings, weight)
+        )
+        query_gradient = query_embeddings.vectors.grad
+        assert query_gradient is not None
+        gradients = [query_gradient[self._device_rows(chunk), : chunk.mask.shape[1]] for chunk in query_chunks]
+        if gathered is None:
+            gradients += [chunk.vectors.grad for chunk in document_embeddings if chunk.vectors.grad is not None]
         else:
-            gradients += exchange.gradients()
-        self._fail_together(lambda: self._back(everything, vectors, gradients))
+            gradients += gathered.local_gradients()
+        self._run_on_all(lambda: self._backward_through_model(chunks, vectors, gradients))
         return total
 
-    def reduce_memory(self) -> None:
+    def lower_budget(self) -> None:
         """Compute less at once from now on, after `backward` has run out of memory.
 
         Raises:
-            UserError: It is little already.
+            UserError: The budget cannot be lowered any further.
         """
-        if self._keeps:
-            self.budget = replace(self.budget, tokens_in_memory=self._tokens // 2)
+        if self._graph_kept:
+            self.budget = replace(self.budget, tokens_in_memory=self._step_tokens // 2)
         elif self.budget.tokens_per_chunk // 2 >= MINIMUM_TOKENS_PER_CHUNK:
             self.budget = replace(self.budget, tokens_per_chunk=self.budget.tokens_per_chunk // 2)
         else:
             raise UserError(
-                f"out of memory with {self.budget.tokens_per_chunk} tokens at once: take a GPU with more memory, or more of them, "
-                "or lower batch_size or document_length"
+                f"out of memory with {self.budget.tokens_per_chunk} tokens at once: take a GPU with more memory, or "
+                "more GPUs, or lower batch_size or document_length"
             )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -298,67 +331,72 @@ class GradCache:
             self.budget.tokens_in_memory,
         )
 
-    def _fail_together(self, work: Callable[[], T]) -> T:
-        """Do `work`, which meets no other process: where it runs out of memory in one, it does in all."""
+    def _run_on_all(self, work: Callable[[], T]) -> T:
+        """Do `work`, which calls no collective; if one process runs out of memory, all of them raise.
+
+        `ProcessGroup.run_on_all` would raise a RetryableError in the other processes, not `torch.OutOfMemoryError`.
+        """
         result: list[T] = []
-        # What it held is let go of only once this is left.
+        # Raise a new error below: the traceback of the first one keeps the tensors of `work` in memory.
         with suppress(torch.OutOfMemoryError):
             result.append(work())
         if self.group.any_rank(not result)[0]:
             raise torch.OutOfMemoryError
         return result[0]
 
-    def _losses(self, loss: Loss, queries: Embeddings, documents: list[Embeddings], weight: float) -> float:
-        """This process's part of the loss; its gradient goes to the embeddings."""
+    def _backward_through_loss(
+        self, loss: Loss, queries: Embeddings, documents: list[Embeddings], weight: float
+    ) -> float:
+        """Propagate this process's part of the loss back to the embeddings, and return that part's value."""
         total = 0.0
-        parts = iter(loss.parts(queries, documents))
-        while (part := self._next(parts)) is not None:
-            torch.autograd.backward(part, part.new_tensor(weight * loss.scale))
-            total += part.item() * weight
+        terms = iter(loss.partial_losses(queries, documents))
+        while (term := self._next_term(terms)) is not None:
+            torch.autograd.backward(term, term.new_tensor(weight * loss.scale))
+            total += term.item() * weight
         return total
 
-    def _back(self, everything: list[_Chunk], vectors: list[Tensor], gradients: list[Tensor]) -> None:
-        """The gradient of the embeddings goes to the parameters, through the graphs that were kept or new ones."""
+    def _backward_through_model(self, chunks: list[_Chunk], vectors: list[Tensor], gradients: list[Tensor]) -> None:
+        """Propagate the embeddings' gradients to the parameters, through `vectors` if kept, else encoding again."""
         if vectors:
             torch.autograd.backward(vectors, gradients)
             return
-        for chunk, gradient in zip(everything, gradients, strict=True):
+        for chunk, gradient in zip(chunks, gradients, strict=True):
             torch.autograd.backward(self._embed(chunk), gradient)
 
-    def _chunks(self, step: int, tokens: Tokens, is_query: bool) -> list[_Chunk]:
-        found = []
-        for number, rows in enumerate(chunks(tokens, self.budget.tokens_per_chunk)):
-            features = {name: tensor.to(self.device) for name, tensor in tokens.padded(rows).items()}
-            process = [self.group.rank] if self.group.rank else []
-            seed = draw(self.seed, "dropout", step, "query" if is_query else "document", number, *process)
-            found.append(_Chunk(rows, features, scored(self.model, features, is_query), seed))
-        return found
+    def _make_chunks(self, step: int, tokens: TokenizedTexts, is_query: bool) -> list[_Chunk]:
+        chunks = []
+        for number, rows in enumerate(split_by_length(tokens, self.budget.tokens_per_chunk)):
+            features = {name: tensor.to(self.device) for name, tensor in tokens.pad(rows).items()}
+            rank = [self.group.rank] if self.group.rank else []
+            dropout_seed = draw(self.seed, "dropout", step, "query" if is_query else "document", number, *rank)
+            chunks.append(_Chunk(rows, features, scoring_mask(self.model, features, is_query), dropout_seed))
+        return chunks
 
     def _embed(self, chunk: _Chunk) -> Tensor:
-        torch.manual_seed(chunk.seed)
+        torch.manual_seed(chunk.dropout_seed)
         with self._autocast():
-            # Gradients of many scores are added up in what this is: not in half precision.
+            # The gradients of many scores add up in the dtype of the embeddings: do not add in half precision.
             return embed(self.model, chunk.features).float()
 
-    def _next(self, parts: Iterator[Tensor]) -> Tensor | None:
-        """The next part of a loss; the way back is taken outside, as autocast wants it."""
+    def _next_term(self, terms: Iterator[Tensor]) -> Tensor | None:
+        """Compute the next term of a loss under autocast; PyTorch wants the backward pass outside of autocast."""
         with self._autocast():
-            return next(parts, None)
+            return next(terms, None)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def _rows(self, chunk: _Chunk) -> Tensor:
+    def _device_rows(self, chunk: _Chunk) -> Tensor:
         return torch.from_numpy(chunk.rows).to(self.device)
 
-    def _join(self, share: slice, parts: list[_Chunk], vectors: list[Tensor]) -> Embeddings:
-        """The queries of all chunks in their order: they are short, so padding them together costs little."""
-        count, width = share.stop - share.start, max(chunk.mask.shape[1] for chunk in parts)
+    def _join_queries(self, local_rows: slice, chunks: list[_Chunk], vectors: list[Tensor]) -> Embeddings:
+        """Join the queries of all chunks in their order; queries are short, so padding them together costs little."""
+        count, width = local_rows.stop - local_rows.start, max(chunk.mask.shape[1] for chunk in chunks)
         joined = vectors[0].new_zeros(count, width, vectors[0].shape[2])
         mask = torch.zeros(count, width, dtype=torch.bool, device=self.device)
-        for chunk, vector in zip(parts, vectors, strict=True):
-            rows = self._rows(chunk)
+        for chunk, vector in zip(chunks, vectors, strict=True):
+            rows = self._device_rows(chunk)
             joined[rows, : vector.shape[1]] = vector.detach()
             mask[rows, : vector.shape[1]] = chunk.mask
-        numbers = torch.arange(share.start, share.stop, device=self.device)
-        return Embeddings.into(torch.zeros_like(joined), numbers, joined, mask)
+        step_rows = torch.arange(local_rows.start, local_rows.stop, device=self.device)
+        return Embeddings.with_gradient(torch.zeros_like(joined), step_rows, joined, mask)

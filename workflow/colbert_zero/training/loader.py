@@ -1,4 +1,4 @@
-"""Read the batches of a stage, and tokenise them: when they are needed, or ahead of time by other threads."""
+"""Read and tokenise the batches of a stage: when a step needs them, or ahead of time in other threads."""
 
 from __future__ import annotations
 
@@ -10,68 +10,68 @@ from typing import Any
 
 from pylate import models
 
-from colbert_zero.data.batches import Plan
+from colbert_zero.data.batches import BatchPlan
 from colbert_zero.machine.distributed import ProcessGroup
-from colbert_zero.models.colbert import Tokens, tokenize
+from colbert_zero.models.colbert import TokenizedTexts, tokenize
 from colbert_zero.training.stages import Batch, Stage
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a process does of a step.
+class LocalBatch:
+    """One process's part of a batch.
 
     Attributes:
-        batch: Its texts.
-        queries: The queries' tokens.
-        documents: The documents'.
+        batch: The texts.
+        queries: The tokenised queries.
+        documents: The tokenised documents.
     """
 
     batch: Batch
-    queries: Tokens
-    documents: Tokens
+    queries: TokenizedTexts
+    documents: TokenizedTexts
 
 
 class BatchLoader:
-    """Hands out a process's shares of the steps."""
+    """Loads one process's part of each batch."""
 
-    def __init__(self, plan: Plan, stage: Stage, model: models.ColBERT, group: ProcessGroup, workers: int) -> None:
-        """Prepare each share when it is asked for, or with `workers` threads ahead of that."""
+    def __init__(self, plan: BatchPlan, stage: Stage, model: models.ColBERT, group: ProcessGroup, workers: int) -> None:
+        """Prepare batches ahead of time with `workers` threads, or without any when `load` is called."""
         self._plan, self._stage, self._model, self._group = plan, stage, model, group
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers) if workers else None
-        # A tokenizer cannot be used by two threads at once.
+        # Two threads cannot use one tokenizer at the same time.
         self._tokenizers: SimpleQueue[Any] = SimpleQueue()
         for _ in range(workers):
             self._tokenizers.put(deepcopy(model.tokenizer))
         if not workers:
             self._tokenizers.put(model.tokenizer)
-        self._ahead: dict[int, Future[Share]] = {}
+        self._prefetched: dict[int, Future[LocalBatch]] = {}
 
-    def get(self, step: int) -> Share:
-        """The share of a step; steps are asked for one after the other.
+    def load(self, step: int) -> LocalBatch:
+        """This process's part of the batch of a step; the caller loads steps one after the other.
 
         Raises:
-            UserError: Its rows lack what the stage needs.
+            UserError: The rows of the step lack something that the stage needs.
         """
         if self._pool is None:
             return self._prepare(step)
-        for coming in range(step, min(step + 1 + self._workers, len(self._plan))):
-            if coming not in self._ahead:
-                self._ahead[coming] = self._pool.submit(self._prepare, coming)
-        return self._ahead.pop(step).result()
+        for next_step in range(step, min(step + 1 + self._workers, len(self._plan))):
+            if next_step not in self._prefetched:
+                self._prefetched[next_step] = self._pool.submit(self._prepare, next_step)
+        return self._prefetched.pop(step).result()
 
     def close(self) -> None:
-        """Prepare no more."""
+        """Stop the threads."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _prepare(self, step: int) -> Share:
-        # All rows are read, since the poorest of them decides how many negatives each has.
-        batch = self._stage.batch(self._plan.table(step), self._plan.where(step))
+    def _prepare(self, step: int) -> LocalBatch:
+        # Read the rows of all processes: the row with the fewest negatives decides how many negatives each row gets.
+        batch = self._stage.make_batch(self._plan.read(step), self._plan.describe_step(step))
         batch = slice_batch(batch, self._group.local_slice(len(batch.queries)))
         tokenizer = self._tokenizers.get()
         try:
-            return Share(
+            return LocalBatch(
                 batch,
                 tokenize(self._model, batch.queries, True, self._stage.query_prompt, tokenizer),
                 tokenize(self._model, batch.documents, False, self._stage.document_prompt, tokenizer),

@@ -1,9 +1,9 @@
-"""MaxSim and the losses of the three stages, numerically PyLate's own, without its padding.
+"""MaxSim and the losses of the three stages: the same numbers as PyLate's, with less padding.
 
-PyLate pads every document of a batch to the full document length and multiplies the similarities of padded and
-skiplisted positions by 0. So a document shorter than that length, or one with a skiplisted token, always offers a
-query token a similarity of 0, and its best match never counts less; a document that fills the length without such a
-token offers none. The same is computed here from documents that are padded less.
+PyLate pads every document of a batch to the full document length, and multiplies the similarities at padded and
+skiplisted positions by 0. A document that is shorter than that length, or has a skiplisted token, therefore always
+offers each query token a similarity of 0, and the best match never counts less. A document that fills the length
+without a skiplisted token offers no such 0. This module computes the same from documents with less padding.
 """
 
 from __future__ import annotations
@@ -15,63 +15,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 2**24
-"""How many similarities are held at once (64 MiB in fp32)."""
+SIMILARITIES_PER_BLOCK = 2**24
+"""How many similarities are in memory at once (64 MiB in fp32)."""
 EPSILON = 1e-8
-"""Keeps the min-max of equal scores finite; PyLate's value."""
+"""Keeps the min-max normalisation of equal scores finite; PyLate's value."""
 
 Scorer = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-"""`maxsim`, or what computes the same otherwise."""
+"""`maxsim`, or another function with the same arguments and scores."""
 
 
-class _Maxima(torch.autograd.Function):
-    """The largest similarity of each token with each document, with a gradient as sparse as it is.
+class _MaxSimilarity(torch.autograd.Function):
+    """The largest similarity of each query token with each document, with a sparse gradient.
 
-    Each maximum comes from one document token. So the backward pass adds up those tokens alone, which a matrix product
-    over all similarities would take many times longer for.
+    Each maximum comes from one document token. The backward pass adds up those tokens alone; a matrix product over all
+    similarities would take many times longer.
     """
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, documents: Tensor) -> Tensor:
         """Maxima (tokens x documents) of `tokens` (tokens x dimensions) over `documents` (documents x length x …)."""
         count, length, _ = documents.shape
-        step = max(1, BLOCK // max(1, len(tokens) * length))
-        values, places = [], []
-        for first in range(0, count, step):
-            block = documents[first : first + step]
-            value, place = (tokens @ block.flatten(0, 1).T).view(len(tokens), -1, length).max(dim=-1)
-            values.append(value)
-            places.append(place)
-        ctx.save_for_backward(tokens, documents, torch.cat(places, dim=1))
-        return torch.cat(values, dim=1)
+        documents_per_block = max(1, SIMILARITIES_PER_BLOCK // max(1, len(tokens) * length))
+        maxima, positions = [], []
+        for first in range(0, count, documents_per_block):
+            block = documents[first : first + documents_per_block]
+            values, indices = (tokens @ block.flatten(0, 1).T).view(len(tokens), -1, length).max(dim=-1)
+            maxima.append(values)
+            positions.append(indices)
+        ctx.save_for_backward(tokens, documents, torch.cat(positions, dim=1))
+        return torch.cat(maxima, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of tokens and documents."""
-        tokens, documents, places = ctx.saved_tensors
+        tokens, documents, positions = ctx.saved_tensors
         count, length, _ = documents.shape
-        wide = torch.promote_types(tokens.dtype, torch.float32)
-        weights = gradients[0].to(wide)
-        # The winners, as rows of the table of all document tokens.
-        winners = places + torch.arange(count, device=places.device) * length
-        table = documents.flatten(0, 1).to(wide)
-        of_tokens = F.embedding_bag(winners, table, per_sample_weights=weights, mode="sum")
-        # The same sums the other way round, each document token's winning query tokens side by side: the order of the
-        # additions is then fixed, as with atomic additions it would not be.
-        order = winners.flatten().argsort(stable=True)
-        counts = torch.bincount(winners.flatten(), minlength=len(table))
-        of_documents = F.embedding_bag(
+        sum_dtype = torch.promote_types(tokens.dtype, torch.float32)
+        weights = gradients[0].to(sum_dtype)
+        document_tokens = documents.flatten(0, 1).to(sum_dtype)
+        # For each query token and document, the row of `document_tokens` that had the maximum.
+        best_rows = positions + torch.arange(count, device=positions.device) * length
+        tokens_gradient = F.embedding_bag(best_rows, document_tokens, per_sample_weights=weights, mode="sum")
+        # The documents' gradient has the same terms, grouped by document token. Sorting them fixes the order of the
+        # additions; the order of atomic additions would differ from run to run.
+        order = best_rows.flatten().argsort(stable=True)
+        counts = torch.bincount(best_rows.flatten(), minlength=len(document_tokens))
+        documents_gradient = F.embedding_bag(
             order // count,
-            tokens.to(wide),
+            tokens.to(sum_dtype),
             counts.cumsum(0) - counts,
             per_sample_weights=weights.flatten()[order],
             mode="sum",
         )
-        return of_tokens.to(tokens.dtype), of_documents.view_as(documents).to(documents.dtype)
+        return tokens_gradient.to(tokens.dtype), documents_gradient.view_as(documents).to(documents.dtype)
 
 
-def _offers_zero(mask: Tensor, padded_to: int | None) -> Tensor:
-    """Which documents have a position that is multiplied by 0, once padded to `padded_to`."""
+def _has_zeroed_position(mask: Tensor, padded_to: int | None) -> Tensor:
+    """Which documents have a position that the reference multiplies by 0, once padded to `padded_to`; boolean."""
     if padded_to is not None and mask.shape[1] < padded_to:
         return torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     return ~mask.all(dim=1)
@@ -87,36 +87,39 @@ def maxsim(
         queries_mask: Which query tokens count; boolean.
         documents: Embeddings, documents x document tokens x dimensions.
         documents_mask: Which document tokens count; boolean, False at padding and at skiplisted tokens.
-        padded_to: The length that the reference would pad the documents to, by default their own.
+        padded_to: The length to which the reference would pad the documents; by default the length they have.
 
     Returns:
         Scores in fp32, queries x documents.
     """
-    tokens, owners = queries[queries_mask], queries_mask.nonzero()[:, 0]
-    # A token of length 0 has a similarity of 0 with all: the same as multiplying similarities, and much less work.
-    best: Tensor = _Maxima.apply(tokens, documents * documents_mask[:, :, None])  # type: ignore[no-untyped-call]
-    best = torch.where(_offers_zero(documents_mask, padded_to), best.clamp(min=0), best)
+    tokens, query_rows = queries[queries_mask], queries_mask.nonzero()[:, 0]
+    # A token vector of zeros has a similarity of 0 with every token. Masking the tokens thus gives the same result as
+    # masking the similarities, and is much less work.
+    best: Tensor = _MaxSimilarity.apply(tokens, documents * documents_mask[:, :, None])  # type: ignore[no-untyped-call]
+    best = torch.where(_has_zeroed_position(documents_mask, padded_to), best.clamp(min=0), best)
     best = best.to(torch.promote_types(best.dtype, torch.float32))
-    return best.new_zeros(len(queries), len(documents)).index_add(0, owners, best)
+    return best.new_zeros(len(queries), len(documents)).index_add(0, query_rows, best)
 
 
 def maxsim_pairs(
     queries: Tensor, queries_mask: Tensor, documents: Tensor, documents_mask: Tensor, padded_to: int | None = None
 ) -> Tensor:
-    """Score each document with the query of its own row; the arguments are `maxsim`'s, with as many queries.
+    """Score each document with the query of the same row.
+
+    The arguments are those of `maxsim`, with as many queries as documents.
 
     Returns:
         Scores in fp32, one per document.
     """
     documents = documents * documents_mask[:, :, None]
     best = torch.bmm(queries, documents.transpose(1, 2)).max(dim=-1).values
-    best = torch.where(_offers_zero(documents_mask, padded_to)[:, None], best.clamp(min=0), best)
+    best = torch.where(_has_zeroed_position(documents_mask, padded_to)[:, None], best.clamp(min=0), best)
     best = best.to(torch.promote_types(best.dtype, torch.float32))
     return (best * queries_mask).sum(dim=-1)
 
 
 def contrastive(scores: Tensor, targets: Tensor, temperature: float | Tensor) -> Tensor:
-    """InfoNCE: mean cross-entropy of each query's scores, divided by the temperature, with its positive.
+    """InfoNCE: the cross-entropy of each query's scores, divided by the temperature, with its positive; mean.
 
     Args:
         scores: Queries x documents.
@@ -132,7 +135,7 @@ def contrastive(scores: Tensor, targets: Tensor, temperature: float | Tensor) ->
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """KL divergence of the student's distribution over a query's documents from the teacher's, mean over queries.
 
-    The student's scores are min-max normalised per query; the teacher's are taken as they are given.
+    The student's scores are min-max normalised per query; the teacher's scores are taken as they are.
 
     Args:
         student: Scores, queries x documents.

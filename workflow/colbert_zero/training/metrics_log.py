@@ -1,4 +1,4 @@
-"""What a training writes down as it goes: a line of JSON per step, and TensorBoard's files where they are asked for."""
+"""Log the metrics of a training while it runs: a line of JSON per step, and TensorBoard files if requested."""
 
 from __future__ import annotations
 
@@ -7,48 +7,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-LOSSES = "losses.jsonl"
-WORDS = frozenset({"step", "source"})
-"""What of a line is no measurement."""
+LOSSES_FILE = "losses.jsonl"
+NOT_METRICS = frozenset({"step", "source"})
+"""The fields of a step's record that TensorBoard cannot plot."""
 
 
 class MetricsLog:
-    """Files for whoever watches a training from outside."""
+    """The files that show a running training."""
 
-    def __init__(self, lines: Path, history: Sequence[str], tensorboard: Path | None) -> None:
-        """Begin with the steps done so far.
+    def __init__(self, losses_file: Path, history: Sequence[str], tensorboard_folder: Path | None) -> None:
+        """Write the steps done so far, and open the files for more.
 
         Args:
-            lines: The file of lines; what a stopped attempt wrote beyond `history` goes.
-            history: The lines so far.
-            tensorboard: The folder for TensorBoard's files, or None.
+            losses_file: The file with a line per step; lines that a stopped attempt wrote beyond `history` are dropped.
+            history: The lines of the steps done so far.
+            tensorboard_folder: The folder for TensorBoard files, or None.
         """
-        lines.write_text("".join(line + "\n" for line in history), encoding="utf-8")
-        self._lines = lines.open("a", encoding="utf-8", buffering=1)
-        self._board: Any = None
-        if tensorboard is not None:
+        losses_file.write_text("".join(line + "\n" for line in history), encoding="utf-8")
+        self._losses = losses_file.open("a", encoding="utf-8", buffering=1)
+        self._tensorboard: Any = None
+        if tensorboard_folder is not None:
             from tensorboardX import SummaryWriter
 
-            # The files of two attempts that begin within a second would have one name.
-            begun = len(history)
-            self._board = SummaryWriter(str(tensorboard), purge_step=begun + 1, filename_suffix=f".{begun}")
+            # Without the suffix, the files of two attempts that start in the same second would have the same name.
+            steps_done = len(history)
+            self._tensorboard = SummaryWriter(
+                str(tensorboard_folder), purge_step=steps_done + 1, filename_suffix=f".{steps_done}"
+            )
 
-    def step(self, line: Mapping[str, Any]) -> None:
-        """Write down a step."""
-        self._lines.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for name, value in line.items():
-                if name not in WORDS:
-                    self._board.add_scalar(f"training/{name}", value, line["step"])
+    def log_step(self, record: Mapping[str, Any]) -> None:
+        """Log the record of a step."""
+        self._losses.write(json.dumps(record) + "\n")
+        if self._tensorboard is not None:
+            for name, value in record.items():
+                if name not in NOT_METRICS:
+                    self._tensorboard.add_scalar(f"training/{name}", value, record["step"])
 
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Write down what was measured after a step, by collection."""
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"evaluation/{name}", value, step)
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the values of an evaluation after a step, by collection."""
+        if self._tensorboard is not None:
+            for collection, value in values.items():
+                self._tensorboard.add_scalar(f"evaluation/{collection}", value, step)
 
     def close(self) -> None:
         """Close the files."""
-        self._lines.close()
-        if self._board is not None:
-            self._board.close()
+        self._losses.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()

@@ -1,4 +1,4 @@
-"""What is shown, written down and measured of a training on its way, which it changes in nothing."""
+"""Report a running training: progress, metrics, evaluations and energy. None of it changes the trained model."""
 
 from __future__ import annotations
 
@@ -11,70 +11,71 @@ import torch
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import log
 from colbert_zero.machine.gpus import Gpu
-from colbert_zero.training.metrics_log import LOSSES, MetricsLog
+from colbert_zero.training.metrics_log import LOSSES_FILE, MetricsLog
 from colbert_zero.training.progress_bar import ProgressBar
 from colbert_zero.training.trainer import Trainer
 
 
 class TrainingMonitor:
-    """Looks on in each process; the first one tells."""
+    """Measures each process's GPU; rank 0 also shows progress, logs metrics and evaluates."""
 
     def __init__(self, job: Job, trainer: Trainer, device: str) -> None:
-        """Begin where `trainer` is, as the job's flags ask for.
+        """Monitor `trainer` from its current step on, as the job's flags say.
 
         Raises:
-            UserError: A collection is too large to be evaluated on on the way.
+            UserError: A collection is too large to be evaluated on during training.
         """
-        self._trainer = trainer
-        self._gpu = Gpu.of(torch.cuda.current_device()) if device == "cuda" else None
-        self._joules = self._gpu.joules() if self._gpu else 0.0
-        self._teller = _Reporter(job, trainer) if trainer.group.rank == 0 else None
+        self._gpu = Gpu.open(torch.cuda.current_device()) if device == "cuda" else None
+        self._joules = self._gpu.energy_joules() if self._gpu else 0.0
+        self._reporter = _Reporter(job, trainer) if trainer.group.rank == 0 else None
 
-    def joules(self) -> float:
-        """What this process's GPU has used since this was last asked; 0 without one."""
-        before, self._joules = self._joules, self._gpu.joules() if self._gpu else 0.0
+    def joules_since_last_call(self) -> float:
+        """The energy that this process's GPU has used since the last call; 0 without a GPU."""
+        before, self._joules = self._joules, self._gpu.energy_joules() if self._gpu else 0.0
         return self._joules - before
 
-    def look(self, line: Mapping[str, Any]) -> None:
-        """Tell of the step just done, whose line of the history this is."""
-        if self._teller is not None:
-            self._teller.tell({**line, **(self._gpu.look() if self._gpu else {})})
+    def on_step(self, record: Mapping[str, Any]) -> None:
+        """Report the step just done, given its record."""
+        if self._reporter is not None:
+            self._reporter.on_step({**record, **(self._gpu.readings() if self._gpu else {})})
 
     def close(self) -> None:
-        """Close what is open."""
-        if self._teller is not None:
-            self._teller.close()
+        """Close the files and the progress bar."""
+        if self._reporter is not None:
+            self._reporter.close()
 
 
 class _Reporter:
     def __init__(self, job: Job, trainer: Trainer) -> None:
-        wanted = job.options.evaluate
+        evaluate = job.options.evaluate
         self._trainer = trainer
         self._evaluator: Any = None
-        if wanted:
-            # What searches and measures takes seconds to import.
+        if evaluate:
+            # Import only here: the search and measure libraries take seconds to import.
             from colbert_zero.training.evaluator import Evaluator
 
-            self._evaluator = Evaluator(wanted["collections"])
-        self._at = frozenset(wanted.get("steps", ()))
-        beyond = sorted(step for step in self._at if step > len(trainer.plan))
+            self._evaluator = Evaluator(evaluate["collections"])
+        self._evaluation_steps = frozenset(evaluate.get("steps", ()))
+        beyond = sorted(step for step in self._evaluation_steps if step > len(trainer.plan))
         if beyond:
             log.info("no evaluation at %s: there are %d steps", ", ".join(map(str, beyond)), len(trainer.plan))
         folder = Path("logs/tensorboard") / job.spec.folder.name
-        self._record = MetricsLog(job.state / LOSSES, trainer.history, folder if job.options.tensorboard else None)
-        self._meter = ProgressBar(trainer)
+        self._metrics_log = MetricsLog(
+            job.state / LOSSES_FILE, trainer.history, folder if job.options.tensorboard else None
+        )
+        self._progress_bar = ProgressBar(trainer)
 
-    def tell(self, line: Mapping[str, Any]) -> None:
-        self._record.step(line)
-        self._meter.show(line)
-        step = line["step"]
-        if step in self._at:
+    def on_step(self, record: Mapping[str, Any]) -> None:
+        self._metrics_log.log_step(record)
+        self._progress_bar.update(record)
+        step = record["step"]
+        if step in self._evaluation_steps:
             values = self._evaluator.evaluate(self._trainer.model)
             for collection, value in values.items():
                 log.info("step %d: nDCG@10 %.2f on %s", step, 100 * value, collection)
                 self._trainer.evaluations.append({"step": step, "collection": collection, "nDCG@10": value})
-            self._record.evaluation(step, values)
+            self._metrics_log.log_evaluation(step, values)
 
     def close(self) -> None:
-        self._meter.close()
-        self._record.close()
+        self._progress_bar.close()
+        self._metrics_log.close()

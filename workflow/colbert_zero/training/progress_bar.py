@@ -1,4 +1,4 @@
-"""Show how a training goes: a bar on a terminal, a line a minute elsewhere."""
+"""Show the progress of a training: a bar on a terminal, a log line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from colbert_zero.training.trainer import Trainer
 
 
 class ProgressBar:
-    """Shows how a run goes."""
+    """Shows loss, speed and GPU use."""
 
     def __init__(self, trainer: Trainer) -> None:
-        """Measure from where `trainer` is."""
+        """Measure speed from the trainer's current step on."""
         self.trainer = trainer
-        self._first = trainer.step
-        self._started = self._last = time.monotonic()
-        self._tokens = self._tokens_done()
+        self._first_step = trainer.step
+        self._started = self._last_line = time.monotonic()
+        self._tokens_at_start = self._tokens_done()
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=len(trainer.plan), initial=trainer.step, unit=" steps", dynamic_ncols=True)
 
-    def show(self, line: Mapping[str, Any]) -> None:
-        """Show the step just done, given its line of the record."""
+    def update(self, record: Mapping[str, Any]) -> None:
+        """Show the step just done, given its record and the GPU's memory and utilisation."""
         now = time.monotonic()
-        if self._bar is None and now - self._last < SECONDS_BETWEEN_LINES:
+        if self._bar is None and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         trainer, seconds = self.trainer, now - self._started
-        done = trainer.step - self._first
-        shown = (
-            f"loss {line['loss']:.4f}, {done * trainer.plan.size / seconds:.1f} samples/s, "
-            f"{(self._tokens_done() - self._tokens) / seconds:.0f} tokens/s"
+        steps_done = trainer.step - self._first_step
+        status = (
+            f"loss {record['loss']:.4f}, {steps_done * trainer.plan.batch_size / seconds:.1f} samples/s, "
+            f"{(self._tokens_done() - self._tokens_at_start) / seconds:.0f} tokens/s"
         )
-        if "gpu_utilisation" in line:
-            shown += f", GPU {line['gpu_utilisation']} % busy"
-        if "gpu_memory_mb" in line:
-            shown += f", {line['gpu_memory_mb'] / 1024:.1f} GB of GPU memory"
+        if "gpu_utilisation" in record:
+            status += f", GPU {record['gpu_utilisation']} % busy"
+        if "gpu_memory_mb" in record:
+            status += f", {record['gpu_memory_mb'] / 1024:.1f} GB of GPU memory"
         if self._bar is not None:
-            self._bar.set_postfix_str(shown, refresh=False)
+            self._bar.set_postfix_str(status, refresh=False)
             self._bar.update()
         else:
             steps = len(trainer.plan)
-            left = (steps - trainer.step) * seconds / done
-            log.info("step %d of %d, %s, %.0f s left", trainer.step, steps, shown, left)
-            self._last = now
+            seconds_left = (steps - trainer.step) * seconds / steps_done
+            log.info("step %d of %d, %s, %.0f s left", trainer.step, steps, status, seconds_left)
+            self._last_line = now
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar, and leave it on the terminal."""
         if self._bar is not None:
             self._bar.close()
 
     def _tokens_done(self) -> int:
-        return self.trainer.counts.query_tokens + self.trainer.counts.document_tokens
+        return self.trainer.totals.query_tokens + self.trainer.totals.document_tokens

@@ -1,4 +1,4 @@
-"""What decides a stage besides its data, and what it makes of rows: texts, and a loss on their embeddings."""
+"""The settings of a stage, and how the stage makes a batch of rows and a loss of the batch's embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from colbert_zero.graph.console import UserError
-from colbert_zero.models.colbert import Encoding
+from colbert_zero.models.colbert import EncodingSettings
 from colbert_zero.training.gradcache import Loss, contrastive_loss, distillation_loss
 from colbert_zero.training.losses import Scorer, maxsim
 
@@ -23,8 +23,8 @@ class Batch:
 
     Attributes:
         queries: One per row.
-        documents: The same number per query, those of a query side by side, its positive first.
-        teacher: Scores, queries x documents per query, in distillation.
+        documents: The same number per query; the documents of a query stand side by side, its positive first.
+        teacher: The teacher scores in distillation, queries x documents per query; else None.
     """
 
     queries: list[str]
@@ -34,30 +34,30 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stage:
-    """What decides a stage, besides its data; the fields are the spec's settings.
+    """The settings of a stage; the fields are the settings of the spec.
 
     Attributes:
         stage: `unsupervised`, `supervised` or `distillation`.
         query_prompt: Put before each query.
         document_prompt: Put before each document.
-        query_length: Most tokens of a query.
-        document_length: Most tokens of a document.
+        query_length: Maximum number of tokens of a query.
+        document_length: Maximum number of tokens of a document.
         query_expansion: Whether queries are filled up with mask tokens.
-        dimensions: Size of the embeddings, where the start has no projection.
-        learning_rate: At the peak.
-        warmup_ratio: Share of the steps during which it rises.
-        weight_decay: Of matrices; vectors (norms, biases) have none.
-        gradient_clip: Largest norm of a gradient; null for no limit.
+        dimensions: Size of the embeddings, if the start model has no projection.
+        learning_rate: The peak of the learning rate.
+        warmup_ratio: Share of the steps during which the learning rate rises.
+        weight_decay: Weight decay of matrices; vectors (norms, biases) do not decay.
+        gradient_clip: Maximum norm of the gradient; null for no limit.
         precision: `fp32` or `bf16`.
-        seed: Decides the projection, if there is none yet, and dropout.
+        seed: Decides the projection, if the start model has none, and dropout.
         temperature: Divides the scores in the contrastive stages.
-        learnable_temperature: Whether it is a parameter that begins there (contrastive stages). As in the reference it
-            is neither clipped nor decays.
-        gradient: `exact`, or `reference` (unsupervised): multiplied by the batch size before it is clipped, as PyLate's
-            CachedContrastive has it, which back-propagates a sum. With `gradient_clip` the step's size is then all but
-            independent of the gradient's.
-        negatives: Negatives per query, the first ones of each row's list (supervised); fewer in a step in which a row
-            has fewer, since sources bring lists of different lengths.
+        learnable_temperature: Whether the temperature is a parameter with `temperature` as its initial value
+            (contrastive stages). As in the reference, its gradient is not clipped, and it does not decay.
+        gradient: `exact`, or `reference` (unsupervised): the gradient is multiplied by the batch size before it is
+            clipped, as in PyLate's CachedContrastive, which back-propagates a sum. With `gradient_clip` the size of an
+            update then hardly depends on the size of the gradient.
+        negatives: Negatives per query, the first ones of each row's list (supervised). Lists of different sources have
+            different lengths: if a row of a step has fewer negatives, all rows of the step use that many.
         documents: Documents per query, the first ones of each row's list (distillation).
     """
 
@@ -81,93 +81,95 @@ class Stage:
     documents: int = 0
 
     @property
-    def encoding(self) -> Encoding:
-        """How its texts become input."""
-        return Encoding(**{name.name: getattr(self, name.name) for name in fields(Encoding)})
+    def encoding(self) -> EncodingSettings:
+        """The settings that decide how texts become the model's input."""
+        return EncodingSettings(**{name.name: getattr(self, name.name) for name in fields(EncodingSettings)})
 
-    def batch(self, table: pa.Table, where: str) -> Batch:
-        """The texts of a table of rows.
+    def make_batch(self, table: pa.Table, where: str) -> Batch:
+        """Make a batch of a table of rows.
 
         Args:
             table: The rows of one step.
-            where: Which ones, for a message.
+            where: Names the rows in error messages.
 
         Raises:
-            UserError: They lack what the stage needs.
+            UserError: The rows lack something that the stage needs.
         """
-        queries = _texts(table, "query", where)
+        queries = _text_column(table, "query", where)
         if self.stage == "unsupervised":
-            return Batch(queries, _texts(table, "document", where))
+            return Batch(queries, _text_column(table, "document", where))
         if self.stage == "supervised":
-            positives = _texts(table, "document", where)
-            count = max(1, min(self.negatives, _shortest(table, "negatives", where)))
-            negatives = _lists(table, "negatives", count, where).to_pylist()
+            positives = _text_column(table, "document", where)
+            count = max(1, min(self.negatives, _shortest_list(table, "negatives", where)))
+            negatives = _first_items(table, "negatives", count, where).to_pylist()
             documents = [
                 text
                 for row, positive in enumerate(positives)
                 for text in (positive, *negatives[row * count : (row + 1) * count])
             ]
             return Batch(queries, documents)
-        documents = _lists(table, "documents", self.documents, where).to_pylist()
-        scores = _lists(table, "scores", self.documents, where).to_numpy(zero_copy_only=False).astype(np.float32)
+        documents = _first_items(table, "documents", self.documents, where).to_pylist()
+        scores = _first_items(table, "scores", self.documents, where).to_numpy(zero_copy_only=False).astype(np.float32)
         if not np.isfinite(scores).all():
             raise UserError(f"{where}: a teacher score is not finite; make the scores again")
         return Batch(queries, documents, torch.from_numpy(scores).view(len(queries), -1))
 
-    def loss(
-        self, batch: Batch, rows: int, temperature: Tensor | None, device: torch.device, scorer: Scorer = maxsim
+    def make_loss(
+        self, batch: Batch, batch_size: int, temperature: Tensor | None, device: torch.device, scorer: Scorer = maxsim
     ) -> Loss:
-        """What to make of the embeddings of a batch.
+        """Make the loss that is computed from the embeddings of a batch.
 
         Args:
-            batch: A process's share of a step.
-            rows: Of the whole step.
-            temperature: The parameter, where there is one.
-            device: Where to compute.
-            scorer: What scores queries with the documents of all of them.
+            batch: One process's part of the batch of a step.
+            batch_size: The number of rows of the whole step.
+            temperature: The learnable temperature, or None to use the setting.
+            device: The device of the embeddings.
+            scorer: Scores each query with the documents of all queries.
         """
         if batch.teacher is not None:
             return distillation_loss(batch.teacher.to(device), self.document_length)
         per_query = len(batch.documents) // len(batch.queries)
-        scale = float(rows) if self.gradient == "reference" else 1.0
+        scale = float(batch_size) if self.gradient == "reference" else 1.0
         return contrastive_loss(
             per_query, self.temperature if temperature is None else temperature, self.document_length, scale, scorer
         )
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of a step (from 0): up from 0 during warm-up, then down to 0, in straight lines."""
-        warmup = math.ceil(steps * self.warmup_ratio)
-        if step < warmup:
-            return self.learning_rate * step / warmup
-        return self.learning_rate * (steps - step) / max(1, steps - warmup)
+        """The learning rate of a step (from 0): rises linearly from 0 during warm-up, then falls linearly to 0."""
+        warmup_steps = math.ceil(steps * self.warmup_ratio)
+        if step < warmup_steps:
+            return self.learning_rate * step / warmup_steps
+        return self.learning_rate * (steps - step) / max(1, steps - warmup_steps)
 
 
 def _column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     if name not in table.column_names:
-        there = ", ".join(table.column_names)
-        raise UserError(f"{where}: no column {name!r}, which this stage needs; there is {there}")
+        names = ", ".join(table.column_names)
+        raise UserError(f"{where}: no column {name!r}, which this stage needs; the columns are {names}")
     column = table[name]
     if column.null_count:
         raise UserError(f"{where}: {column.null_count} rows have no {name!r}")
     return column
 
 
-def _texts(table: pa.Table, name: str, where: str) -> list[str]:
+def _text_column(table: pa.Table, name: str, where: str) -> list[str]:
     texts: list[str] = _column(table, name, where).to_pylist()
     return texts
 
 
-def _shortest(table: pa.Table, name: str, where: str) -> int:
-    """The length of the shortest list."""
+def _shortest_list(table: pa.Table, name: str, where: str) -> int:
+    """The length of the shortest list of a column."""
     shortest: int = pc.min(pc.list_value_length(_column(table, name, where))).as_py()
     return shortest
 
 
-def _lists(table: pa.Table, name: str, count: int, where: str) -> pa.Array:
-    """The first `count` of each row's list, flat."""
-    shortest = _shortest(table, name, where)
+def _first_items(table: pa.Table, name: str, count: int, where: str) -> pa.Array:
+    """The first `count` items of each row's list, in one flat array."""
+    shortest = _shortest_list(table, name, where)
     if shortest < count:
-        raise UserError(f"{where}: a row has {shortest} {name}, the stage uses {count} of each; lower it or mine more")
+        raise UserError(
+            f"{where}: a row has {shortest} {name}, the stage uses {count} per row; lower that setting or mine more"
+        )
     column = _column(table, name, where).combine_chunks()
     flat = pc.list_flatten(pc.list_slice(column, 0, count))
     if flat.null_count:

@@ -1,4 +1,4 @@
-"""One step of a stage after the other: the state that a checkpoint holds, and what makes a step of it."""
+"""The state of a training, as checkpoints hold it, and the training step that changes this state."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import torch
 from pylate import models
 from torch import Tensor
 
-from colbert_zero.data.batches import Plan
+from colbert_zero.data.batches import BatchPlan
 from colbert_zero.graph.console import UserError
 from colbert_zero.machine.distributed import ProcessGroup
 from colbert_zero.training.checkpoints import Checkpoint
 from colbert_zero.training.gradcache import GradCache
-from colbert_zero.training.loader import BatchLoader
+from colbert_zero.training.loader import BatchLoader, LocalBatch
 from colbert_zero.training.losses import Scorer, maxsim
 from colbert_zero.training.stages import Stage
 
 EXPLODING_FACTOR, NORM_WINDOW, NORM_WARMUP_STEPS = 1000.0, 100, 10
-"""A gradient norm so many times the median of those of the last 100 steps, and of 1, ends the run; not in the first 10
-steps, which have none to compare with."""
+"""The run ends if a gradient norm is more than 1000 times the median norm of the last 100 steps (at least 1). The first
+10 steps are not checked: they have too few norms to compare with."""
 
 
 class DivergedError(UserError):
-    """A step whose loss or gradient is infinite, not a number, or far beyond all before."""
+    """The loss or gradient of a step is infinite, NaN, or far larger than in the steps before."""
 
 
 @dataclass
-class Counts:
-    """What a run has done so far, over all its attempts; tokens are without padding."""
+class Totals:
+    """Tokens, time and energy of a run so far, summed over all its attempts; padding tokens do not count."""
 
     query_tokens: int = 0
     document_tokens: int = 0
@@ -44,47 +44,47 @@ class Counts:
 
 @dataclass
 class Trainer:
-    """A stage on its way: all that a checkpoint holds, and what makes a step.
+    """The training of a stage: its state, and the training step.
 
     Attributes:
         stage: The settings.
-        plan: The batches.
-        model: What is trained.
-        engine: What computes its gradients.
-        loader: What hands out this process's shares of the steps.
+        plan: The batch plan.
+        model: The model that is trained.
+        grad_cache: Computes the gradients.
+        loader: Loads this process's part of each batch.
         group: The processes that share each step.
-        scorer: What scores queries with the documents of all of them.
-        step: How many steps are done.
-        history: A line of JSON for each.
-        counts: What that took.
-        evaluations: What the model was measured to be worth on the way.
-        temperature: The loss's, where it is learned.
-        optimiser: What moves the parameters.
+        scorer: Scores each query with the documents of all queries.
+        step: The number of steps done.
+        history: The record of each step, as a line of JSON.
+        totals: Tokens, time and energy of these steps.
+        evaluations: The values of the evaluations during training.
+        temperature: The learnable temperature of the loss, or None.
+        optimiser: AdamW over all `parameters`.
     """
 
     stage: Stage
-    plan: Plan
+    plan: BatchPlan
     model: models.ColBERT
-    engine: GradCache
+    grad_cache: GradCache
     loader: BatchLoader
     group: ProcessGroup
     scorer: Scorer = maxsim
     step: int = 0
     history: list[str] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
+    totals: Totals = field(default_factory=Totals)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     temperature: torch.nn.Parameter | None = field(init=False, default=None)
     optimiser: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        """Set up what learns."""
+        """Create the learnable temperature and the optimiser."""
         if self.stage.learnable_temperature:
-            start = torch.tensor(self.stage.temperature, device=self.engine.device)
-            self.temperature = torch.nn.Parameter(start)
+            initial = torch.tensor(self.stage.temperature, device=self.grad_cache.device)
+            self.temperature = torch.nn.Parameter(initial)
         self.optimiser = adamw(self.parameters(), self.stage.weight_decay)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All that is learned, by name."""
+        """All trained parameters, by name."""
         parameters = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
         return parameters if self.temperature is None else parameters | {"temperature": self.temperature}
 
@@ -92,23 +92,24 @@ class Trainer:
         """Do the next step.
 
         Returns:
-            Its line of the history: step (from 1), source, loss, learning_rate, gradient_norm, perhaps temperature.
+            The record of the step: step (from 1), source, loss, learning_rate, gradient_norm, and temperature if it is
+            learnable.
 
         Raises:
-            DivergedError: Its loss or gradient is not finite, or has exploded; the parameters are those before the step.
-            UserError: Its rows lack what the stage needs.
+            DivergedError: The loss or gradient is not finite, or has exploded; the parameters are not updated.
+            UserError: The rows of the step lack something that the stage needs.
         """
         started = time.monotonic()
-        share = self.group.run_on_all(lambda: self.loader.get(self.step))
-        part = self._backward(share)
+        local_batch = self.group.run_on_all(lambda: self.loader.load(self.step))
+        local_loss = self._backward(local_batch)
         gradients = [parameter.grad for parameter in self.parameters().values() if parameter.grad is not None]
         self.group.all_reduce(gradients)
         loss, query_tokens, document_tokens = self.group.all_reduce_sum(
-            part, len(share.queries.ids), len(share.documents.ids)
+            local_loss, len(local_batch.queries.ids), len(local_batch.documents.ids)
         )
         clip = self.stage.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
-        line = {
+        record = {
             "step": self.step + 1,
             "source": self.plan.source(self.step).spec.label,
             "loss": loss,
@@ -116,72 +117,78 @@ class Trainer:
             "gradient_norm": norm,
         }
         if self.temperature is not None:
-            line["temperature"] = self.temperature.item()
-        self._check(line)
+            record["temperature"] = self.temperature.item()
+        self._raise_if_diverged(record)
         for group in self.optimiser.param_groups:
-            group["lr"] = line["learning_rate"]
+            group["lr"] = record["learning_rate"]
         self.optimiser.step()
         self.step += 1
-        self.history.append(json.dumps(line))
-        self.counts.query_tokens += int(query_tokens)
-        self.counts.document_tokens += int(document_tokens)
-        self.counts.seconds += time.monotonic() - started
-        return line
+        self.history.append(json.dumps(record))
+        self.totals.query_tokens += int(query_tokens)
+        self.totals.document_tokens += int(document_tokens)
+        self.totals.seconds += time.monotonic() - started
+        return record
 
-    def _backward(self, share: Any) -> float:
-        """The gradient of this process's share, added to nothing; its part of the loss."""
+    def _backward(self, local_batch: LocalBatch) -> float:
+        """Set the gradients to those of this process's part of the batch, and return its part of the loss."""
         while True:
             self.optimiser.zero_grad()
-            loss = self.stage.loss(share.batch, self.plan.size, self.temperature, self.engine.device, self.scorer)
+            loss = self.stage.make_loss(
+                local_batch.batch, self.plan.batch_size, self.temperature, self.grad_cache.device, self.scorer
+            )
             try:
-                return self.engine.backward(self.step, share.queries, share.documents, loss, self.plan.size)
+                return self.grad_cache.backward(
+                    self.step, local_batch.queries, local_batch.documents, loss, self.plan.batch_size
+                )
             except torch.OutOfMemoryError:
-                self.group.run_on_all(self.engine.reduce_memory)
+                self.group.run_on_all(self.grad_cache.lower_budget)
 
-    def _check(self, line: Mapping[str, Any]) -> None:
-        """Whether a step is one to make."""
-        norm = line["gradient_norm"]
-        numbers = [value for value in line.values() if isinstance(value, float)]
+    def _raise_if_diverged(self, record: Mapping[str, Any]) -> None:
+        norm = record["gradient_norm"]
+        numbers = [value for value in record.values() if isinstance(value, float)]
         if self.temperature is not None and self.temperature.grad is not None:
             numbers.append(self.temperature.grad.item())
-        usual = self._usual_norm()
+        typical_norm = self._typical_gradient_norm()
         if not all(map(math.isfinite, numbers)):
-            what = ""
-        elif usual is not None and norm > EXPLODING_FACTOR * usual:
-            what = f" (usually {usual:.3g})"
-        elif line.get("temperature", 1.0) <= 0:
-            what = f", temperature {line['temperature']:.3g}"
+            detail = ""
+        elif typical_norm is not None and norm > EXPLODING_FACTOR * typical_norm:
+            detail = f" (usually {typical_norm:.3g})"
+        elif record.get("temperature", 1.0) <= 0:
+            detail = f", temperature {record['temperature']:.3g}"
         else:
             return
         raise DivergedError(
-            f"{self.stage.stage}: loss {line['loss']}, gradient norm {norm}{what} at step {line['step']} of "
-            f"{len(self.plan)} ({self.plan.where(self.step)}; learning rate {line['learning_rate']:.3g}): lower the "
-            "learning rate or mend the rows"
+            f"{self.stage.stage}: loss {record['loss']}, gradient norm {norm}{detail} at step {record['step']} of "
+            f"{len(self.plan)} ({self.plan.describe_step(self.step)}; learning rate "
+            f"{record['learning_rate']:.3g}): lower the learning rate or fix the rows"
         )
 
-    def _usual_norm(self) -> float | None:
-        """The median of the last steps' gradient norms, and at least 1; None in the first steps."""
+    def _typical_gradient_norm(self) -> float | None:
+        """The median gradient norm of the last steps, None in the first steps.
+
+        It is at least 1, or the batch size if the gradient is scaled by the batch size.
+        """
         if self.step < NORM_WARMUP_STEPS:
             return None
         norms: list[float] = [json.loads(line)["gradient_norm"] for line in self.history[-NORM_WINDOW:]]
-        scale = self.plan.size if self.stage.gradient == "reference" else 1
-        return max(float(scale), statistics.median(norms))
+        least = self.plan.batch_size if self.stage.gradient == "reference" else 1
+        return max(float(least), statistics.median(norms))
 
     def checkpoint(self) -> Checkpoint:
-        """What is needed to go on from here."""
+        """Everything that a run needs to resume from here."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters().items():
             tensors[name] = parameter
             state = self.optimiser.state.get(parameter, {})
             tensors |= {f"optimiser.{key}.{name}": value for key, value in state.items()}
-        notes = {"history": self.history, "counts": asdict(self.counts), "evaluations": self.evaluations}
+        notes = {"history": self.history, "counts": asdict(self.totals), "evaluations": self.evaluations}
         return Checkpoint(self.step, tensors, notes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same stage."""
+        """Resume from a checkpoint of the same stage."""
         self.step = checkpoint.step
         self.history = list(checkpoint.notes["history"])
-        self.counts = Counts(**checkpoint.notes["counts"])
+        self.totals = Totals(**checkpoint.notes["counts"])
         self.evaluations = list(checkpoint.notes["evaluations"])
         for name, parameter in self.parameters().items():
             with torch.no_grad():
@@ -193,7 +200,7 @@ class Trainer:
 
 
 def adamw(parameters: Mapping[str, torch.nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW as the reference's trainer sets it up; biases, norms and the temperature do not decay."""
+    """AdamW with the settings of the reference's trainer; biases, norms and the temperature do not decay."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

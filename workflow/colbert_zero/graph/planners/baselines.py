@@ -18,14 +18,14 @@ class BaselinePlanner:
     """Plans what the section `baselines` names."""
 
     def __init__(self, draft: Draft, bases: BasePlanner, evaluation: EvaluationPlanner) -> None:
-        """Plan for `draft`, with what the other planners give."""
+        """Plan for `draft`, with the help of the other planners."""
         self._draft, self._bases, self._evaluation = draft, bases, evaluation
 
     def row(self, name: str, baseline: Config) -> Row:
         """Plan a baseline.
 
         Raises:
-            UserError: It names what is not in the config.
+            UserError: The baseline names something that is not in the config.
         """
         kind = only_key(baseline, tuple(KINDS), f"baselines.{name}")
         return Row(name, "baseline", (), KINDS[kind](self._draft, self._bases, self._evaluation, name, baseline))
@@ -39,7 +39,7 @@ def _bm25(_draft: Draft, _bases: BasePlanner, evaluation: EvaluationPlanner, _na
 def _late_interaction(
     draft: Draft, bases: BasePlanner, evaluation: EvaluationPlanner, name: str, baseline: Config
 ) -> Measures:
-    """A late-interaction model as it is."""
+    """A late-interaction model without further training."""
     encoding = dict(baseline["late_interaction"])
     where = f"baselines.{name}"
     model = bases.base(encoding.pop("model"), where)
@@ -53,4 +53,4 @@ KINDS: Mapping[str, Callable[[Draft, BasePlanner, EvaluationPlanner, str, Config
     "bm25": _bm25,
     "late_interaction": _late_interaction,
 }
-"""What a baseline can be: the config's key, and what plans its measures."""
+"""Kinds of baselines: the config's key, and the function that plans the measures."""

@@ -12,7 +12,7 @@ from colbert_zero.graph.planners.sources import SourcePlanner
 
 
 class BasePlanner:
-    """Plans what the section `models` names, when something needs it."""
+    """Plans the entries of the section `models`, each when something needs it."""
 
     def __init__(self, draft: Draft, sources: SourcePlanner) -> None:
         """Plan for `draft`; models with random weights take their vocabulary from `sources`."""
@@ -22,7 +22,7 @@ class BasePlanner:
         """The model called `name`.
 
         Raises:
-            UserError: The config has no such model; `where` says what named it.
+            UserError: The config has no such model; `where` is the place in the config that names it.
         """
         model = self._draft.entry("models", name, where)
         kind = only_key(model, tuple(KINDS), f"models.{name}")
@@ -53,4 +53,4 @@ KINDS: Mapping[str, Callable[[Draft, SourcePlanner, str, Config], Spec]] = {
     "folder": _from_folder,
     "random": _random,
 }
-"""Where a model can come from: the config's key, and what plans it."""
+"""Where a model can come from: the config's key, and the function that plans it."""

@@ -17,7 +17,7 @@ class Collection(NamedTuple):
     Attributes:
         name: Its name in tables.
         spec: Its spec.
-        drop_self: Whether a retrieved document whose id is the query's is dropped.
+        drop_self: Whether to drop a retrieved document whose id is the query's.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Collection(NamedTuple):
 
 
 class CollectionPlanner:
-    """Plans what the section `collections` names.
+    """Plans the entries of the section `collections`.
 
     Attributes:
         by_name: Every collection, members of groups included.
@@ -48,14 +48,14 @@ class CollectionPlanner:
         """The collection called `name`, or the members of the group of that name.
 
         Raises:
-            UserError: There is no such collection; `where` says what named it.
+            UserError: There is no such collection; `where` is the place in the config that names it.
         """
         members = self.groups.get(name, [name])
         return [self.by_name[require_known(member, self.by_name, where, "collections")] for member in members]
 
 
 def _from_registry(draft: Draft, name: str, collection: Config) -> list[Collection]:
-    """A collection of the registry, or all members of a group of it."""
+    """A collection of the registry, or all members of one of its groups."""
     return [
         Collection(member, draft.add("collections", f"hub.{member}", settings), drop_self)
         for member, settings, drop_self in registry.collections(collection["registry"], name, f"collections.{name}")
@@ -64,7 +64,7 @@ def _from_registry(draft: Draft, name: str, collection: Config) -> list[Collecti
 
 def _from_package(draft: Draft, name: str, collection: Config) -> list[Collection]:
     """The docstrings of an installed package."""
-    settings = registry.package(collection) | {"queries": collection.get("queries"), "seed": draft.seed}
+    settings = registry.package_settings(collection) | {"queries": collection.get("queries"), "seed": draft.seed}
     return [Collection(name, draft.add("collections", f"package.{name}", settings), drop_self=False)]
 
 
@@ -81,4 +81,4 @@ KINDS: Mapping[str, Callable[[Draft, str, Config], list[Collection]]] = {
     "package": _from_package,
     "folder": _from_folder,
 }
-"""Where a collection can come from: the config's key, and what plans it."""
+"""Where a collection can come from: the config's key, and the function that plans it."""

@@ -1,4 +1,4 @@
-"""What all planners share: the config, and the specs planned so far."""
+"""The state that all planners share: the config, and the specs planned so far."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, require_known
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.local_files import Digests
+from colbert_zero.graph.local_files import DigestCache
 
 
 class Draft:
     """A study while it is being planned.
 
     Attributes:
-        config: The checked config, defaults filled in.
+        config: The validated config, defaults filled in.
         folder: The study's folder; local paths in the config are relative to it.
         seed: The study's seed.
         specs: Every spec planned so far, by key.
@@ -24,13 +24,13 @@ class Draft:
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
-        """Begin with no spec."""
+        """Start without specs."""
         self.config = config
         self.folder = folder
         self.seed: int = config["seed"]
         self.specs: dict[str, Spec] = {}
         self.paths: dict[str, Path] = {}
-        self._digests = Digests(folder)
+        self._digest_cache = DigestCache(folder)
 
     def add(
         self,
@@ -43,18 +43,18 @@ class Draft:
         """Plan an artifact.
 
         Args:
-            kind: Its kind, in the plural.
-            label: Its label, for people.
-            settings: Every setting that decides it.
+            kind: The artifact's kind, in the plural.
+            label: The artifact's label, for people.
+            settings: Every setting that decides the artifact.
             inputs: The artifacts it is made from, by role.
             path: The local file or folder it is fetched from, if any.
 
         Returns:
-            Its spec. Planning the same artifact twice gives equal specs.
+            The artifact's spec. Planning the same artifact twice gives equal specs.
         """
         names = {
-            role: [spec.name for spec in ([given] if isinstance(given, Spec) else given)]
-            for role, given in (inputs or {}).items()
+            role: [spec.name for spec in ([specs] if isinstance(specs, Spec) else specs)]
+            for role, specs in (inputs or {}).items()
         }
         spec = Spec(kind, label, settings, names)
         self.specs[spec.key] = spec
@@ -66,14 +66,14 @@ class Draft:
         """The entry `name` of a section of the config, such as `miners`.
 
         Raises:
-            UserError: The section has no such entry; `where` says what named it.
+            UserError: The section has no such entry; `where` is the place in the config that names it.
         """
         entries = self.config[section]
         entry: Config = entries[require_known(name, entries, where, section)]
         return entry
 
     def prompts(self, name: str, where: str) -> dict[str, str]:
-        """The settings `query_prompt` and `document_prompt` that a name under `prompts` stands for."""
+        """The settings `query_prompt` and `document_prompt` of the entry `name` of `prompts`."""
         prompts = self.entry("prompts", name, where)
         return {"query_prompt": prompts["query"], "document_prompt": prompts["document"]}
 
@@ -81,7 +81,7 @@ class Draft:
         """The path that the config gives as `text`.
 
         Raises:
-            UserError: Nothing is there; `where` says which setting names it.
+            UserError: The path does not exist; `where` is the setting that names it.
         """
         path = self.folder / text
         if not path.exists():
@@ -89,9 +89,9 @@ class Draft:
         return path
 
     def digest(self, path: Path, compute: Callable[[Path], str]) -> str:
-        """`compute(path)`, remembered until the file or folder changes."""
-        return self._digests.of(path, compute)
+        """`compute(path)`, cached until the file or folder changes."""
+        return self._digest_cache.get(path, compute)
 
     def save_digests(self) -> None:
-        """Remember the digests computed so far for the next planning."""
-        self._digests.save()
+        """Write the cache of digests to disk, for the next time the study is planned."""
+        self._digest_cache.save()

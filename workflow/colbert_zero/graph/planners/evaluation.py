@@ -16,7 +16,7 @@ class Row:
     """A row of the table.
 
     Attributes:
-        name: As in the config.
+        name: The recipe's or baseline's name in the config.
         kind: `recipe` or `baseline`.
         stages: The models of its stages, in order; none for a baseline.
         measures: Its measures by collection.
@@ -41,8 +41,8 @@ class EvaluationPlanner:
 
         Args:
             model: The model.
-            encoding: Its prompts and lengths.
-            settings: More settings of its indexes.
+            encoding: The model's prompts and lengths.
+            settings: Further settings of the model's indexes.
         """
 
         def plan_run(collection: Collection) -> Spec:

@@ -11,7 +11,7 @@ from colbert_zero.graph.planners.draft import Draft
 
 
 class MiningPlanner:
-    """Plans what the sections `miners` and `mining` name, when something needs it."""
+    """Plans the entries of the sections `miners` and `mining`, each when something needs it."""
 
     def __init__(self, draft: Draft, bases: BasePlanner) -> None:
         """Plan for `draft`; dense miners encode with models of `bases`."""
@@ -21,7 +21,7 @@ class MiningPlanner:
         """Each miner's candidates for the queries of a source's shards.
 
         Raises:
-            UserError: A miner is unknown; `where` says what named it.
+            UserError: A miner is unknown; `where` is the place in the config that names it.
         """
         planned = []
         for name in miners:
@@ -34,7 +34,7 @@ class MiningPlanner:
         """The negatives of a source's shards, mined as the entry `name` of `mining` says.
 
         Raises:
-            UserError: There is no such entry; `where` says what named it.
+            UserError: There is no such entry; `where` is the place in the config that names it.
         """
         mining = dict(self._draft.entry("mining", name, where))
         candidates = self.candidates(mining.pop("miners"), shards, f"mining.{name}")
@@ -68,4 +68,4 @@ KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec], Spec]] = {
     "lsa": _lsa,
     "encoder": _encoder,
 }
-"""What can mine: the config's key, and what plans the candidates."""
+"""Kinds of miners: the config's key, and the function that plans the candidates."""

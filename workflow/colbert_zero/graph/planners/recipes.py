@@ -16,15 +16,15 @@ from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
 
 STAGES = ("unsupervised", "supervised", "distillation")
-REQUIRED = ("sources", "prompts", "query_length", "document_length", "batch_size", "learning_rate")
+REQUIRED_SETTINGS = ("sources", "prompts", "query_length", "document_length", "batch_size", "learning_rate")
 """Settings that every stage must have once defaults, stage and recipe are merged."""
-OF_STAGE = {
+STAGE_SETTINGS = {
     "unsupervised": ("temperature", "learnable_temperature", "gradient"),
     "supervised": ("temperature", "learnable_temperature", "negatives"),
     "distillation": ("documents",),
 }
-"""Settings that only some stages have; those stages must have them."""
-OF_TRAINING = (
+"""Settings that only some stages have, and must have."""
+TRAINING_SETTINGS = (
     "query_length",
     "document_length",
     "query_expansion",
@@ -36,16 +36,16 @@ OF_TRAINING = (
     "precision",
 )
 """Settings of every stage that decide its training, but not its data."""
-ENCODING = ("query_length", "document_length", "query_expansion")
-"""Settings of the last stage that the evaluation repeats, besides its prompts."""
+ENCODING_SETTINGS = ("query_length", "document_length", "query_expansion")
+"""Settings of the last stage, besides its prompts, with which its model is evaluated."""
 
 
 class RecipePlanner:
-    """Plans what the section `recipes` names.
+    """Plans the entries of the section `recipes`.
 
     Attributes:
-        evaluations: By key of a model, what it is evaluated on during its training: `steps`, and `collections`, which
-            maps artifact names to whether a document that is the query is dropped.
+        evaluations: What a model is evaluated on during its training, by the model's key: `steps`, and `collections`,
+            which maps a collection's artifact name to its `drop_self`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RecipePlanner:
         collections: CollectionPlanner,
         evaluation: EvaluationPlanner,
     ) -> None:
-        """Plan for `draft`, with what the other planners give."""
+        """Plan for `draft`, with the help of the other planners."""
         self._draft, self._sources, self._bases = draft, sources, bases
         self._mining, self._teachers = mining, teachers
         self._collections, self._evaluation = collections, evaluation
@@ -68,42 +68,42 @@ class RecipePlanner:
         """Plan a recipe.
 
         Raises:
-            UserError: Its stages are out of order, or one lacks a setting or names what is not in the config.
+            UserError: The stages are out of order, or one lacks a setting or names something that is not in the config.
         """
         model = self._bases.base(recipe["base"], f"recipes.{name}.base")
         models: list[Spec] = []
         settings: dict[str, Any] = {}
         last = -1
         for entry in recipe["stages"]:
-            stage, own = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+            stage, stage_overrides = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
             where = f"recipes.{name}, stage {stage}"
             if STAGES.index(stage) <= last:
                 raise UserError(f"{where}: stages go in the order {', '.join(STAGES)}, each at most once")
             last = STAGES.index(stage)
-            of_all = self._draft.config["stages"].get(stage, {})
-            settings = stage_defaults() | of_all | recipe.get("every_stage", {}) | own
+            common = self._draft.config["stages"].get(stage, {})
+            settings = stage_defaults() | common | recipe.get("every_stage", {}) | stage_overrides
             model = self._model(stage, settings, model, where)
             models.append(model)
-        encoding = {field: settings[field] for field in ENCODING}
+        encoding = {field: settings[field] for field in ENCODING_SETTINGS}
         encoding |= self._draft.prompts(settings["prompts"], f"recipes.{name}")
         return Row(name, "recipe", tuple(models), self._evaluation.late_interaction(model, encoding))
 
     def _model(self, stage: str, settings: Config, start: Spec, where: str) -> Spec:
-        """The model that a stage makes of the model `start`."""
-        for field in (*REQUIRED, *OF_STAGE[stage]):
+        """The model that a stage trains, starting from the model `start`."""
+        for field in (*REQUIRED_SETTINGS, *STAGE_SETTINGS[stage]):
             if settings.get(field) is None:
                 raise UserError(f"{where}: {field} is not set; set it under stages.{stage} or in the recipe")
         rows = self._rows(stage, settings, where)
         plan = {"batch_size": settings["batch_size"], "epochs": settings["epochs"], "seed": self._draft.seed}
         batches = self._draft.add("batches", stage, plan, {"rows": rows})
         training = {"stage": stage, "seed": self._draft.seed, **self._draft.prompts(settings["prompts"], where)}
-        training |= {field: settings[field] for field in (*OF_TRAINING, *OF_STAGE[stage])}
+        training |= {field: settings[field] for field in (*TRAINING_SETTINGS, *STAGE_SETTINGS[stage])}
         model = self._draft.add("models", stage, training, {"start": start, "rows": rows, "batches": batches})
         self._evaluate_during_training(model, settings.get("evaluate", {}), where)
         return model
 
     def _rows(self, stage: str, settings: Config, where: str) -> list[Spec]:
-        """The training rows of a stage, by source: shards as they are, or what mining or a teacher makes of them."""
+        """The training rows of a stage, by source: its shards, or the negatives or teacher scores made from them."""
         if not settings["sources"]:
             raise UserError(f"{where}: no data; name at least one source under sources")
         rows = self._sources.shards(settings["sources"], where)
@@ -114,7 +114,7 @@ class RecipePlanner:
         return rows
 
     def _evaluate_during_training(self, model: Spec, evaluate: Config, where: str) -> None:
-        """Note what a model is evaluated on; recipes that share a stage may ask for different things, and get all."""
+        """Add to the evaluations of a model; recipes that share its stage may ask for different ones, and get all."""
         if evaluate:
             planned = self.evaluations.setdefault(model.key, {"steps": [], "collections": {}})
             planned["steps"] = sorted({*planned["steps"], *evaluate["steps"]})

@@ -15,7 +15,7 @@ Labelled = tuple[str, Spec]
 
 
 class SourcePlanner:
-    """Plans what the section `sources` names, and shards of it."""
+    """Plans the entries of the section `sources`, and their shards."""
 
     def __init__(self, draft: Draft) -> None:
         """Plan every source."""
@@ -26,17 +26,17 @@ class SourcePlanner:
             self._by_name[name] = KINDS[kind](draft, name, source)
 
     def named(self, names: Iterable[str], where: str) -> list[Labelled]:
-        """The sources behind some names: of the config, or of members of the groups it names.
+        """The sources called `names`: entries of the config (all members, if a group), or single members of groups.
 
         Raises:
-            UserError: A name is unknown; `where` says what named it.
+            UserError: A name is unknown; `where` is the place in the config that names it.
         """
         members = {label: [(label, spec)] for group in self._by_name.values() for label, spec in group}
         known = members | self._by_name
         return [source for name in names for source in known[require_known(name, known, where, "sources")]]
 
     def shards(self, names: Iterable[str], where: str) -> list[Spec]:
-        """The shards of each of some sources."""
+        """The shards of each of the sources called `names`."""
         settings = {**self._draft.config["shards"], "seed": self._draft.seed}
         return [
             self._draft.add("shards", label, settings, {"source": source}) for label, source in self.named(names, where)
@@ -44,14 +44,14 @@ class SourcePlanner:
 
 
 def _from_registry(draft: Draft, name: str, source: Config) -> list[Labelled]:
-    """A source of the registry, or all sources of a group of it."""
-    found = registry.sources(source["registry"], f"sources.{name}")
-    return [(label, draft.add("sources", f"hub.{label}", settings)) for label, settings in found]
+    """A source of the registry, or all sources of one of its groups."""
+    members = registry.sources(source["registry"], f"sources.{name}")
+    return [(label, draft.add("sources", f"hub.{label}", settings)) for label, settings in members]
 
 
 def _from_package(draft: Draft, name: str, source: Config) -> list[Labelled]:
     """The docstrings of an installed package."""
-    return [(name, draft.add("sources", f"package.{name}", registry.package(source)))]
+    return [(name, draft.add("sources", f"package.{name}", registry.package_settings(source)))]
 
 
 def _from_file(draft: Draft, name: str, source: Config) -> list[Labelled]:
@@ -67,4 +67,4 @@ KINDS: Mapping[str, Callable[[Draft, str, Config], list[Labelled]]] = {
     "package": _from_package,
     "file": _from_file,
 }
-"""Where a source can come from: the config's key, and what plans it."""
+"""Where a source can come from: the config's key, and the function that plans it."""

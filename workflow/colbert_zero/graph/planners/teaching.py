@@ -13,7 +13,7 @@ from colbert_zero.graph.planners.mining import MiningPlanner
 
 
 class TeacherPlanner:
-    """Plans what the section `teachers` names, when something needs it."""
+    """Plans the entries of the section `teachers`, each when something needs it."""
 
     def __init__(self, draft: Draft, bases: BasePlanner, mining: MiningPlanner) -> None:
         """Plan for `draft`; teachers score the candidates of `mining`, some of them with models of `bases`."""
@@ -23,7 +23,7 @@ class TeacherPlanner:
         """A teacher's scores for the queries of a source's shards.
 
         Raises:
-            UserError: There is no such teacher; `where` says what named it.
+            UserError: There is no such teacher; `where` is the place in the config that names it.
         """
         teacher = self._draft.entry("teachers", name, where)
         kind = only_key(teacher, tuple(KINDS), f"teachers.{name}")
@@ -60,4 +60,4 @@ KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Inputs], Spec]] =
     "cross-encoder": partial(_neural, kind="cross-encoder"),
     "causal-lm": partial(_neural, kind="causal-lm"),
 }
-"""What can teach: the config's key, and what plans the scores."""
+"""Kinds of teachers: the config's key, and the function that plans the scores."""

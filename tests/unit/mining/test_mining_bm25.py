@@ -1,0 +1,33 @@
+"""Laws of mining with BM25."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest import MonkeyPatch
+
+from bm25_texts import DOCUMENTS, K1, QUERIES, B
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.mining.bm25 import make
+from colbert_zero.mining.candidates import read_candidates
+from colbert_zero.models.lucene import LuceneIndex, add_heap_option
+from mined import publish_shards, publish_step
+
+
+def test_candidates_are_the_best_documents_and_every_positive_is_scored(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = publish_shards([(QUERIES[row], DOCUMENTS[row]) for row in range(150)] + [("zzz", "yyy")])
+    spec = Spec("candidates", "bm25.mine", {"k1": K1, "b": B, "depth": 5}, {"shards": [source.name]})
+    found = publish_step(make, spec, "--threads", "2", add_options=add_heap_option)
+    assert found.facts["rows"] == 151 and found.facts["documents"] == 151
+    rows = list(read_candidates(found))
+    with LuceneIndex([*DOCUMENTS[:150], "yyy"], K1, B) as index:
+        for number, (row, hits) in enumerate(zip(rows, index.search([*QUERIES[:150], "zzz"], 151), strict=True)):
+            assert row.documents.tolist() == hits.documents[:5].tolist()
+            assert row.scores.tolist() == hits.scores[:5].tolist()
+            own = hits.scores[hits.documents == number].tolist() or [0.0]
+            assert [row.positive_score] == own
+    assert found.facts["rows_without_candidates"] == sum(not len(row.documents) for row in rows) > 0
+    assert found.facts["positives_found"] == sum(number in row.documents for number, row in enumerate(rows))
