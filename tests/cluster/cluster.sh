@@ -4,9 +4,9 @@
 #
 #   cluster.sh start        install what is missing, start what is not running, wait until all nodes are idle
 #   cluster.sh stop         end everything that start has started, and forget the cluster's state
-#   cluster.sh down NODE    that machine dies now: no last word of its slurmd, steps and jobs
-#   cluster.sh up NODE      and comes back
-#   cluster.sh env          the shell lines to speak to the cluster: eval "$(cluster.sh env)"
+#   cluster.sh down NODE    kill the node at once, with its slurmd, steps and jobs
+#   cluster.sh up NODE      start the node again
+#   cluster.sh env          print the shell lines for using the cluster: eval "$(cluster.sh env)"
 set -euo pipefail
 
 readonly ROOT=/opt/colbert-zero-cluster
@@ -46,7 +46,7 @@ wait_for() {
   done
 }
 
-# ---------------------------------------------------------------------------------------------------- whose is it
+# ----------------------------------------------------------------------------------------- processes of this cluster
 
 # Processes called NAME that run with this cluster's folder; another munged or slurmctld of the machine is not ours.
 daemon_pids() {
@@ -157,7 +157,7 @@ install_packages() {
   say "installing ${missing[*]}"
   local -a units=()
   local unit
-  for unit in "${UNITS[@]}"; do # a service that was there before keeps its ways
+  for unit in "${UNITS[@]}"; do # a service that was there before stays as it was
     [[ -e /lib/systemd/system/$unit.service ]] || units+=("$unit")
   done
   mkdir -p "$ROOT/log"
@@ -171,8 +171,8 @@ install_packages() {
   fi
 }
 
-# The packages would start their own daemons. For a subshell: at its end the machine's own policy is back, and if it is
-# killed, at the end of the next one.
+# Keep the packages from starting their own daemons. Call it in a subshell: the end of the subshell restores the
+# machine's own policy. If the subshell is killed, the end of the next one restores it.
 forbid_services() {
   local policy=/usr/sbin/policy-rc.d
   if [[ -e $policy ]] && ! grep -q "$ROOT" "$policy"; then mv -f "$policy" "$policy.before-colbert-zero"; fi
@@ -249,13 +249,13 @@ ensure_users() {
       fi
     done
   done
-  # An image is mounted through it by an ordinary user.
+  # An ordinary user mounts images through /dev/fuse.
   [[ ! -e /dev/fuse ]] || chmod 666 /dev/fuse
 }
 
 # ---------------------------------------------------------------------------------------------------------- set up
 
-# render TEMPLATE TARGET MODE: written only when it differs; then CONFIGURED says so.
+# render TEMPLATE TARGET MODE: write TARGET only if it differs, and then set CONFIGURED.
 render() {
   local text apptainer
   apptainer=$(foreign_apptainer)
@@ -300,7 +300,7 @@ ensure_network() {
       for node in "${NODES[@]}"; do say "$NET.$((index++)) $node"; done
     } >"/etc/netns/$NETNS/hosts"
   fi
-  # Snakemake's executor takes SLURM_CONF from what a job starts, so that the usual place must do, on the nodes.
+  # Snakemake's executor removes SLURM_CONF from what a job starts: put the file in its default place on the nodes.
   mkdir -p /etc/slurm "/etc/netns/$NETNS/slurm"
   ln -sfn "$SLURM_CONF" "/etc/netns/$NETNS/slurm/slurm.conf"
   mountpoint -q "/run/netns/$NETNS" 2>/dev/null || {
@@ -316,7 +316,7 @@ ensure_network() {
   for index in 11 12 13; do ip -n "$NETNS" address replace "$NET.$index/24" dev cznode; done
   ip -n "$NETNS" link set cznode up
   ip -n "$NETNS" link set lo up
-  # A host name of its own for each node; it also tells whose process is whose.
+  # Each node has its own host name (UTS namespace), which also identifies the processes of the node.
   for node in "${NODES[@]}"; do
     if ! mountpoint -q "$ROOT/run/uts-$node" 2>/dev/null; then
       : >"$ROOT/run/uts-$node"
@@ -327,7 +327,7 @@ ensure_network() {
 
 # ---------------------------------------------------------------------------------------------------------- daemons
 
-# Nothing of the caller's environment, terminal or lock reaches a daemon, and so nothing of it a job.
+# Hide the caller's environment, terminal and lock from a daemon, and so from its jobs.
 detached() {
   env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 SLURM_CONF="$SLURM_CONF" \
     MYSQL_UNIX_PORT="$ROOT/state/mariadb.sock/socket" setsid --fork "$@" 9>&- </dev/null
@@ -390,8 +390,8 @@ start_slurmctld() {
 
 start_node() {
   slurmd_runs "$1" && return 0
-  # What a slurmd left behind when it died alone: its machine would have rebooted. The controller would see that from
-  # the time of the boot; here it is told, else it takes the node's jobs for alive until their time limit.
+  # Kill what a slurmd left behind when it alone died. A real machine would have rebooted, and the controller would see
+  # that from the boot time. Tell it here: it would otherwise count the node's jobs as running until their time limit.
   kill_all node_pids "$1"
   if [[ -n $(squeue -h -w "$1" 2>/dev/null) ]]; then
     scontrol update NodeName="$1" State=DOWN Reason="its machine died"
@@ -445,7 +445,7 @@ stop() {
   need_root
   [[ -d $ROOT ]] || return 0
   lock
-  # The controller first, lest it requeues what dies now. The state goes with it, so nobody needs to say goodbye.
+  # End the controller first, so that it does not requeue the jobs that die now. Its state is deleted, so kill it.
   kill_all daemon_pids slurmctld
   for node in "${NODES[@]}"; do
     kill_all node_pids "$node"

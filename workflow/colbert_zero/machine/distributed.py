@@ -29,7 +29,7 @@ BROADCAST_TIMEOUT = timedelta(days=20)
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits in a collective during training; long enough for rank 0 to write a checkpoint."""
 BUCKET_NUMEL = 2**25
-"""How many elements one all-reduce sums at most (128 MiB in fp32)."""
+"""How many elements one all-reduce sums at most, unless a single tensor is larger (128 MiB in fp32)."""
 
 
 class PeerLostError(RetryableError):
