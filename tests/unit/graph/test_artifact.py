@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -328,3 +329,14 @@ def test_a_second_process_makes_what_the_first_could_not(study, monkeypatch):
         "RetryableError: time is up",
         "published",
     ]
+
+
+def test_the_digest_of_the_code_is_over_the_modules_of_every_room(tmp_path, monkeypatch):
+    package = shutil.copytree(provenance.PACKAGE_FOLDER, tmp_path / "package")
+    monkeypatch.setattr(provenance, "PACKAGE_FOLDER", package)
+    digests = [provenance.code_identity()["digest"]]
+    for room in sorted(path for path in package.iterdir() if (path / "__init__.py").is_file()):
+        module = next(path for path in sorted(room.glob("*.py")) if path.name != "__init__.py")
+        module.write_text(module.read_text() + "\n")
+        digests.append(provenance.code_identity()["digest"])
+    assert len(set(digests)) == len(digests) == 10
