@@ -1,4 +1,4 @@
-# Helper functions of the rule files: they look up what the study plans.
+# Helper functions for the rules, which look up what the study plans.
 import json
 import os
 import shutil
@@ -150,7 +150,7 @@ def gpus_per_node_flag(step):
     model, count = resource(step, "gpu_model"), resource(step, "gpu")
     if not count or not (model or resource(step, "nodes") > 1):
         return None
-    return f"--gpus-per-node={model + ':' if model else ''}{count}"
+    return f"--gpus-per-node={f'{model}:' if model else ''}{count}"
 
 
 def gpu(step):
