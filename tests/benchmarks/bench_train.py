@@ -133,7 +133,7 @@ def read_texts(sources: Iterable[str], tokenizer: Any) -> list[Text]:
 
 def cut(document: str, tokenizer: Any) -> str:
     """Its first sentences, as many as have `MOST_TOKENS` together; the very first in any case."""
-    sentences = docstrings.SENTENCE.split(document)
+    sentences = docstrings.SENTENCE_BREAK_PATTERN.split(document)
     lengths = [len(ids) for ids in tokenizer(sentences, add_special_tokens=False)["input_ids"]]
     fitting = int(np.searchsorted(np.cumsum(lengths), MOST_TOKENS, side="right"))
     return " ".join(sentences[: max(1, fitting)])
@@ -202,11 +202,21 @@ def train_ours(task: Task, threads: int) -> tuple[Measured, Artifact]:
     return run, Artifact.open(task.spec.name)
 
 
-def run_script(name: str, task: Task, **variables: str) -> tuple[Measured, Any]:
+def run_script(name: str, asked: Mapping[str, Any], **variables: str) -> tuple[Measured, Any]:
     """Run a script of this folder, with `variables` in its environment; what it says in the end."""
     script = str(Path(__file__).with_name(name))
-    run = measure([sys.executable, script, json.dumps(task.asked)], Path(), **variables)
+    run = measure([sys.executable, script, json.dumps(asked)], Path(), **variables)
     return run, json.loads(run.output.splitlines()[-1])
+
+
+def train_sentence_transformers(task: Task) -> tuple[Measured, Any]:
+    """Train with sentence-transformers 6; the faster of its losses with and without a gradient cache."""
+    choices = (False,) if task.asked["settings"]["stage"] == "distillation" else (False, True)
+    runs = [
+        run_script("train_sentence_transformers.py", {**task.asked, "cached": cached}, PYTHONPATH=str(PEERS))
+        for cached in choices
+    ]
+    return max(runs, key=lambda run: speed_of(run[1], task))
 
 
 def speed_of(peer: Mapping[str, Any], task: Task) -> float:
@@ -218,9 +228,9 @@ def speed_of(peer: Mapping[str, Any], task: Task) -> float:
 def compare(task: Task, threads: int) -> tuple[float, tuple[object, ...]]:
     """Train with all; how many times faster than PyLate ours is, and a line of the table."""
     our_run, model = train_ours(task, threads)
-    pylate_run, pylate = run_script("train_pylate.py", task)
-    other_run, other = run_script("train_sentence_transformers.py", task, PYTHONPATH=str(PEERS))
-    _, limit = run_script("plain_passes.py", task)
+    pylate_run, pylate = run_script("train_pylate.py", task.asked)
+    other_run, other = train_sentence_transformers(task)
+    _, limit = run_script("plain_passes.py", task.asked)
     facts = model.facts
     losses = [json.loads(line)["loss"] for line in model.file("losses.jsonl").read_text().splitlines()]
     apart = [abs(our_loss - their_loss) for our_loss, their_loss in zip(losses, pylate["losses"], strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ class PeerTask:
         rows: A Parquet file with the rows, in the order of the steps.
         batch: Rows per step.
         device: `cpu` or `cuda`.
+        cached: Whether the loss has a gradient cache, where a library leaves the choice.
     """
 
     settings: dict[str, Any]
@@ -36,6 +38,7 @@ class PeerTask:
     rows: str
     batch: int
     device: str
+    cached: bool = False
 
     @classmethod
     def from_command_line(cls) -> PeerTask:
@@ -46,6 +49,16 @@ class PeerTask:
         """The rows' columns."""
         columns: dict[str, list[Any]] = pq.read_table(self.rows).to_pydict()
         return columns
+
+    def prompts(self, columns: Iterable[str], *, query: str = "", document: str = "") -> dict[str, str]:
+        """The prompt of each column of texts, behind the side's marker where the library takes it as text."""
+        prompts = {
+            "query": query + self.settings["query_prompt"],
+            "document": document + self.settings["document_prompt"],
+        }
+        return {
+            column: prompts["query" if column == "query" else "document"] for column in columns if column != "scores"
+        }
 
     def train(
         self,

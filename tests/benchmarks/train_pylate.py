@@ -42,17 +42,12 @@ def main() -> None:
         do_query_expansion=settings["query_expansion"],
         local_files_only=True,
     )
-    prompts = {
-        column: settings["query_prompt" if column == "query" else "document_prompt"]
-        for column in columns
-        if column != "scores"
-    }
     task.train(
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
         columns,
         loss_of(settings, model),
-        data_collator=utils.ColBERTCollator(model.tokenize, prompts=prompts),
+        data_collator=utils.ColBERTCollator(model.tokenize, prompts=task.prompts(columns)),
     )
 
 

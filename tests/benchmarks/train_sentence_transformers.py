@@ -4,6 +4,10 @@
 
 Texts, prompts, lengths and rows are those of the other sides. The losses are the library's own: padding is left out of
 MaxSim, where PyLate counts it as a similarity of 0, and a student's scores are not scaled to 0 and 1 in distillation.
+
+With `cached` in JSON, a contrastive stage has the loss with a gradient cache, which fits any batch into memory and
+packs its chunks by tokens; else the one without, which saves the second forward pass. `bench_train.py` tries both and
+takes the faster.
 """
 
 from __future__ import annotations
@@ -18,18 +22,27 @@ from sentence_transformers.multi_vector_encoder import losses
 
 from peer_training import PeerTask
 
+# Tried, with the rows of `bench_train.py` on two busy cores; the least seconds of a step, of two rounds where there are
+# two numbers. Cached, 128 pairs scored at once: 1024 tokens 3.9 and 3.7, 2048 3.8 and 4.1, 4096 3.5 and 3.6. Without
+# cache: 8 texts 3.4 and 3.4, 16 3.2 and 3.4, 32 3.4 and 3.6. Supervised: 8 texts 1.3 and 1.4, 16 1.5 and 1.4, 32 1.4;
+# cached, 2048 tokens 1.7. Distillation: 8 texts 2.5, 16 2.8, 32 3.4, all 256 5.2.
+TOKENS = 4096
+"""Tokens that are encoded at once with a gradient cache."""
+TEXTS = {"unsupervised": 16, "supervised": 16, "distillation": 8}
+"""Texts that are encoded at once without one, each chunk as wide as its longest."""
 
-def loss_of(settings: dict[str, Any], model: MultiVectorEncoder) -> torch.nn.Module:
+
+def loss_of(task: PeerTask, model: MultiVectorEncoder) -> torch.nn.Module:
     """The loss of a stage."""
-    import os
-
-    o = json.loads(os.environ.get("TRY", "{}"))
-    if settings["stage"] == "distillation":
-        return losses.MultiVectorDistillKLDivLoss(model, **o)
-    scale = 1 / settings["temperature"]
-    if o.pop("cached", settings["stage"] == "unsupervised"):
-        return losses.CachedMultiVectorMultipleNegativesRankingLoss(model, scale=scale, **o)
-    return losses.MultiVectorMultipleNegativesRankingLoss(model, scale=scale, **o)
+    stage = task.settings["stage"]
+    if stage == "distillation":
+        return losses.MultiVectorDistillKLDivLoss(model, mini_batch_size=TEXTS[stage])
+    scale = 1 / task.settings["temperature"]
+    if task.cached:
+        return losses.CachedMultiVectorMultipleNegativesRankingLoss(
+            model, scale=scale, mini_batch_num_tokens=TOKENS, score_mini_batch_size=task.batch
+        )
+    return losses.MultiVectorMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=TEXTS[stage])
 
 
 def in_columns(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -46,20 +59,15 @@ def main() -> None:
     task = PeerTask.from_command_line()
     settings, columns = task.settings, in_columns(task.columns())
     model = MultiVectorEncoder(task.start, device=task.device, local_files_only=True)
-    markers = json.loads(Path(task.start, "config_sentence_transformers.json").read_text())
-    prompts = {side: markers[f"{side}_prefix"] + settings[f"{side}_prompt"] for side in ("query", "document")}
+    config = json.loads(Path(task.start, "config_sentence_transformers.json").read_text())
     task.train(
         MultiVectorEncoderTrainer,
         MultiVectorEncoderTrainingArguments,
         columns,
-        loss_of(settings, model),
+        loss_of(task, model),
         options={
-            "prompts": {
-                column: prompts["query" if column == "query" else "document"]
-                for column in columns
-                if column != "scores"
-            },
-            "max_length": {side: settings[f"{side}_length"] for side in prompts},
+            "prompts": task.prompts(columns, query=config["query_prefix"], document=config["document_prefix"]),
+            "max_length": {side: settings[f"{side}_length"] for side in ("query", "document")},
         },
     )
 

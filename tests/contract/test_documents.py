@@ -23,8 +23,9 @@ from markdown_it import MarkdownIt
 from test_partial_reruns import CONTRACT
 
 import loading_recipes
-from colbert_zero.graph.config import WORKFLOW, read_config, read_yaml
+from colbert_zero.graph.config import read_config, read_yaml
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.study import Study
 from programs import laptop
 
@@ -310,9 +311,9 @@ def after_wrong_config(block):
 
 
 def run_make(command, environment):
-    """What `make` would do for a target, which must be something."""
+    """What `make` would do for a target where nothing is installed yet, which must be something."""
     done = subprocess.run(
-        ["make", "-n", *command.words[1:]],
+        ["make", "-n", "--always-make", *command.words[1:]],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -14,8 +14,7 @@ import jsonschema
 import yaml
 
 from colbert_zero.graph.console import UserError
-
-WORKFLOW = Path(__file__).parents[2]
+from colbert_zero.graph.paths import WORKFLOW
 
 Config = Mapping[str, Any]
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from colbert_zero.graph.config import WORKFLOW, Config, read_yaml, require_known
+from colbert_zero.graph.config import Config, read_yaml, require_known
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.paths import REPOSITORY, WORKFLOW
 
 REGISTRY = WORKFLOW / "registry"
 
@@ -16,7 +17,7 @@ REGISTRY = WORKFLOW / "registry"
 @cache
 def locked_version(package: str) -> str:
     """The version of `package` in `envs/local.txt`; the package need not be installed where this runs."""
-    lock = WORKFLOW.parent / "envs" / "local.txt"
+    lock = REPOSITORY / "envs" / "local.txt"
     name = re.sub(r"[-_.]+", "-", package).lower()
     match = re.search(rf"^{re.escape(name)}==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     if not match:

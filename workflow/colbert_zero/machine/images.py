@@ -26,13 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import KEY_DIGITS
-from colbert_zero.graph.config import WORKFLOW
 from colbert_zero.graph.console import UserError, log, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.paths import REPOSITORY
 
 IMAGE_NAMES = ("torch", "lucene")
-REPOSITORY = WORKFLOW.parent
 CONTENTS_LABEL = "colbert-zero.contents"
 APPTAINER_TO_BUILD, APPTAINER_TO_RUN = (1, 2), (1, 1)
 """The first Apptainer versions that build these definitions, and that run their images without privileges."""

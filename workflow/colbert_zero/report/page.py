@@ -20,7 +20,7 @@ from typing import Any
 import jinja2
 
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
-from colbert_zero.graph.config import WORKFLOW
+from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.report import figures
 from colbert_zero.report.results import Column, Lineage, Row
 from colbert_zero.report.sections import (
