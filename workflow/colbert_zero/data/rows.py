@@ -8,7 +8,8 @@ number leads to its row group. `RowWriter` writes such folders, `RowReader` read
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,8 @@ from colbert_zero.data.text import normalise
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.digests import SEPARATOR
 
+ROWS_PER_WRITE = 512
+"""Rows that are turned into a table together, where they come one by one."""
 ROWS_PER_GROUP = 4096
 """To read any row, its whole row group is decoded; a scan yields one row group at a time."""
 
@@ -191,6 +194,12 @@ class RowWriter:
             rows = rows.slice(room)
             if shard.rows == self._rows_per_shard:
                 self._close()
+
+    def write_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows that come one by one, as dictionaries; few of them are in memory at once."""
+        stream = iter(records)
+        while batch := list(islice(stream, ROWS_PER_WRITE)):
+            self.write(batch)
 
     def _open(self) -> ShardWriter:
         self._shard = ShardWriter(self._folder / shard_file_name(len(self.rows_by_shard)), self._schema)

@@ -24,8 +24,6 @@ from colbert_zero.graph.draws import sample
 from colbert_zero.mining.candidates import Candidates, read_fused_candidates
 from colbert_zero.mining.corpus import TrainingCorpus
 
-ROWS_PER_WRITE = 512
-
 
 @dataclass
 class NegativeSampler:
@@ -116,13 +114,7 @@ def make(job: Job) -> Mapping[str, Any]:
     corpus = TrainingCorpus.from_shards(shards)
     sampler = NegativeSampler(**job.settings, label=job.spec.label)
     with RowWriter(job.folder, MINED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:
-        buffer: list[dict[str, Any]] = []
-        for record in progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows"):
-            buffer.append(record)
-            if len(buffer) == ROWS_PER_WRITE:
-                writer.write(buffer)
-                buffer = []
-        writer.write(buffer)
+        writer.write_records(progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows"))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: no row has {sampler.negatives} negatives left ({sampler.report['dropped']}): "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,6 @@ from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
 from colbert_zero.mining.candidates import read_fused_candidates
 from colbert_zero.mining.corpus import TrainingCorpus
-
-ROWS_PER_WRITE = 512
 
 
 class DocumentsToScore(NamedTuple):
@@ -75,33 +74,34 @@ def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDAr
     Raises:
         UserError: A score is not finite, or all rows are dropped.
     """
-    constant = positive_first = 0
+    counts: Counter[str] = Counter()
     with RowWriter(job.folder, TEACHER_SCORED_SCHEMA, job.input("shards").spec.settings["rows_per_shard"]) as writer:
-        buffer: list[dict[str, Any]] = []
-        for position, raw in enumerate(scores):
-            row = int(to_score.rows[position])
-            if not np.isfinite(raw).all():
-                raise UserError(f"{job.spec.label}: a score of row {row} is not finite; try the teacher in fp32")
-            if raw.min() == raw.max():
-                constant += 1
-                continue
-            positive_first += bool(raw.argmax() == 0)
-            buffer.append(
-                {
-                    "row": row,
-                    "query": to_score.corpus.queries[row],
-                    "documents": to_score.texts(position),
-                    "raw": raw,
-                    "scores": min_max(raw),
-                }
-            )
-            if len(buffer) == ROWS_PER_WRITE:
-                writer.write(buffer)
-                buffer = []
-        writer.write(buffer)
+        writer.write_records(_scored_rows(job, to_score, scores, counts))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: the teacher gives all documents of a query one score, on every row; try another teacher"
         )
-    dropped = {"too few candidates": len(to_score.corpus.queries) - len(to_score.rows), "all scores equal": constant}
-    return {**writer.facts, "dropped": dropped, "positive_first": positive_first}
+    too_few = len(to_score.corpus.queries) - len(to_score.rows)
+    dropped = {"too few candidates": too_few, "all scores equal": counts["constant"]}
+    return {**writer.facts, "dropped": dropped, "positive_first": counts["positive_first"]}
+
+
+def _scored_rows(
+    job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]], counts: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows to write; count in `counts` those dropped as `constant`, and those led by their own document."""
+    for position, raw in enumerate(scores):
+        row = int(to_score.rows[position])
+        if not np.isfinite(raw).all():
+            raise UserError(f"{job.spec.label}: a score of row {row} is not finite; try the teacher in fp32")
+        if raw.min() == raw.max():
+            counts["constant"] += 1
+            continue
+        counts["positive_first"] += bool(raw.argmax() == 0)
+        yield {
+            "row": row,
+            "query": to_score.corpus.queries[row],
+            "documents": to_score.texts(position),
+            "raw": raw,
+            "scores": min_max(raw),
+        }
