@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
@@ -41,7 +41,6 @@ def test_the_papers_data_give_the_papers_steps(sizes: str, batch_size: int, step
     assert len(steps_of([int(size) for size in sizes.split()], batch_size)) == steps
 
 
-@settings(deadline=None)
 @given(sizes=sizes_of, batch_size=batch_sizes, epochs=st.integers(1, 3), seed=seeds)
 def test_an_epoch_has_each_row_at_most_once_and_all_whole_batches(
     sizes: list[int], batch_size: int, epochs: int, seed: int

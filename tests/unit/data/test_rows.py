@@ -51,7 +51,7 @@ def small_groups(monkeypatch: MonkeyPatch) -> None:
 sizes = st.integers(1, 40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes, rows_per_shard=st.integers(1, 15), at=st.lists(st.integers(0, 100), max_size=6))
 def test_bytes_do_not_depend_on_the_split_of_rows_over_writes(
     tmp_path_factory: TempPathFactory, size: int, rows_per_shard: int, at: list[int]
@@ -72,7 +72,7 @@ def test_pages_do_not_depend_on_the_split_of_rows_over_writes(tmp_path: Path, mo
     assert written(tmp_path / "pieces", split(table, list(range(0, 5000, 117))), 5000).manifest == whole.manifest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes, rows_per_shard=st.integers(1, 15), ranges=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=6))
 def test_any_range_of_rows_is_that_slice_of_the_table(
     tmp_path_factory: TempPathFactory, size: int, rows_per_shard: int, ranges: list[tuple[int, int]]

@@ -54,7 +54,7 @@ def shuffled(folder: Path, texts: list[str], cuts: list[int], rows_per_shard: in
     return shards, duplicates, sum(count["rows"] for count in counts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=60), cuts=CUTS, spill=st.sampled_from([1, 300, 2**26]))
 def test_shards_one_after_the_other_are_all_rows_sorted(
     tmp_path_factory: TempPathFactory, texts: list[str], cuts: list[int], spill: int

@@ -46,7 +46,7 @@ texts = st.sampled_from(["a", "A", " a", "b", "B b", "b  b", "ﬁ", "fi", "c"])
 rows_of = st.fixed_dictionaries({"query": texts, "document": texts, "negatives": st.lists(texts, max_size=3)})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(rows_of, min_size=1, max_size=12))
 def test_known_positives_are_those_of_all_rows_with_the_same_query(
     tmp_path_factory: TempPathFactory, rows: list[dict[str, Any]]
