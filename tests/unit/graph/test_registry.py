@@ -113,7 +113,7 @@ def test_the_settings_of_a_scored_source_name_its_three_roles() -> None:
 
 
 def test_no_registry_says_the_same_key_twice() -> None:
-    class BatchLoader(yaml.SafeLoader):
+    class StrictLoader(yaml.SafeLoader):
         pass
 
     def mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -121,6 +121,6 @@ def test_no_registry_says_the_same_key_twice() -> None:
         assert len(keys) == len(set(keys)), f"{node.start_mark}: {json.dumps(keys)}"
         return loader.construct_mapping(node, deep=True)
 
-    BatchLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     for path in sorted(REGISTRY.glob("*.yaml")):
-        assert yaml.load(path.read_text(encoding="utf-8"), BatchLoader)
+        assert yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
