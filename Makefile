@@ -22,8 +22,8 @@ test: .venv/installed .venv/peers/installed lint
 	pytest -n auto --maxprocesses 4 --dist loadfile tests/workflow tests/unit tests/contract
 
 lint: .venv/installed
-	ruff check workflow tests
-	ruff format --check workflow tests
+	ruff check workflow tests envs
+	ruff format --check workflow tests envs
 	mypy
 	lint-imports
 	snakefmt --check Snakefile workflow/rules

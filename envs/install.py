@@ -45,9 +45,11 @@ CAUSES = (
         "damaged",
     ),
     (
-        r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Read timed out|ProxyError|Connection (broken"
-        r"|refused|aborted|reset)|Failed to establish a new connection|Temporary failure in name resolution",
-        "the package registry cannot be reached: check the network, and the proxy and index that `pip config list` shows",
+        r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Read timed out|ProxyError"
+        r"|Connection (broken|refused|aborted|reset)|Failed to establish a new connection"
+        r"|Temporary failure in name resolution",
+        "the package registry cannot be reached: check the network, and the proxy and index that `pip config list` "
+        "shows",
     ),
     (
         r"Permission denied|Errno 13|Read-only file system",
@@ -55,8 +57,8 @@ CAUSES = (
     ),
     (
         r"No matching distribution found for (?P<package>\S+)",
-        "the package registry gives no file of {package} for this Python and machine: check that it can be reached and, "
-        "if it is a mirror, that it is up to date; Linux on x86-64 or arm64 is needed",
+        "the package registry gives no file of {package} for this Python and machine: check that it can be reached "
+        "and, if it is a mirror, that it is up to date; Linux on x86-64 or arm64 is needed",
     ),
 )
 """What pip says, and what a person can do about it."""
@@ -66,7 +68,7 @@ class InstallError(Exception):
     """A reason why nothing could be installed, in one line."""
 
 
-def check_python(version=sys.version_info):
+def check_python(version: tuple = sys.version_info) -> None:
     """Refuse a Python that the locks are not made for, or one that cannot make environments."""
     if not OLDEST <= tuple(version[:2]) <= NEWEST:
         raise InstallError("Python {}.{} found; 3.11 to 3.13 is needed: make PYTHON=python3.12".format(*version[:2]))
@@ -80,9 +82,9 @@ def check_python(version=sys.version_info):
         ) from None
 
 
-def check_space(name):
+def check_space(name: str) -> None:
     """Refuse to begin where the packages do not fit."""
-    if (ENVIRONMENT / "installed").exists() or (ENVIRONMENT / "host").exists():
+    if (ENVIRONMENT / "installed").exists() or (name == "host" and (ENVIRONMENT / "host").exists()):
         return  # an update replaces what is there
     needs = {ROOT: SPACE_GB[name], Path(tempfile.gettempdir()): DOWNLOADS_GB[name]}
     for folder, needed in needs.items():
@@ -95,7 +97,7 @@ def check_space(name):
             )
 
 
-def cause_of(output):
+def cause_of(output: str) -> str:
     """What to do about a failed pip, in one line."""
     for pattern, advice in CAUSES:
         found = re.search(pattern, output)
@@ -105,7 +107,7 @@ def cause_of(output):
     return errors[-1] if errors else "pip ended without a reason"
 
 
-def run(*arguments):
+def run(*arguments: object) -> tuple:
     """Run the environment's Python, its output appended to the log.
 
     Returns:
@@ -126,20 +128,21 @@ def run(*arguments):
     return process.wait() == 0, "".join(lines)
 
 
-def show_progress(lines):
+def show_progress(lines: list) -> None:
     """On a terminal, how many packages pip has looked at."""
     if sys.stderr.isatty() and lines[-1].startswith(("Collecting", "Installing")):
         count = sum(line.startswith("Collecting") for line in lines)
-        doing = "installing all" if lines[-1].startswith("Installing") else "package {}".format(count)
-        sys.stderr.write("\r\033[K  {} ...".format(doing))
+        doing = "installing all" if lines[-1].startswith("Installing") else f"package {count}"
+        sys.stderr.write(f"\r\033[K  {doing} ...")
         sys.stderr.flush()
 
 
-def make_environment():
+def make_environment() -> None:
     """Make the environment, unless it is there and has a pip that runs."""
     python = ENVIRONMENT / "bin" / "python"
     try:
-        if subprocess.run([str(python), "-m", "pip", "--version"], stdout=subprocess.DEVNULL).returncode == 0:
+        pip = [str(python), "-m", "pip", "--version"]
+        if subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
             return
     except OSError:
         pass  # there is none, or it was moved
@@ -151,10 +154,10 @@ def make_environment():
         errors="replace",
     )
     if done.returncode:
-        raise InstallError("{} could not be made: {}".format(ENVIRONMENT, cause_of(done.stdout)))
+        raise InstallError(f"{ENVIRONMENT} could not be made: {cause_of(done.stdout)}")
 
 
-def pip_install(*arguments):
+def pip_install(*arguments: object) -> None:
     """Install what pip's arguments name and nothing else."""
     succeeded, output = run(
         "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--progress-bar", "off", *arguments
@@ -163,13 +166,13 @@ def pip_install(*arguments):
         raise InstallError("{} ({})".format(cause_of(output), ENVIRONMENT / "install.log"))
 
 
-def install(name):
+def install(name: str) -> None:
     """Install a lock: `peers` into its own folder, the others into the environment and this package with them."""
     lock = ROOT / "envs" / (name + ".txt")
     count = len(re.findall(r"^[A-Za-z0-9]\S*==", lock.read_text(encoding="utf-8"), re.MULTILINE))
     folder = PEERS if name == "peers" else ENVIRONMENT
     packages = "{} package{}".format(count, "" if count == 1 else "s")
-    sys.stderr.write("installing {} of {} into {}\n".format(packages, lock.relative_to(ROOT), folder))
+    sys.stderr.write(f"installing {packages} of {lock.relative_to(ROOT)} into {folder}\n")
     locked = ("--no-compile", "--require-hashes", "-r", lock)
     if name == "peers":
         install_beside(*locked)
@@ -178,7 +181,7 @@ def install(name):
         pip_install("--no-build-isolation", "--no-index", "--editable", ".")
 
 
-def install_beside(*arguments):
+def install_beside(*arguments: object) -> None:
     """Replace the folder of the peers by a new one, which takes its name when it is complete."""
     unfinished = PEERS.with_name("peers.unfinished")
     shutil.rmtree(str(unfinished), ignore_errors=True)
@@ -187,7 +190,7 @@ def install_beside(*arguments):
     unfinished.rename(PEERS)
 
 
-def main():
+def main() -> int:
     """Install the lock that is named on the command line."""
     names = sorted(SPACE_GB)
     if sys.argv[1:] not in [[name] for name in names]:
@@ -199,7 +202,7 @@ def main():
         make_environment()
         install(sys.argv[1])
     except (InstallError, OSError) as error:
-        sys.stderr.write("colbert-zero: {}\n".format(error))
+        sys.stderr.write(f"colbert-zero: {error}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("colbert-zero: interrupted; run the same command again\n")

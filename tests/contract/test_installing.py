@@ -110,6 +110,17 @@ def test_too_little_space_is_one_line(tmp_path, monkeypatch, capsys):
     assert not install.ENVIRONMENT.exists()
 
 
+def test_a_host_that_becomes_a_laptop_is_asked_for_the_space_of_one(tmp_path, monkeypatch):
+    install = load(tmp_path)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 0))
+    install.ENVIRONMENT.mkdir()
+    (install.ENVIRONMENT / "host").touch()
+    install.check_space("host")
+    with pytest.raises(install.InstallError, match=r"takes 7\.0 GB"):
+        install.check_space("local")
+
+
 @pytest.mark.parametrize(
     ("output", "line"),
     [

@@ -99,7 +99,6 @@ def test_every_place_belongs_to_one_shard(tmp_path: Path) -> None:
     assert sum(table.num_rows for table, _ in pieces) == 50
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux lists the mapped files")
 def test_no_spill_stays_mapped_while_a_shard_is_made(tmp_path: Path) -> None:
     partition(batches([f"text {number}" for number in range(50)]), tmp_path / "part")
     (buckets,) = plan_shards([tmp_path / "part"], 100)

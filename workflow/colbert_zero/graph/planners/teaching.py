@@ -28,34 +28,34 @@ class TeacherPlanner:
         teacher = self._draft.entry("teachers", name, where)
         kind = only_key(teacher, tuple(KINDS), f"teachers.{name}")
         candidates = self._mining.candidates(teacher["miners"], shards, f"teachers.{name}")
-        return KINDS[kind](self._draft, self._bases, name, teacher, {"shards": shards, "candidates": candidates})
+        return KINDS[kind](self._draft, self._bases, name, teacher, shards, candidates)
 
 
-Inputs = dict[str, Spec | list[Spec]]
-"""The shards, and the candidates of each miner."""
-
-
-def _bm25(draft: Draft, _bases: BasePlanner, _name: str, teacher: Config, inputs: Inputs) -> Spec:
+def _bm25(draft: Draft, _bases: BasePlanner, _name: str, teacher: Config, shards: Spec, candidates: list[Spec]) -> Spec:
     """BM25."""
     settings = {"documents": teacher["documents"], **teacher["bm25"]}
-    return draft.add("scores", _label("bm25", inputs), settings, inputs)
+    return draft.add("scores", f"bm25.{shards.label}", settings, {"shards": shards, "candidates": candidates})
 
 
-def _neural(draft: Draft, bases: BasePlanner, name: str, teacher: Config, inputs: Inputs, *, kind: str) -> Spec:
+def _neural(
+    draft: Draft,
+    bases: BasePlanner,
+    name: str,
+    teacher: Config,
+    shards: Spec,
+    candidates: list[Spec],
+    *,
+    kind: str,
+) -> Spec:
     """A re-ranker."""
     neural = dict(teacher[kind])
     model = bases.base(neural.pop("model"), f"teachers.{name}")
     settings = {"documents": teacher["documents"], "teacher": {"kind": kind, **neural}}
-    return draft.add("scores", _label("neural", inputs), settings, {**inputs, "model": model})
+    inputs: dict[str, Spec | list[Spec]] = {"shards": shards, "candidates": candidates, "model": model}
+    return draft.add("scores", f"neural.{shards.label}", settings, inputs)
 
 
-def _label(kind: str, inputs: Inputs) -> str:
-    shards = inputs["shards"]
-    assert isinstance(shards, Spec)
-    return f"{kind}.{shards.label}"
-
-
-KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Inputs], Spec]] = {
+KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec, list[Spec]], Spec]] = {
     "bm25": _bm25,
     "cross-encoder": partial(_neural, kind="cross-encoder"),
     "causal-lm": partial(_neural, kind="causal-lm"),
