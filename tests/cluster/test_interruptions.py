@@ -172,13 +172,14 @@ def weights(folder):
 
 
 def test_preemption(training, prepared):
-    """A job of higher priority takes the node; SLURM requeues the training."""
-    training.write(short_study(slurm_extra="--nodelist=n3"))
+    """A job of higher priority takes the node's memory; SLURM requeues the training."""
+    # Most of the node's memory: other tests' jobs may stay beside, but not both of these.
+    training.write(short_study(mem_mb=12000, slurm_extra="--nodelist=n3"))
     process = training.start_until_checkpoint("--set-resources", "train_stage:slurm_partition=scavenge")
     job = training.running_job()
     preempting_job = slurm(
         *("sbatch", "--parsable", "--output=/dev/null"),
-        *("--partition=main", "--nodelist=n3", "--exclusive", "--wrap=sleep 1"),
+        *("--partition=main", "--nodelist=n3", "--mem=12000", "--wrap=sleep 1"),
     ).strip()
     attempts = training.wait_until_published(process)
     assert preempting_job not in training.jobs()
