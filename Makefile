@@ -6,12 +6,13 @@
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
 # make bench-train     each stage against the trainers of PyLate and sentence-transformers 6: samples/s and memory
+# make mutants         small changes of the code that no unit test notices; hours, or CHANGED=mining/corpus.py
 # make lock            the locks anew, from envs/*.in (needs uv)
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint host cluster test-cluster cluster-stop bench-data bench-train lock
+.PHONY: demo test lint host cluster test-cluster cluster-stop bench-data bench-train mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -46,6 +47,9 @@ bench-train: .venv/peers/installed
 
 bench-data bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
+
+mutants: .venv/installed
+	python tests/mutants.py --jobs $$(nproc) $(CHANGED)
 
 # The markers are touched last, so an interrupted installation is taken up again. The larger one does for the smaller.
 .venv/host: envs/host.txt envs/install.py pyproject.toml

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LFS_SUFFIXES = (".parquet", ".safetensors", ".gz")
@@ -33,6 +34,8 @@ class Hub:
         range_requests: The (path, Range header) of the requests with such a header.
         downloads: The paths whose bytes were requested, in order.
         authorizations: The Authorization headers of all requests.
+        answers: By "sha", "tree", "next", "etag", "location" or "refresh": what is answered in place of the commit, the
+            listing, the address of its next page, a file's ETag, its address, or its address for a Xet token.
     """
 
     address: str = ""
@@ -45,6 +48,7 @@ class Hub:
     range_requests: list[tuple[str, str]] = field(default_factory=list)
     downloads: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
+    answers: dict[str, Any] = field(default_factory=dict)
     _repositories: dict[tuple[str, str], dict[str, Path]] = field(default_factory=dict)
 
     def add(self, hub: str, folder: Path, kind: str = "datasets") -> str:
@@ -105,6 +109,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _json(self, value: object) -> None:
             content = json.dumps(value).encode()
             self.send_response(200)
+            if isinstance(value, list) and "next" in hub.answers:
+                self.send_header("Link", f'<{hub.answers["next"]}>; rel="next"')
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -119,7 +125,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             names = [path.relative_to(folder).as_posix() for path in files]
             if verb == "revision":
-                self._json({"id": hub, "sha": commit, "siblings": [{"rfilename": name} for name in names]})
+                sha = served.answers.get("sha", commit)
+                self._json({"id": hub, "sha": sha, "siblings": [{"rfilename": name} for name in names]})
+            elif "tree" in served.answers:
+                self._json(served.answers["tree"])
             else:
                 entries = [_entry(path, name) for path, name in zip(files, names, strict=True)]
                 self._json([*entries, *({**entries[0], "path": path} for path in served.phantom_paths)])
@@ -138,8 +147,18 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             content = (folder / name).read_bytes()
             etag = _entry(folder / name, name).get("lfs", {}).get("oid") or _git_sha1(content)
+            etag = hub.answers.get("etag", etag)
             if name in hub.corrupt:
                 content = bytes(len(content))
+            if not body and "location" in hub.answers:
+                self.send_response(302)
+                self.send_header("Location", hub.answers["location"])
+                self.send_header("Content-Length", "0")
+                self.send_header("X-Linked-Size", str(len(content)))
+                self.send_header("ETag", f'"{etag}"')
+                self.send_header("X-Repo-Commit", commit)
+                self.end_headers()
+                return
             start, size = 0, len(content)
             if requested := self.headers.get("Range"):
                 hub.range_requests.append((name, requested))
@@ -150,6 +169,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(size - start))
             self.send_header("ETag", f'"{etag}"')
             self.send_header("X-Repo-Commit", commit)
+            if "refresh" in hub.answers:
+                self.send_header("X-Xet-Hash", "0" * 64)
+                self.send_header("Link", f'<{hub.answers["refresh"]}>; rel="xet-auth"')
             self.send_header("Accept-Ranges", "bytes")
             self.end_headers()
             if not body:

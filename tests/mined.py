@@ -28,15 +28,19 @@ def publish_shards(pairs: Sequence[tuple[str, str]], rows_per_shard: int = 1000)
 
 
 def publish_candidates(
-    shards: Artifact, lists: Sequence[tuple[list[int], list[float], float]], label: str = "a"
+    shards: Artifact, lists: Sequence[tuple[list[int], list[float], float]], label: str = "a", depth: int = 100
 ) -> Artifact:
-    """Publish one miner's candidates: for each row, document numbers, scores and the positive's score."""
+    """Publish one miner's candidates: for each row, document numbers, scores and the positive's score.
+
+    Lists shorter than `depth` have all documents that score anything.
+    """
     positives = TrainingCorpus.from_shards(shards).positives
     rows = [
         Candidates(np.array(documents, np.int32), np.array(scores, np.float32), np.float32(positive_score))
         for documents, scores, positive_score in lists
     ]
-    spec = Spec("candidates", label, {"found": [list(row) for row in lists]}, {"shards": [shards.name]})
+    settings = {"found": [list(row) for row in lists], "depth": depth}
+    spec = Spec("candidates", f"{label}.mine", settings, {"shards": [shards.name]})
     return publish(spec, lambda folder: write_candidates(folder, rows, positives))
 
 

@@ -60,6 +60,14 @@ def tiny_bert(folder: Path, texts: Sequence[str]) -> Path:
     return _save(BertModel, config, tokenizer, folder)
 
 
+def tiny_dense(folder: Path, base: Path) -> Path:
+    """A sentence-transformers model of a base, with mean pooling."""
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(base), device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
 def _save(kind: Any, config: Any, tokenizer: Any, folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -5,10 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import get_profile_dir
+
+from colbert_zero.graph.study import Study
+from own_study import CONFIG, write_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,12 +48,14 @@ def test_slurm_profile_plans_the_whole_paper(paper):
     assert counts["teach_neural"] == 1
 
 
-def test_prompts_reach_the_shell_with_their_trailing_space(paper):
+def test_no_command_is_near_the_limit_of_an_argument(paper):
+    """Linux allows 128 KiB: what a step makes is in a file, which a dry run names and does not write."""
     _, output = paper
-    (command,) = [
-        line for line in output.splitlines() if "colbert_zero.machine.launch" in line and "16384" not in line
-    ][:1]
-    assert '"query_prompt":"search_query: "' in command
+    commands = [line for line in output.splitlines() if line.startswith("Shell command: ") and "--spec" in line]
+    assert len(commands) > 500
+    assert max(map(len, commands)) < 1000
+    assert all(re.search(r" --spec results/state/[^ ]+-[0-9a-f]{12}\.spec\.json ", line) for line in commands)
+    assert not list(ROOT.glob("results/state/**/*.spec.json"))
 
 
 def test_only_fetches_use_the_network(paper):
@@ -80,6 +87,57 @@ def test_bad_config_is_one_line_before_anything_runs(tmp_path, section, value, w
     assert {path.name for path in tmp_path.iterdir()} <= {"config.yaml", ".snakemake"}
 
 
+ATTACK = "__use_yte__: true\n__definitions__:\n  - import pathlib\n  - pathlib.Path('ran').touch()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (ATTACK, [], "config.yaml: __use_yte__ is not a setting"),
+        ("study: mine\n\tseed: 1\n", [], "config.yaml: line 2, column 1: not YAML: a tab cannot indent"),
+        (
+            None,
+            ["--configfile", str(ROOT / "local" / "config.yaml")],
+            "a study has one config, its folder's config.yaml",
+        ),
+    ],
+)
+def test_snakemake_never_reads_the_config_itself(tmp_path, text, options, words):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    arguments = ["--profile", "local", "--directory", str(tmp_path), "--dry-run", *options]
+    status, output = snakemake(*arguments)
+    lines = [line for line in output.splitlines() if not line.startswith("Using profile")]
+    assert status != 0
+    assert len(lines) == 1
+    assert lines[0].startswith(f"colbert-zero: {words}")
+    assert {path.name for path in tmp_path.iterdir()} <= {"config.yaml", ".snakemake"}
+
+
+def test_settings_of_the_command_line_are_checked_as_those_of_the_file(tmp_path):
+    shutil.copy(ROOT / "local" / "config.yaml", tmp_path)
+    arguments = ["--profile", "local", "--directory", str(tmp_path), "--dry-run", "--config"]
+    status, output = snakemake(*arguments, "study=other", "shards={rows_per_shard: 5}")
+    assert (status, output.count('config.yaml: shards.rows_per_shard: "5" is not a whole number')) == (1, 1)
+    status, output = snakemake(*arguments, "study=other", "seed=7")
+    assert status == 0, output
+    assert "The study other is complete" in output
+
+
+@pytest.mark.parametrize("name", ["local", "slurm"])
+def test_the_profile_is_the_profile_whatever_order_the_folder_is_listed_in(name, monkeypatch):
+    """Of a profile.yaml and a config.yaml in one folder, Snakemake would take the first that is listed."""
+    monkeypatch.chdir(ROOT)
+    chosen = set()
+    for names in (os.listdir(name), os.listdir(name)[::-1]):
+        monkeypatch.setattr("snakemake.cli.os.listdir", lambda folder, names=names: names)
+        chosen.add(get_profile_dir(name)[1].name)
+        monkeypatch.undo()
+        monkeypatch.chdir(ROOT)
+    (profile,) = chosen
+    assert profile.startswith("profile.")
+
+
 def test_a_forced_rule_deletes_nothing(tmp_path):
     """Snakemake deletes a forced rule's outputs; an artifact's only declared output can be written again."""
     plan = ROOT / "local" / "config.yaml"
@@ -102,3 +160,67 @@ def _target(folder, start):
     study = Study(read_config(folder / "config.yaml"), folder)
     (spec,) = [spec for spec in study.specs.values() if spec.name.startswith(start)]
     return str(spec.folder / "spec.json")
+
+
+# Real runs on this machine
+
+
+EVIL = "open({mark!r}, 'a').write(__name__ + ' ')\nraise SystemExit('a module of the study was imported')\n"
+
+
+@pytest.fixture
+def own_study(tmp_path):
+    """A study whose shards ask for more memory than any machine has."""
+    study = tmp_path / "study"
+    (study / "data").mkdir(parents=True)
+    write_data(study / "data")
+    config = CONFIG | {"resources": {"build_shards": {"mem_mb": 900_000_000}}}
+    (study / "config.yaml").write_text(yaml.safe_dump(config))
+    return study
+
+
+def make_shards(study, *flags):
+    """Make the shards of the study's two sources; returns what Snakemake writes."""
+    config = yaml.safe_load((study / "config.yaml").read_text())
+    targets = [spec.folder / "spec.json" for spec in Study(config, study).specs.values() if spec.kind == "shards"]
+    arguments = ["--profile", "local", "--directory", str(study), "--cores", "2", *flags, "--", *map(str, targets)]
+    status, output = snakemake(*arguments)
+    assert status == 0, output
+    assert all((study / target).is_file() for target in targets)
+    assert not list(study.glob("results/state/**/*.json"))
+    return output
+
+
+def test_a_study_cannot_bring_modules_along(own_study):
+    """Python would look for them in the folder that it starts in, before its own."""
+    names = {*sys.stdlib_module_names, *packages_distributions(), "colbert_zero", "sitecustomize", "usercustomize"}
+    mark = own_study / "imported"
+    for name in names:
+        (own_study / f"{name}.py").write_text(EVIL.format(mark=str(mark)))
+    make_shards(own_study)
+    assert not mark.exists()
+
+
+def test_no_more_runs_at_once_than_memory_holds(own_study):
+    output = make_shards(own_study)
+    assert "colbert-zero: resources.build_shards.mem_mb is 900000000, and this machine has " in output
+    first, second = [match.start() for match in re.finditer("Shuffle (lines|table) into shards", output)]
+    assert "(Rule: build_shards)" in output[first:second]
+
+
+def test_the_users_own_limit_of_memory_counts(own_study):
+    output = make_shards(own_study, "--resources", "mem_mb=2000000000")
+    assert "resources.build_shards.mem_mb" not in output
+    first, second = [match.start() for match in re.finditer("Shuffle (lines|table) into shards", output)]
+    assert "(Rule: build_shards)" not in output[first:second]
+
+
+@pytest.mark.parametrize("name", ["logs", "benchmarks", "resources", "results", ".snakemake"])
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_runs(own_study, name):
+    (own_study / name).symlink_to("/nowhere")
+    status, output = snakemake("--profile", "local", "--directory", str(own_study))
+    assert status == 1
+    ours = [line for line in output.splitlines() if line.startswith("colbert-zero: ")]
+    assert ours == [f"colbert-zero: {name} is in the way: move it away, then run the same command again"]
+    assert "Traceback" not in output
+    assert "Execute" not in output

@@ -156,6 +156,7 @@ sys.exit("sbatch: error: No more jobs today\\nsbatch: error: Batch job submissio
 class Submitted(NamedTuple):
     """What Snakemake passed to an sbatch that refuses every job, by rule and label; the environments; its output."""
 
+    folder: Path
     asked: dict
     environments: list
     said: str
@@ -196,7 +197,7 @@ def submitted(tmp_path_factory, programs, data):
         environments.append(environment)
         rule, _, wildcards = words[words.index("--comment") + 1].partition("_wildcards_")
         asked[rule.removeprefix("rule_"), wildcards.rpartition("_")[0]] = words
-    return Submitted(asked, environments, said, models)
+    return Submitted(folder / "study", asked, environments, said, models)
 
 
 def gpus(words):
@@ -263,6 +264,8 @@ def test_jobs_know_run_and_commit_and_what_images_see(submitted):
     assert len({environment[RUN_VARIABLE] for environment in submitted.environments}) == 1
     assert {environment[COMMIT_VARIABLE] for environment in submitted.environments} == {source_commit() or ""}
     for environment in submitted.environments:
+        # The Snakemake inside of a job starts in the study's folder: it must not import modules from there.
+        assert environment["PYTHONSAFEPATH"] == "1"
         visible = environment["APPTAINER_BIND"].split(",")
         assert str(ROOT / "workflow") in visible
         assert [path for path in visible if path.endswith("/large")]
@@ -281,9 +284,12 @@ def test_a_training_waits_for_its_collections_and_gets_their_names(submitted):
     words = next(
         words for words in map(shlex.split, submitted.said.splitlines()) if "--evaluate" in words and "--spec" in words
     )
-    asked = json.loads(words[words.index("--evaluate") + 1])
+    asked = json.loads((submitted.folder / words[words.index("--evaluate") + 1]).read_text())
     (name,) = asked["collections"]
-    assert asked == {"steps": [2], "collections": {name: False}}
+    assert asked == {
+        "steps": [2],
+        "collections": {name: {"drop_self": False, "query_length": 32, "document_length": 64}},
+    }
     assert name.startswith("collections/folder.mine-")
     assert f"resources/{name}/spec.json" in submitted.said
 
@@ -292,9 +298,8 @@ def test_a_training_gets_the_whole_spec_and_its_flags(submitted):
     """Read from the command of the job's shell."""
     said, models = submitted.said, submitted.models
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("Shell command: ")]
-    trainings = {
-        words[words.index("--spec") + 1]: words for words in commands if "colbert_zero.machine.launch" in words
-    }
+    launches = [words for words in commands if "colbert_zero.machine.launch" in words]
+    trainings = {(submitted.folder / words[words.index("--spec") + 1]).read_text(): words for words in launches}
     assert trainings.keys() == {spec.text for spec in models.values()}
     for stage, gpus_of_node in (("supervised", "1"), ("distillation", "4")):
         words = trainings[models[stage].text]

@@ -23,7 +23,7 @@ from colbert_zero.graph.artifact import (
     published_folders,
 )
 from colbert_zero.graph.config import read_config
-from colbert_zero.graph.console import UserError, run_reporting_errors
+from colbert_zero.graph.console import UserError, one_line, run_reporting_errors
 from colbert_zero.graph.digests import digest
 from colbert_zero.graph.study import Study
 
@@ -40,7 +40,7 @@ def status(study: Study) -> int:
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        sys.stdout.write("  ".join([*cells, line[-1]]) + "\n")
+        sys.stdout.write(one_line("  ".join([*cells, line[-1]])) + "\n")
     finished = sum((spec.folder / MANIFEST_FILE).is_file() for spec in study.specs.values())
     sys.stdout.write(f"{finished} of {len(study.specs)} artifacts of study {study.name} are there\n")
     return 0
@@ -63,7 +63,7 @@ def verify() -> int:
     folders = list(published_folders(Path()))
     findings = [finding for folder in folders for finding in _check_artifact(folder)]
     for finding in findings:
-        sys.stdout.write(finding + "\n")
+        sys.stdout.write(one_line(finding) + "\n")
     sys.stdout.write(f"{len(folders)} artifacts, {len(findings)} findings\n")
     return 1 if findings else 0
 
@@ -119,7 +119,8 @@ def table(study: Study) -> int:
     """
     report = Artifact.open(study.report.name)
     sys.stdout.write(report.file("table.md").read_text(encoding="utf-8"))
-    sys.stdout.write(f"\nThe report: {(study.folder / report.folder / 'report.html').resolve()}\n")
+    page = (study.folder / report.folder / "report.html").resolve()
+    sys.stdout.write(f"\nThe report: {one_line(str(page))}\n")
     return 0
 
 

@@ -12,29 +12,49 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from colbert_zero.machine import slurm
 from colbert_zero.graph.artifact import artifact_folder
-from colbert_zero.graph.console import UserError
+from colbert_zero.graph.config import CONFIG_FILE, read_config
+from colbert_zero.graph.arguments import delete_used_arguments, write_arguments
+from colbert_zero.graph.console import UserError, exit_on_error
 from colbert_zero.machine.failures import explain_failures
+from colbert_zero.machine.memory import available_memory_mb
 from colbert_zero.machine.images import (
     APPTAINER_TO_RUN,
     IMAGE_NAMES,
     check_apptainer,
+    check_paths,
     image_environment,
     planned_images,
 )
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.provenance import COMMIT_VARIABLE, RUN_VARIABLE, source_commit
 from colbert_zero.graph.study import Study
+from colbert_zero.graph.text_files import check_writable
 
-try:
-    study = Study(config, Path("."))
+with exit_on_error():
+    # There is no `configfile:`, since Snakemake runs expressions that it finds in one (YTE). `config` has what --config
+    # gives, in the Snakemake of each job too.
+    if (
+        workflow.config_settings.configfiles
+        or workflow.config_settings.replace_workflow_config
+    ):
+        raise UserError(
+            "a study has one config, its folder's config.yaml: leave out --configfile and --replace-workflow-config, "
+            "and name the folder with --directory"
+        )
+    study = Study(read_config(Path(CONFIG_FILE), config), Path("."))
     IMAGES = planned_images(study.config["images"], Path("."))
+    images_requested = (
+        DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+    )
+    if images_requested:
+        check_paths(Path("."), IMAGES.values())
     os.environ.update(image_environment(Path("."), os.environ))
-except UserError as error:
-    sys.exit(f"colbert-zero: {error}")
+    if workflow.is_main_process:
+        # Snakemake writes there, a dry run too.
+        check_writable(Path(".snakemake"))
 
-images_requested = (
-    DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
-)
+# No Python that is started from here on, such as a job's Snakemake, imports modules from the study's folder.
+os.environ["PYTHONSAFEPATH"] = "1"
 use_images = images_requested and shutil.which("apptainer") is not None
 if workflow.is_main_process:
     os.environ[RUN_VARIABLE] = uuid4().hex
@@ -45,15 +65,26 @@ if workflow.is_main_process:
 elif slurm.DEADLINE_VARIABLE not in os.environ:
     os.environ[slurm.DEADLINE_VARIABLE] = slurm.job_deadline()
 
-# Every step gets the package on its path and is offline, unless it is a fetch. Outside of an image, use this Python; an
-# image has its own. The shell survives SIGTERM, on which a training acts.
+# Every step gets the package on its path, not the study's folder, and is offline, unless it is a fetch. Outside of an
+# image, use this Python; an image has its own. The shell survives SIGTERM, on which a training acts.
 shell.prefix(
     "trap : TERM; ulimit -c 0; "
     f"[ -d /.singularity.d ] || export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
-    f"export PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false; "
+    f"export PYTHONPATH={quote(str(Path(workflow.basedir) / 'workflow'))} PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1; "
+    "export TOKENIZERS_PARALLELISM=false; "
 )
 
 resource = study.resource
+# On this machine, no more jobs run at once than its memory holds, unless the user says `--resources mem_mb=...`. A job
+# that asks for more than there is gets what there is, and so runs alone.
+MEMORY_MB = None
+if (
+    workflow.is_main_process
+    and workflow.resource_settings.nodes is None
+    and not {"mem", "mem_mb", "mem_mib"} & set(workflow.global_resources)
+):
+    MEMORY_MB = available_memory_mb()
+    workflow.register_resource("mem_mb", MEMORY_MB)
 # Each attempt at a training resumes from the last checkpoint, so a training may run into its time limit this often. The
 # Snakemake inside of a job retries nothing: that job's time may be up.
 TRAINING_RETRIES = 10 if workflow.is_main_process else 0
@@ -62,7 +93,7 @@ held_locks = []
 
 onstart:
     if workflow.is_main_process:
-        try:
+        with exit_on_error():
             # Replaces Snakemake's own lock, which a killed Snakemake leaves behind.
             held_locks.append(
                 acquire_lock(
@@ -87,11 +118,27 @@ onstart:
                 # With `--retries 0`, as with the local profile, do not retry a training either.
                 for step in workflow.rules:
                     step.restart_times = None
-        except UserError as error:
-            sys.exit(f"colbert-zero: {error}")
+            for folder in ("benchmarks", "logs", "resources", "results"):
+                check_writable(Path(folder))
+            jobs = workflow.dag.needrun_jobs()
+            write_arguments(
+                study,
+                [
+                    job.wildcards.key
+                    for job in jobs
+                    if "key" in job.wildcards.keys()
+                ],
+            )
+            for line in steps_beyond_memory():
+                print(f"colbert-zero: {line}", file=sys.stderr)
+
+
+onsuccess:
+    delete_used_arguments()
 
 
 onerror:
+    delete_used_arguments()
     log_text = "".join(Path(file).read_text(errors="replace") for file in log)
     for line in explain_failures(log_text, study):
         print(f"colbert-zero: {line}", file=sys.stderr)
@@ -102,6 +149,18 @@ wildcard_constraints:
     label="[^/]+",
     key="[0-9a-f]{12}",
     image="|".join(IMAGE_NAMES),
+
+
+def steps_beyond_memory():
+    """A line for each step that asks for more memory than this machine has."""
+    asked = {
+        step: of.get("mem_mb", 0) for step, of in study.config["resources"].items()
+    }
+    return [
+        f"resources.{step}.mem_mb is {mem_mb}, and this machine has {MEMORY_MB} MB free: such a step runs alone here"
+        for step, mem_mb in asked.items()
+        if MEMORY_MB is not None and mem_mb > MEMORY_MB
+    ]
 
 
 def input_specs(wildcards):
@@ -130,9 +189,9 @@ def shard_shares(wildcards):
     return shares(wildcards, "shards")
 
 
-def spec_json(wildcards):
-    """An artifact's spec as JSON, for `--spec`."""
-    return study.spec_of(wildcards.key).text
+def spec_file(wildcards):
+    """The file with an artifact's spec, for `--spec`."""
+    return str(study.spec_of(wildcards.key).argument_file("spec"))
 
 
 def local_path(wildcards):
@@ -142,7 +201,7 @@ def local_path(wildcards):
 
 def row_names(wildcards):
     """The names of the table's rows that an artifact is needed for, for messages."""
-    return ", ".join(sorted(study.used_by.get(wildcards.key, ())))
+    return study.rows_using(wildcards.key)
 
 
 def gpus_per_node_flag(step):
@@ -159,10 +218,9 @@ def gpu(step):
 
 
 def slurm_extra(step, *flags):
-    """Further flags of sbatch for a step."""
-    return " ".join(
-        filter(None, [gpus_per_node_flag(step), *flags, resource(step, "slurm_extra")])
-    )
+    """Further flags of sbatch for a step; quoted, for a list of nodes such as `node[1-4]` is a glob to a shell."""
+    own = map(quote, (resource(step, "slurm_extra") or "").split())
+    return " ".join(filter(None, [gpus_per_node_flag(step), *flags, *own]))
 
 
 def training_slurm_extra(wildcards):
@@ -201,7 +259,7 @@ def training_flags(wildcards):
         "maxsim": resource(step, "maxsim"),
         "loader-workers": resource(step, "loader_workers"),
         "evaluate": (
-            json.dumps(study.evaluations[wildcards.key])
+            study.spec_of(wildcards.key).argument_file("evaluate")
             if wildcards.key in study.evaluations
             else None
         ),
@@ -210,7 +268,7 @@ def training_flags(wildcards):
         word
         for name, value in flags.items()
         if value is not None
-        for word in (f"--{name}", value)
+        for word in (f"--{name}", str(value))
     ]
     return words + ["--tensorboard"] * bool(resource(step, "tensorboard"))
 

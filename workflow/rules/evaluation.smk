@@ -20,7 +20,7 @@ rule build_index:
         gpu=gpu("build_index"),
         slurm_extra=slurm_extra("build_index"),
     params:
-        spec=spec_json,
+        spec=spec_file,
         device=device("build_index"),
         rows=row_names,
     message:
@@ -48,7 +48,7 @@ rule search_index:
         gpu=gpu("search_index"),
         slurm_extra=slurm_extra("search_index"),
     params:
-        spec=spec_json,
+        spec=spec_file,
         device=device("search_index"),
         rows=row_names,
     message:
@@ -75,7 +75,7 @@ rule search_bm25:
         runtime=resource("search_bm25", "runtime"),
         slurm_extra=slurm_extra("search_bm25"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Search {wildcards.label} with BM25"
     shell:
@@ -100,7 +100,7 @@ rule measure_run:
         runtime=resource("measure_run", "runtime"),
         slurm_extra=slurm_extra("measure_run"),
     params:
-        spec=spec_json,
+        spec=spec_file,
         rows=row_names,
     message:
         "Measure {params.rows} on {wildcards.label}"

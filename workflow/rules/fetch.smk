@@ -19,7 +19,7 @@ rule read_docstrings_source:
         runtime=resource("read_docstrings", "runtime"),
         slurm_extra=slurm_extra("read_docstrings"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Read the documentation of {wildcards.label}"
     shell:
@@ -44,7 +44,7 @@ rule read_docstrings_collection:
         runtime=resource("read_docstrings", "runtime"),
         slurm_extra=slurm_extra("read_docstrings"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Read the held-out documentation of {wildcards.label}"
     shell:
@@ -63,7 +63,7 @@ rule fetch_source:
     conda:
         "../../envs/host.yaml"
     params:
-        spec=spec_json,
+        spec=spec_file,
         path=local_path,
     message:
         "Fetch the source {wildcards.label}"
@@ -83,7 +83,7 @@ rule fetch_collection:
     conda:
         "../../envs/host.yaml"
     params:
-        spec=spec_json,
+        spec=spec_file,
         path=local_path,
     message:
         "Fetch the collection {wildcards.label}"
@@ -103,7 +103,7 @@ rule fetch_base:
     conda:
         "../../envs/host.yaml"
     params:
-        spec=spec_json,
+        spec=spec_file,
         path=local_path,
     message:
         "Fetch the model {wildcards.label}"
@@ -129,7 +129,7 @@ rule build_base:
         runtime=resource("build_base", "runtime"),
         slurm_extra=slurm_extra("build_base"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Make the untrained model {wildcards.label}"
     shell:

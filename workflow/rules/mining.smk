@@ -19,7 +19,7 @@ rule mine_bm25:
         runtime=resource("mine_bm25", "runtime"),
         slurm_extra=slurm_extra("mine_bm25"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Search {wildcards.label} for candidates with BM25"
     shell:
@@ -45,7 +45,7 @@ rule mine_dense:
         gpu=gpu("mine_dense"),
         slurm_extra=slurm_extra("mine_dense"),
     params:
-        spec=spec_json,
+        spec=spec_file,
         device=device("mine_dense"),
     message:
         "Search {wildcards.label} for candidates with a dense encoder"
@@ -71,7 +71,7 @@ rule filter_negatives:
         runtime=resource("filter_negatives", "runtime"),
         slurm_extra=slurm_extra("filter_negatives"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Choose the negatives of {wildcards.label}"
     shell:

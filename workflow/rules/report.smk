@@ -14,7 +14,7 @@ rule write_report:
     container:
         image("torch")
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Write the report of {wildcards.label}"
     shell:

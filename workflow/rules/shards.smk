@@ -24,7 +24,7 @@ rule share_shards:
         runtime=resource("build_shards", "runtime"),
         slurm_extra=slurm_extra("build_shards"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Shuffle {wildcards.label}: the {wildcards.of}, share {wildcards.share} of {wildcards.jobs}"
     shell:
@@ -51,7 +51,7 @@ rule build_shards:
         runtime=resource("build_shards", "runtime"),
         slurm_extra=slurm_extra("build_shards"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Shuffle {wildcards.label} into shards"
     shell:
@@ -76,7 +76,7 @@ rule plan_batches:
         runtime=resource("plan_batches", "runtime"),
         slurm_extra=slurm_extra("plan_batches"),
     params:
-        spec=spec_json,
+        spec=spec_file,
         rows=row_names,
     message:
         "Plan the batches of the {wildcards.label} stage of {params.rows}"

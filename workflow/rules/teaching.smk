@@ -19,7 +19,7 @@ rule teach_bm25:
         runtime=resource("teach_bm25", "runtime"),
         slurm_extra=slurm_extra("teach_bm25"),
     params:
-        spec=spec_json,
+        spec=spec_file,
     message:
         "Score {wildcards.label} with BM25"
     shell:
@@ -45,7 +45,7 @@ rule teach_neural:
         gpu=gpu("teach_neural"),
         slurm_extra=slurm_extra("teach_neural"),
     params:
-        spec=spec_json,
+        spec=spec_file,
         device=device("teach_neural"),
     message:
         "Score {wildcards.label} with a re-ranker"

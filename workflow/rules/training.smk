@@ -25,7 +25,7 @@ rule train_stage:
         gpu=for_stage(gpu),
         slurm_extra=training_slurm_extra,
     params:
-        spec=spec_json,
+        spec=spec_file,
         rows=row_names,
         gpus=for_stage(resource, "gpu"),
         flags=training_flags,
@@ -63,7 +63,7 @@ rule train_stage_on_nodes:
         mpi="srun",
         slurm_extra=training_slurm_extra,
     params:
-        spec=spec_json,
+        spec=spec_file,
         rows=row_names,
         gpus=for_stage(resource, "gpu"),
         flags=training_flags,

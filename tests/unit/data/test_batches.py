@@ -5,16 +5,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest import MonkeyPatch
+from pytest import CaptureFixture, MonkeyPatch
 
-from colbert_zero.data.batches import make, plan_batches
-from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder, run_step
+from colbert_zero.data import orders
+from colbert_zero.data.batches import BatchPlan, make, negatives_per_row, plan_batches
+from colbert_zero.data.rows import PAIR_SCHEMA, TRIPLE_SCHEMA, RowWriter
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 
 UNSUPERVISED = """
@@ -110,17 +116,142 @@ def test_two_sources_that_share_a_name_are_refused() -> None:
         plan_batches([10, 10], ["a", "a"], 5, 1, 0)
 
 
-def test_the_artifact_holds_plan_and_counts(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = []
-    for label, rows in (("a", 23), ("b", 40)):
-        spec = Spec("shards", label, {})
-        spec.folder.mkdir(parents=True)
-        (spec.folder / SPEC_FILE).write_text(spec.text)
-        (spec.folder / MANIFEST_FILE).write_text(json.dumps({"outputs": {}, "facts": {"rows": rows}}))
-        names.append(spec.name)
-    spec = Spec("batches", "unsupervised", {"batch_size": 10, "epochs": 2, "seed": 1}, {"rows": names})
+def shards_of(label: str, rows: int, negatives: Sequence[int] | None = None, size: int = 9) -> Spec:
+    """Publish shards: `rows` pairs, or rows with so many negatives."""
+    spec = Spec("shards", label, {"of": list(negatives or [])})
+    spec.folder.mkdir(parents=True)
+    records = [{"query": f"q{row}", "document": f"d{row}"} for row in range(rows)]
+    for row, count in enumerate(negatives or []):
+        records[row]["negatives"] = [f"n{row}-{number}" for number in range(count)]  # type: ignore[assignment]
+    with RowWriter(spec.folder, TRIPLE_SCHEMA if negatives else PAIR_SCHEMA, size) as writer:
+        writer.write(records)
+    (spec.folder / SPEC_FILE).write_text(spec.text)
+    manifest = {"outputs": file_digests(spec.folder), "facts": writer.facts}
+    (spec.folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    return spec
+
+
+def planned(shards: list[Spec], stage: str = "unsupervised", **settings: int) -> tuple[Artifact, BatchPlan]:
+    spec = Spec("batches", stage, {"seed": 1, **settings}, {"rows": [one.name for one in shards]})
     assert run_step(make, None, ["--spec", spec.text]) == 0
-    assert pq.read_table(spec.folder / "plan.parquet").equals(plan_batches([23, 40], ["a", "b"], 10, 2, 1))
-    facts = json.loads((artifact_folder(spec.name) / MANIFEST_FILE).read_text())["facts"]
-    assert facts == {"steps": 12, "steps_by_source": {"a": 4, "b": 8}, "dropped_rows": {"a": 3, "b": 0}}
+    return Artifact.open(spec.name), opened(spec.name, shards)
+
+
+def opened(name: str, shards: list[Spec]) -> BatchPlan:
+    inputs = {"batches": [Artifact.open(name)], "rows": [Artifact.open(one.name) for one in shards]}
+    return BatchPlan(SimpleNamespace(input=lambda role: inputs[role][0], inputs=inputs.get))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(orders, "BLOCK_ROWS", 4)
+
+
+@pytest.mark.usefixtures("study")
+def test_the_artifact_holds_plan_and_counts() -> None:
+    artifact, plan = planned([shards_of("a", 23), shards_of("b", 40)], batch_size=10, epochs=1)
+    table = pq.read_table(artifact.file("plan.parquet"))
+    assert table.schema.names == ["step", "rows", "start"]
+    assert table.equals(plan_batches([23, 40], ["a", "b"], 10, 1, 1))
+    assert artifact.facts == {"steps": 6, "steps_by_source": {"a": 2, "b": 4}, "dropped_rows": {"a": 3, "b": 0}}
+    for step, source, start in zip(*table.to_pydict().values(), strict=True):
+        assert plan.read(step)["query"].to_pylist() == [f"q{row}" for row in range(start, start + 10)]
+        assert plan.source(step).spec.label == "ab"[source]
+        assert plan.negatives(step) is None
+
+
+@pytest.mark.usefixtures("study")
+def test_epochs_have_the_same_rows_in_other_company_and_any_step_can_be_read_first() -> None:
+    shards = [shards_of("a", 230, size=50), shards_of("b", 95, size=50)]
+    artifact, plan = planned(shards, batch_size=10, epochs=3)
+    once, _ = planned(shards, batch_size=10, epochs=1)
+    first = pq.read_table(once.file("plan.parquet"))
+    assert pq.read_table(artifact.file("plan.parquet")).slice(0, len(first)).drop_columns(["epoch"]).equals(first)
+    steps = [(plan.source(step).spec.label, plan.read(step)["query"].to_pylist()) for step in range(len(plan))]
+    per_epoch = len(first)
+    assert len(steps) == 3 * per_epoch
+    together: list[set[frozenset[tuple[str, str]]]] = []
+    for epoch in range(3):
+        of_epoch = steps[epoch * per_epoch : (epoch + 1) * per_epoch]
+        rows = [(label, query) for label, queries in of_epoch for query in queries]
+        assert len(set(rows)) == len(rows) == 320
+        assert Counter(label for label, _ in rows) == {"a": 230, "b": 90}
+        together.append(
+            {frozenset([(label, x), (label, y)]) for label, queries in of_epoch for x, y in combinations(queries, 2)}
+        )
+    # 32 batches have 1440 pairs. By chance one in 25 meets again in the larger source, one in 10 in the other.
+    assert all(len(one & other) < 140 for one, other in combinations(together, 2))
+    backwards = opened(artifact.name, shards)
+    for step in reversed(range(len(plan))):
+        assert backwards.read(step)["query"].to_pylist() == steps[step][1]
+
+
+@pytest.mark.usefixtures("study")
+def test_a_plan_of_several_epochs_without_orders_is_read_as_ranges() -> None:
+    shards = [shards_of("a", 40)]
+    spec = Spec("batches", "unsupervised", {"seed": 1, "batch_size": 10, "epochs": 2}, {"rows": [shards[0].name]})
+    spec.folder.mkdir(parents=True)
+    table = plan_batches([40], ["a"], 10, 2, 1)
+    pq.write_table(table, spec.folder / "plan.parquet")
+    (spec.folder / SPEC_FILE).write_text(spec.text)
+    (spec.folder / MANIFEST_FILE).write_text(
+        json.dumps({"outputs": file_digests(spec.folder), "facts": {"steps": len(table)}})
+    )
+    plan = opened(spec.name, shards)
+    for step, start in enumerate(table["start"].to_pylist()):
+        assert plan.read(step)["query"].to_pylist() == [f"q{row}" for row in range(start, start + 10)]
+        assert plan.negatives(step) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "expected"),
+    [
+        ([1, 10, 10, 10], 10, 10),
+        ([1, 2, 3, 4], 10, 3),
+        ([1, 2, 3], 10, 2),
+        ([50, 50, 7], 10, 10),
+        ([0, 0, 0, 4], 10, 1),
+        ([5], 3, 3),
+    ],
+)
+def test_a_source_gives_as_many_negatives_as_half_of_its_rows_have(counts: list[int], most: int, expected: int) -> None:
+    assert negatives_per_row(np.array(counts), most) == expected
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_rows_with_fewer_negatives_are_left_out_counted_and_never_read(epochs: int) -> None:
+    counts = [4 if row % 5 else row % 3 for row in range(43)]
+    shards = [shards_of("a", 43, counts), shards_of("b", 12, [9] * 12)]
+    artifact, plan = planned(shards, "supervised", batch_size=4, epochs=epochs, negatives=7)
+    assert artifact.facts["negatives"] == {"a": 4, "b": 7}
+    assert artifact.facts["rows_with_fewer_negatives"] == {"a": 9, "b": 0}
+    assert artifact.facts["dropped_rows"] == {"a": 2, "b": 0}
+    assert artifact.facts["steps_by_source"] == {"a": 8 * epochs, "b": 3 * epochs}
+    seen: Counter[tuple[str, str]] = Counter()
+    for step in range(len(plan)):
+        rows, label = plan.read(step), plan.source(step).spec.label
+        assert plan.negatives(step) == {"a": 4, "b": 7}[label]
+        assert all(len(texts) >= plan.negatives(step) for texts in rows["negatives"].to_pylist())
+        seen.update((label, query) for query in rows["query"].to_pylist())
+    assert max(seen.values()) <= epochs
+    assert seen.total() == epochs * (32 + 12)
+
+
+@pytest.mark.usefixtures("study")
+def test_a_plan_of_equal_lists_has_the_bytes_of_one_that_does_not_count_negatives() -> None:
+    shards = [shards_of("a", 43, [5] * 43)]
+    counted, _ = planned(shards, "supervised", batch_size=4, epochs=1, negatives=3)
+    plain, _ = planned(shards, "supervised", batch_size=4, epochs=1)
+    assert counted.manifest["outputs"] == plain.manifest["outputs"]
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("negatives", [None, [0] * 20])
+def test_a_source_without_any_negative_is_refused(capsys: CaptureFixture[str], negatives: list[int] | None) -> None:
+    shards = [shards_of("a", 20, [2] * 20), shards_of("b", 20, negatives)]
+    settings = {"seed": 1, "batch_size": 4, "epochs": 1, "negatives": 2}
+    spec = Spec("batches", "supervised", settings, {"rows": [one.name for one in shards]})
+    assert run_step(make, None, ["--spec", spec.text]) == 1
+    assert "colbert-zero: b: no row has negatives, and a supervised stage needs them; name" in capsys.readouterr().err

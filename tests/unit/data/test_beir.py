@@ -113,6 +113,132 @@ def test_a_truncated_gzip_is_refused(folder: Path) -> None:
     assert "corpus.jsonl.gz: damaged" in refusal(folder)
 
 
+JUDGED = {"q1": {"d2": 1}, "q2": {"d1": 2, "d2": 0}}
+LAYOUTS = {
+    "no header": "q1\td2\t1\nq2\td1\t2\nq2\td2\t0\n",
+    "quoted by csv": '"query-id"\t"corpus-id"\t"score"\n"q1"\t"d2"\t"1"\n"q2"\t"d1"\t"2"\n"q2"\t"d2"\t"0"\n',
+    "other words": "Query_ID\tdoc_id\trelevance\nq1\td2\t1\nq2\td1\t2\nq2\td2\t0\n",
+    "other order": "score\tqid\tdocid\n1\tq1\td2\n2\tq2\td1\n0\tq2\td2\n",
+    "pandas with index": "\tquery-id\tcorpus-id\tscore\n0\tq1\td2\t1\n1\tq2\td1\t2\n2\tq2\td2\t0\n",
+    "TREC with spaces": "q1 0 d2 1\nq2 0  d1 2\nq2 0 d2 0\n",
+    "TREC with tabs": "q1\tQ0\td2\t1\nq2\tQ0\td1\t2\nq2\tQ0\td2\t0\n",
+    "TREC with a header": "query_id\titeration\tdoc_id\trelevance\nq1\t0\td2\t1\nq2\t0\td1\t2\nq2\t0\td2\t0\n",
+    "padded": "q1 \t d2\t1 \nq2\td1\t 2\nq2\td2\t0\n",
+    "Windows": "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td2\t1.0\r\nq2\td1\t2e0\r\nq2\td2\t-0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("content", LAYOUTS.values(), ids=LAYOUTS)
+def test_judgements_are_the_same_in_every_layout(folder: Path, content: str) -> None:
+    (folder / "qrels/test.tsv").write_text(content, encoding="utf-8", newline="")
+    assert beir.read_qrels(folder) == JUDGED
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("query\tpassage\tlabel", "the header query-id corpus-id score"),
+        ("query-id\tcorpus-id\tscore\tlabel", "the header query-id corpus-id score"),
+        ("q1\t1\td2\t1", "neither a judgement"),
+        ("query-id,corpus-id,score", "with tabs between"),
+        ("q1 d2 1", "with tabs between"),
+    ],
+)
+def test_a_first_line_of_another_kind_is_refused_with_what_is_expected(folder: Path, line: str, complaint: str) -> None:
+    (folder / "qrels/test.tsv").write_text(f"{line}\nq1\td2\t1\n")
+    message = refusal(folder)
+    assert "test.tsv:1: " in message and complaint in message
+
+
+ODD_IDS = [
+    '"',
+    '"d"',
+    'd"',
+    '""',
+    "\u3000d",
+    "d\xa0",
+    "d\u2028e",
+    "\x85",
+    "d\x1c",
+    "'d'",
+    "\x1b[2J",
+    "007",
+    "1.0",
+]
+
+
+@pytest.mark.parametrize("name", ODD_IDS)
+def test_an_id_is_the_same_text_in_every_file(folder: Path, name: str) -> None:
+    beir.write_collection(folder, [Document(name, "", "text"), DOCUMENTS[0]], {name: "query"}, {name: {name: 1}})
+    collection = Collection.open(folder)
+    assert [document.id for document in collection.documents()] == [name, "d1"]
+    assert (list(collection.judged_queries), collection.qrels) == ([name], {name: {name: 1}})
+    assert beir.check_collection(folder)["judgements_of_unknown_documents"] == 0
+
+
+def test_only_an_id_that_begins_with_a_quote_is_quoted(folder: Path) -> None:
+    beir.write_collection(folder, DOCUMENTS, QUERIES, {"q1": {'<dbpedia:"Heroes">': 1, '"Heroes"': 2}})
+    lines = (folder / "qrels/test.tsv").read_text().splitlines()
+    assert lines[1:] == ['q1\t<dbpedia:"Heroes">\t1', 'q1\t"""Heroes"""\t2']
+
+
+@pytest.mark.parametrize(
+    ("judgements", "words"),
+    [
+        ("q1\t007\t1\nq1\t008\t1\n", ("judges no document of corpus.jsonl", "'007', '008'", "'d1', 'd2', 'd3'")),
+        ("1.0\td1\t1\n", ("judges no query of queries.jsonl", "'1.0'", "'q2', 'q1', 'q3'")),
+        ("q1\td1\t0\nq2\td1\t-1\n", ("none of its 2 scores is above 0",)),
+        ("q1\tgone\t1\nnobody\td1\t1\n", ("none of its 2 positive judgements", "('q1', 'gone')")),
+        ("q1\td1\t0\nq1\tgone\t1\n", ("judges no document", "'gone'")),
+        ("", ("no judgement in it",)),
+        ("query-id\tcorpus-id\tscore\n", ("no judgement in it",)),
+    ],
+)
+def test_judgements_of_which_none_is_positive_and_known_are_refused(
+    folder: Path, judgements: str, words: tuple[str, ...]
+) -> None:
+    (folder / "qrels/test.tsv").write_text(judgements)
+    message = refusal(folder)
+    for word in (str(folder / "qrels/test.tsv"), "nothing to evaluate", *words):
+        assert word in message
+
+
+@pytest.mark.parametrize(("unknown", "warned"), [(1, False), (2, True)])
+def test_a_large_part_of_unknown_ids_is_a_warning_that_shows_both_sides(
+    folder: Path, caplog: pytest.LogCaptureFixture, unknown: int, warned: bool
+) -> None:
+    documents = [Document(f"d{number}", "", "text") for number in range(10)]
+    judged = [f"d{number}" for number in range(10 - unknown)] + [f"0{number}" for number in range(unknown)]
+    beir.write_collection(folder, documents, QUERIES, {"q1": dict.fromkeys(judged, 1)})
+    with caplog.at_level(logging.WARNING, "colbert_zero"):
+        assert beir.check_collection(folder)["judgements_of_unknown_documents"] == unknown
+    assert caplog.messages == (
+        [
+            f"{folder / 'qrels/test.tsv'}: warning: 2 of 10 judgements are of unknown documents, such as '00', '01', "
+            "where the collection has 'd0', 'd1', 'd2': they count as never retrieved"
+        ]
+        if warned
+        else []
+    )
+
+
+def test_texts_that_are_all_empty_are_refused(folder: Path) -> None:
+    write_lines(folder / "queries.jsonl", {"_id": "q1", "text": " "}, {"_id": "q2", "text": ""})
+    assert "each of the 2 queries is empty" in refusal(folder)
+    write_lines(folder / "corpus.jsonl", {"_id": "d1", "text": "", "body": "a"}, {"_id": "d2", "text": None})
+    assert "each of the 2 documents is empty" in refusal(folder)
+
+
+@pytest.mark.parametrize("split", ["../../x", "/etc/x", "a/b", "", ".", "..", "x\n", "x\x1b[2J"])
+def test_a_split_stays_in_its_folder(folder: Path, split: str) -> None:
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        beir.read_qrels(folder, split)
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        beir.write_collection(folder, DOCUMENTS, QUERIES, QRELS, split)
+    assert sorted(folder.parent.rglob("*")) == before
+
+
 @pytest.mark.parametrize("header", ["", "query-id\tcorpus-id\tscore\r\n", "\ufeffquery-id\tcorpus-id\tscore\n"])
 def test_qrels_read_with_or_without_header_and_with_scores_as_floats(folder: Path, header: str) -> None:
     (folder / "qrels/test.tsv").write_text(f"{header}q1\td2\t1.0\r\n\nq2\td1\t-1\n", encoding="utf-8", newline="")
@@ -129,6 +255,15 @@ def test_qrels_read_with_or_without_header_and_with_scores_as_floats(folder: Pat
         ("q1\td2\t0.5", "'0.5' is not a whole number"),
         ("q1\td2\tnan", "'nan' is not a whole number"),
         ("q2\td1\t1", "two different scores"),
+        ("q1\td2\t1_0", "'1_0' is not a whole number"),
+        ("q1\td2\t\u0661", "is not a whole number"),
+        ("q1\td2\tinf", "'inf' is not a whole number"),
+        ("q1\td2\t1e999", "'1e999' is not a whole number"),
+        ("q1\td2\t2147483648", "beyond 1000000"),
+        ("q1\td2\t-1e20", "beyond 1000000"),
+        ('q1\t"d2\t1', "does not end"),
+        ('q1\t"d"2\t1', "does not end"),
+        ("q1\t0\td2\t1", "with tabs between"),
     ],
 )
 def test_a_malformed_judgement_is_refused_with_its_line(folder: Path, row: str, complaint: str) -> None:
@@ -155,6 +290,12 @@ def test_a_judgement_repeated_with_the_same_score_counts_once(folder: Path) -> N
         (b'{"id": "d9", "text": "a"}', "no _id"),
         (b'{"_id": "", "text": "a"}', "no _id"),
         (b'{"_id": "d 9", "text": "a"}', "white space"),
+        (b'{"_id": "d9\\n", "text": "a"}', "white space"),
+        (b'{"_id": "\\ufeffd9", "text": "a"}', "byte order mark"),
+        (b'{"_id": 1.0, "text": "a"}', "_id is 1.0, not a string"),
+        (b'{"_id": true, "text": "a"}', "_id is True, not a string"),
+        (b'{"_id": null, "text": "a"}', "no _id"),
+        (b'{"_id": ["d9"], "text": "a"}', "_id is ['d9'], not a string"),
         (b'{"_id": "d9", "body": "a"}', "no text"),
         (b'{"_id": "d9", "text": ["a"]}', "text must be a string or null, not list"),
         (b'{"_id": "d9", "text": "a", "title": 3}', "title must be a string or null, not int"),

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from colbert_zero.data import fetch
-from colbert_zero.graph.artifact import Artifact, Spec, content_digest, file_digests, run_step
+from colbert_zero.data.hub import _check_paths, _checked_commit, _data_file_globs
+from colbert_zero.graph.artifact import Artifact, Job, Spec, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.local_files import DigestCache
 from hub_server import Hub, serve_hub
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
@@ -202,20 +204,152 @@ def test_a_source_that_differs_from_its_settings_is_refused_in_one_line(
     from_hub(hub, study, "sources", source_settings("someone/pairs", commit, 3) | change).refused(*words)
 
 
-def test_a_path_out_of_the_folder_is_never_fetched(hub: Hub, study: Path, tmp_path: Path) -> None:
-    write_rows(tmp_path / "data/data/squad-00000-of-00001.parquet", 3)
-    commit = hub.add("someone/pairs", tmp_path / "data")
-    hub.phantom_paths = ["data/squad-../../../../escaped.parquet"]
-    from_hub(hub, study, "sources", source_settings("someone/pairs", commit, None)).refused("escaped.parquet", "out of")
+FILE = "data/squad-0.parquet"
+
+
+def pinned_source(hub: Hub, folder: Path) -> dict[str, Any]:
+    """Serve a source of one file; return settings that pin its commit."""
+    write_rows(folder / FILE, 3)
+    return source_settings("someone/pairs", hub.add("someone/pairs", folder), 3)
+
+
+def tree_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.mark.parametrize(
+    "sha",
+    [
+        "../../escaped",
+        "/tmp/escaped",
+        f"{COMMIT}\n",
+        COMMIT.upper(),
+        "٠" * 40,
+        "main",
+        "",
+        COMMIT[:39],
+        None,
+        7,
+        [COMMIT],
+    ],
+)
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_a_commit_is_40_hex_digits(sha: Any, revision: str) -> None:
+    with pytest.raises(UserError, match=r"someone/pairs: the Hub answers .* not 40 hex digits"):
+        _checked_commit("someone/pairs", revision, sha)
+
+
+def test_a_commit_is_the_pinned_one() -> None:
+    assert _checked_commit("someone/pairs", "main", COMMIT) == COMMIT
+    assert _checked_commit("someone/pairs", COMMIT.upper(), COMMIT) == COMMIT
+    with pytest.raises(UserError, match=f"{COMMIT}, but {'0' * 40} was asked for"):
+        _checked_commit("someone/pairs", "0" * 40, COMMIT)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"sha": "../../../../../escaped"},
+        {"sha": "0" * 40},
+        {"tree": {"error": "no listing"}},
+        {"tree": [{"type": "file", "path": 5}]},
+        {"etag": "x/../../../../../escaped"},
+    ],
+    ids=["sha is a path", "another commit", "no listing", "no path", "ETag is a path"],
+)
+def test_a_hostile_answer_is_one_line_and_writes_nothing(
+    hub: Hub, study: Path, tmp_path: Path, answers: dict[str, Any]
+) -> None:
+    settings = pinned_source(hub, tmp_path / "data")
+    hub.answers = answers
+    before = sorted(tmp_path.iterdir())
+    from_hub(hub, study, "sources", settings).refused("HF_ENDPOINT")
+    assert not hub.downloads
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "home") == before
+    assert not [path for path in tmp_path.rglob("*") if "escaped" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("../escaped.parquet", "out of its folder"),
+        ("data/../../escaped.parquet", "out of its folder"),
+        ("/etc/escaped.parquet", "out of its folder"),
+        ("data/..\\escaped.parquet", "out of its folder"),
+        ("C:/escaped.parquet", "out of its folder"),
+        ("data//0.parquet", "out of its folder"),
+        ("data/./0.parquet", "out of its folder"),
+        ("data/", "out of its folder"),
+        ("", "out of its folder"),
+        ("data/\x1b[2J\ncolbert-zero: forged", r"\\x1b\[2J\\ncolbert-zero: forged"),
+        ("data/\u202e.parquet", "cannot be a file's name"),
+        ("data/\ud800.parquet", "cannot be a file's name"),
+        (f"data/{'x' * 250}.parquet", "cannot be a file's name"),
+        ("data/a.parquet/b.parquet", "cannot be a file's name"),
+        ("data/A.parquet", "one file on some systems"),
+        ("data/e\u0301.parquet", "one file on some systems"),
+        ("spec.json", "kept for other files"),
+        ("manifest.json", "kept for other files"),
+        (".cache/huggingface/download/a.metadata", "kept for other files"),
+    ],
+)
+def test_a_path_that_cannot_be_a_file_of_the_folder_is_refused(path: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        _check_paths("someone/pairs", ["data/a.parquet", "data/\xe9.parquet", path])
+
+
+def test_a_hostile_path_is_fetched_neither_alone_nor_with_others(hub: Hub, study: Path, tmp_path: Path) -> None:
+    settings = pinned_source(hub, tmp_path / "data")
+    hub.phantom_paths = ["data/squad-../../../../escaped.parquet", "data/squad-\x1b[2J\ncolbert-zero: forged.parquet"]
+    # Listed but not asked for, they do no harm.
+    from_hub(hub, study, "sources", settings | {"files": [FILE]}).artifact.file(FILE)
+    hub.downloads.clear()
+    from_hub(hub, study, "sources", settings | {"files": ["*escaped*"]}).refused("escaped.parquet", "out of its folder")
+    line = from_hub(hub, study, "sources", settings | {"files": ["nothing"]}).refused("\\x1b[2J\\ncolbert-zero: forged")
+    assert line.isprintable()
     assert not hub.downloads
 
 
-@pytest.mark.parametrize("score", [0.5, None, "high"])
-def test_a_grade_that_is_no_whole_number_is_refused(tmp_path: Path, score: Any) -> None:
+@pytest.mark.parametrize("answer", ["next", "refresh", "location"])
+def test_the_token_is_sent_to_no_other_server(hub: Hub, study: Path, tmp_path: Path, answer: str) -> None:
+    settings = pinned_source(hub, tmp_path / "data")
+    hub.token = TOKEN
+    with serve_hub() as other:
+        other.add("someone/pairs", tmp_path / "data")
+        path = f"datasets/someone/pairs/resolve/{settings['revision']}/{FILE}"
+        hub.answers[answer] = f"{other.address.replace('127.0.0.1', 'localhost')}/{path}"
+        outcome = from_hub(hub, study, "sources", settings, HF_TOKEN=TOKEN)
+        if answer == "location":  # a storage server, which needs no token
+            assert outcome.artifact.facts["rows"] == 3
+        else:
+            assert TOKEN not in outcome.refused("asks to send the token to localhost")
+        assert not other.authorizations
+
+
+@pytest.mark.parametrize("score", [0.5, None, "high", True, 2**31, float("nan")])
+def test_a_grade_that_is_no_small_whole_number_is_refused(tmp_path: Path, score: Any) -> None:
     path = tmp_path / "test.jsonl"
     path.write_bytes(as_lines([{"query-id": "q1", "corpus-id": "d1", "score": score}]))
     with pytest.raises(UserError, match=r"test\.jsonl:1: .*score"):
         fetch._read_qrels([path], "test")
+
+
+@pytest.mark.parametrize("name", [1.0, True, ["d1"], {"id": 1}, b"d1"])
+def test_an_id_that_is_neither_text_nor_a_whole_number_is_refused(tmp_path: Path, name: Any) -> None:
+    path = tmp_path / "test.parquet"
+    path.write_bytes(as_parquet([{"query-id": "q1", "corpus-id": name, "score": 1}]))
+    with pytest.raises(UserError, match=r"test\.parquet, row 1: corpus-id is .*, not a string"):
+        fetch._read_qrels([path], "test")
+
+
+@pytest.mark.parametrize("names", [("query-id", "corpus-id", "score"), ("query_id", "doc_id", "relevance")])
+def test_ids_that_are_whole_numbers_are_read_as_texts(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    path = tmp_path / "test.parquet"
+    path.write_bytes(as_parquet([dict(zip(names, (7, 2**60, 1.0), strict=True))]))
+    assert fetch._read_qrels([path], "test") == {"7": {str(2**60): 1}}
 
 
 def test_offline_is_one_clear_line(study: Path) -> None:
@@ -261,6 +395,29 @@ def test_scored_files_are_found_by_the_cards_configurations(hub: Hub, study: Pat
 
     files["train"] = ["config:trains"]
     from_hub(hub, study, "sources", source_settings("someone/scores", commit, 2, files)).refused("trains", "documents")
+
+
+@pytest.mark.parametrize(
+    "value", [5, {"split": "train"}, [{"path": 5}], [[[[["x"]]]]]], ids=["number", "no path", "no text", "deep"]
+)
+def test_data_files_that_are_none_are_an_error(value: Any) -> None:
+    with pytest.raises((TypeError, KeyError)):
+        list(_data_file_globs(value))
+
+
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    + ["configs: [{config_name: train, data_files: *a8}]"]
+)
+
+
+@pytest.mark.parametrize("card", ["configs: [5]", "configs: {", BOMB], ids=["no map", "no YAML", "aliases"])
+def test_a_card_that_is_none_is_one_line(hub: Hub, study: Path, tmp_path: Path, card: str) -> None:
+    write_rows(tmp_path / "data/scores.parquet", 2)
+    (tmp_path / "data/README.md").write_text(f"---\n{card}\n---\nA card.\n")
+    commit = hub.add("someone/scores", tmp_path / "data")
+    from_hub(hub, study, "sources", source_settings("someone/scores", commit, 2, ["config:train"])).refused("card")
 
 
 DOCUMENTS = [
@@ -339,7 +496,7 @@ def test_a_collection_with_other_counts_is_refused(hub: Hub, study: Path, tmp_pa
 def write_model(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(b"{}" if name.endswith(".json") else name.encode())
     return folder
 
 
@@ -351,11 +508,25 @@ def test_only_the_files_of_a_model_that_cannot_run_code_are_fetched(hub: Hub, st
         "model.safetensors",
         "tokenizer.json",
     ]
+    # What the tokenizers of PhoBERT, T5, Qwen and ProphetNet read, and the settings of a Stanford checkpoint.
+    selected += ["artifact.metadata", "bpe.codes", "spiece.model", "qwen.tiktoken", "prophetnet.tokenizer", "vocab.txt"]
     others = ["README.md", "modeling.py", "onnx/model.onnx", "optimizer.pt", "pytorch_model.bin", "training_args.bin"]
     commit = hub.add("someone/model", write_model(tmp_path / "model", *selected, *others), "models")
     artifact = from_hub(hub, study, "bases", {"hub": "someone/model", "revision": commit}).artifact
-    assert artifact.files() == selected
+    assert artifact.files() == sorted(selected)
     assert artifact.facts["commit"] == commit
+
+
+def test_a_model_whose_config_names_code_is_not_fetched(
+    hub: Hub, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "model", "config.json", "model.safetensors")
+    (folder / "modules.json").write_text('[{"type": "models/m--mod.Evil", "path": ""}]')
+    commit = hub.add("someone/model", folder, "models")
+    hubs = from_hub(hub, study, "bases", {"hub": "someone/model", "revision": commit})
+    hubs.refused(f"someone/model at {commit}", "models/m--mod.Evil")
+    settings = {"sha256": content_digest(file_digests(folder))}
+    from_path("bases", "folder.mine", settings, folder, capsys).refused(f"{folder}: modules.json", "models/m--mod.Evil")
 
 
 def test_a_model_of_pickles_is_refused(hub: Hub, study: Path, tmp_path: Path) -> None:
@@ -389,6 +560,7 @@ def test_a_model_folder_is_copied_without_another_artifacts_spec(
     settings = {"sha256": content_digest(file_digests(folder))}
     artifact = from_path("bases", "folder.mine", settings, folder, capsys).artifact
     assert artifact.files() == ["config.json", "model.safetensors"]
+    assert artifact.facts == {"path": str(folder)}
 
 
 def test_a_local_file_is_the_one_that_was_planned_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,6 +594,49 @@ def test_a_local_file_that_is_not_a_source_is_refused(
     from_path("sources", "file.mine", settings, path, capsys).refused(*words)
 
 
+def several_files(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
+    """Write the files of a source; its settings."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    digests = [{"name": name, "sha256": file_digest(folder / name)} for name in sorted(files)]
+    return {"files": digests, "columns": COLUMNS}
+
+
+def test_a_source_of_several_local_files_keeps_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = b'{"query": "a", "document": "b"}\n'
+    settings = several_files(tmp_path / "own", {"b.jsonl": line, "a/1.jsonl": 2 * line, "a/2.jsonl": line})
+    artifact = from_path("sources", "file.mine", settings, tmp_path / "own", capsys).artifact
+    assert artifact.facts == {"rows": 4, "files": ["a/1.jsonl", "a/2.jsonl", "b.jsonl"]}
+    assert artifact.file("a/1.jsonl").read_bytes() == 2 * line
+    # The columns of each file are looked at: the last one's mistake is found now.
+    settings = several_files(tmp_path / "own", {"a.jsonl": line, "b.jsonl": b'{"query": "a", "text": "b"}\n'})
+    from_path("sources", "file.mine", settings, tmp_path / "own", capsys).refused(
+        "b.jsonl", "'document'", "query, text"
+    )
+
+
+def test_a_source_of_several_local_files_is_the_one_that_was_planned_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = b'{"query": "a", "document": "b"}\n'
+    settings = several_files(tmp_path / "own", {"a.jsonl": line, "b.jsonl": line})
+    (tmp_path / "own" / "b.jsonl").write_bytes(2 * line)
+    from_path("sources", "file.mine", settings, tmp_path / "own", capsys).refused("own/b.jsonl changed", "snakemake")
+    (tmp_path / "own" / "b.jsonl").unlink()
+    from_path("sources", "file.mine", settings, tmp_path / "own", capsys).refused("own/b.jsonl does not exist")
+    os.mkfifo(tmp_path / "own" / "b.jsonl")
+    from_path("sources", "file.mine", settings, tmp_path / "own", capsys).refused("own/b.jsonl is a pipe")
+
+
+@pytest.mark.parametrize("name", ["../out.jsonl", "/etc/passwd", "a/../../out.jsonl", "spec.json", "a//b.jsonl"])
+def test_a_name_that_leads_out_of_the_source_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    settings = {"files": [{"name": name, "sha256": "0" * 64}], "columns": COLUMNS}
+    from_path("sources", "file.mine", settings, tmp_path, capsys).refused("cannot be the name of a source's file")
+
+
 def beir_folder(folder: Path) -> Path:
     for name, content in LAYOUTS["jsonl"].items():
         if name.startswith(("corpus", "queries")):
@@ -449,6 +664,22 @@ def test_a_folder_that_changed_is_refused(tmp_path: Path, capsys: pytest.Capture
     from_path("collections", "folder.mine", settings, folder, capsys).refused(str(folder), "changed")
 
 
+@pytest.mark.parametrize("kind", ["sources", "collections"])
+def test_what_changed_unseen_is_read_anew_by_the_next_plan(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """A file system that shows no change to a file must not keep a study from going on for ever."""
+    folder = beir_folder(tmp_path / "mine")
+    path = folder / "queries.jsonl" if kind == "sources" else folder
+    settings = {"sha256": "0" * 64, "file": path.name, "columns": COLUMNS, "split": "test"}
+    cache = DigestCache(study)
+    assert cache.get(path, lambda path: "0" * 64) == cache.get(path, lambda path: "new") == "0" * 64
+    cache.save()
+    label = "file.mine" if kind == "sources" else "folder.mine"
+    from_path(kind, label, settings, path, capsys).refused("changed since the workflow was planned: run snakemake")
+    assert DigestCache(study).get(path, lambda path: "new") == "new"
+
+
 def test_links_are_followed_inside_a_folder_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = beir_folder(tmp_path / "mine")
     (folder / "corpus.jsonl").rename(folder / "documents.jsonl")
@@ -462,6 +693,57 @@ def test_links_are_followed_inside_a_folder_only(tmp_path: Path, capsys: pytest.
     (folder / "queries.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
     settings = {"split": "test", "sha256": content_digest(file_digests(folder))}
     from_path("collections", "folder.mine", settings, folder, capsys).refused("queries.jsonl", "link")
+
+
+def permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """The usual umask: others may read what is written."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("original", "copied", "folder"),
+    [(0o600, 0o600, 0o700), (0o640, 0o640, 0o750), (0o644, 0o644, 0o755), (0o400, 0o600, 0o700)],
+)
+@pytest.mark.usefixtures("umask")
+def test_a_copy_is_as_private_as_its_original_and_so_is_what_is_made_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], original: int, copied: int, folder: int
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b'{"query": "a", "document": "b"}\n')
+    path.chmod(original)
+    settings = {"file": path.name, "sha256": file_digest(path), "columns": COLUMNS}
+    artifact = from_path("sources", "file.mine", settings, path, capsys).artifact
+    assert permissions(artifact.file(path.name)) == permissions(artifact.folder / "manifest.json") == copied
+    assert permissions(artifact.folder) == folder
+    assert permissions(path) == original
+
+    def derive(job: Job) -> dict[str, int]:
+        (job.folder / "texts").write_bytes(job.input("source").file(path.name).read_bytes())
+        return {}
+
+    spec = Spec("shards", "mine", {}, {"source": [artifact.name]})
+    assert run_step(derive, "", ["--spec", spec.text]) == 0
+    assert (permissions(spec.folder), permissions(spec.folder / "texts")) == (folder, copied)
+
+
+@pytest.mark.parametrize("private", ["corpus.jsonl", "qrels/test.tsv", "."])
+@pytest.mark.usefixtures("umask")
+def test_one_private_file_makes_the_whole_copy_private(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], private: str
+) -> None:
+    folder = beir_folder(tmp_path / "mine")
+    (folder / private).chmod(0o700)
+    settings = {"split": "test", "sha256": content_digest(file_digests(folder))}
+    artifact = from_path("collections", "folder.mine", settings, folder, capsys).artifact
+    assert permissions(artifact.folder) == 0o700
+    assert {permissions(artifact.file(name)) for name in artifact.files()} == {0o600}
 
 
 def test_a_bad_line_is_named_in_the_users_own_file(

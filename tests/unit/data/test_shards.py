@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,70 @@ def test_losses_are_counted_by_reason() -> None:
     }
 
 
-def test_negatives_stay_with_their_row_and_blank_ones_are_dropped() -> None:
+def test_negatives_stay_with_their_row_and_blank_ones_are_removed() -> None:
     rows = [{**row, "negatives": [row["document"] + " not", " ", "other "]} for row in ROWS]
-    rows.append({"query": "alone", "document": "without"})
     for row in rows_in(shards_of({"a.jsonl": rows})):
-        expected = [] if row["query"] == "alone" else [row["document"] + " not", "other"]
-        assert row["negatives"] == expected
+        assert row["negatives"] == [row["document"] + " not", "other"]
+
+
+@pytest.mark.parametrize("none", [None, [], [" ", None], ["ANSWER  a"]])
+def test_a_row_without_a_negative_is_dropped_in_a_source_with_negatives(none: Any) -> None:
+    rows = [
+        {"query": "a", "document": "answer a", "negatives": none},
+        {"query": "b", "document": "b", "negatives": "c"},
+    ]
+    artifact = shards_of({"a.jsonl": rows})
+    assert rows_in(artifact) == [{"query": "b", "document": "b", "negatives": ["c"]}]
+    assert artifact.facts["dropped"] == {"no negatives": 1}
+    assert artifact.facts["read"] == 2
+    alone = shards_of({"a.jsonl": [rows[0]]}, revision=1)
+    assert rows_in(alone) == [{"query": "a", "document": "answer a"}]
+
+
+def test_negatives_that_are_a_document_of_their_row_are_removed_and_counted() -> None:
+    rows = [
+        {"query": "a", "document": "One  \uff21", "negatives": ["one a", "other", "ONE A", "one b"]},
+        {"query": "b", "document": ["first", "second"], "negatives": ["Second", "third"]},
+    ]
+    artifact = shards_of({"a.jsonl": rows})
+    assert {(row["query"], row["document"]): row["negatives"] for row in rows_in(artifact)} == {
+        ("a", "One  \uff21"): ["other", "one b"],
+        ("b", "first"): ["third"],
+        ("b", "second"): ["third"],
+    }
+    assert artifact.facts["removed_negatives"] == 3
+    # Rows read and further documents are rows written and rows dropped.
+    assert (artifact.facts["read"], artifact.facts["further_documents"], artifact.facts["rows"]) == (2, 1, 3)
+
+
+def test_one_pair_with_many_negatives_is_one_row_however_the_files_are_split() -> None:
+    rows = [{**row, "negatives": f"negative {number} of {row['query']}"} for number in range(3) for row in ROWS]
+    whole = shards_of({"a.jsonl": rows})
+    parts = shards_of({"a.jsonl": rows[50:], "b.jsonl": rows[:20][::-1], "c.jsonl": rows[20:50]}, revision=1, threads=2)
+    assert whole.manifest["outputs"] == parts.manifest["outputs"]
+    assert whole.facts == parts.facts
+    assert (whole.facts["rows"], whole.facts["dropped"]) == (37, {"merged": 74})
+    for row in rows_in(whole):
+        assert sorted(row["negatives"]) == [f"negative {number} of {row['query']}" for number in range(3)]
+
+
+def test_without_deduplication_every_row_stays_and_copies_are_no_neighbours(monkeypatch: MonkeyPatch) -> None:
+    rows = [{**row, "negatives": [f"negative {number}"]} for number in range(3) for row in ROWS]
+    artifact = shards_of({"a.jsonl": rows}, rows_per_shard=1000, deduplicate=False)
+    assert (artifact.facts["rows"], artifact.facts["dropped"]) == (111, {})
+    assert sorted(map(str, rows_in(artifact))) == sorted(map(str, rows))
+    pairs = pairs_in(artifact)
+    assert sum(one == other for one, other in pairwise(pairs)) < 10
+    spec = spec_of(next(iter(artifact.spec.inputs["source"])), rows_per_shard=1000, deduplicate=False, seed=8)
+    assert run_step(make, None, ["--spec", spec.text, "--threads", "2"]) == 0
+    assert pairs_in(Artifact.open(spec.name)) != pairs
+
+
+def test_without_deduplication_scored_rows_stay_too() -> None:
+    rows = [scored_row(10, [0, 1], [1, 2])] * 5
+    assert scored(rows, documents=2).facts["rows"] == 1
+    artifact = sharded(scored_source(rows, revision=1), deduplicate=False)
+    assert (artifact.facts["rows"], artifact.facts["dropped"]) == (5, {})
 
 
 def test_a_source_without_negatives_has_no_such_column() -> None:
@@ -169,7 +228,7 @@ def forbid_reading(monkeypatch: MonkeyPatch) -> None:
     def read(*_: Any) -> Iterator[Any]:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("colbert_zero.data.shards.read_source", read)
+    monkeypatch.setattr("colbert_zero.data.shards.read_rows", read)
     monkeypatch.setattr("colbert_zero.data.scored.read_files", read)
 
 
@@ -195,7 +254,7 @@ def test_a_killed_run_is_resumed(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("colbert_zero.data.shards.merge_spills", merge_or_exit)
     with pytest.raises(SystemExit):
         run_step(make, None, ["--spec", spec.text])
-    kept = {path.name: path.stat().st_ino for path in spec.state.glob("shards/*.parquet")}
+    kept = {path.name: path.stat().st_ino for path in spec.state.glob("merged/*.parquet")}
     assert sorted(kept) == ["rows-00000.parquet", "rows-00001.parquet"]
     forbid_reading(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
@@ -215,7 +274,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
     limits = {"rows_per_shard": 500}
     expected = shards_of({"a.jsonl": [row for rows in files.values() for row in rows]}, revision=1, **limits)
     spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), files), **limits)
-    for pattern in ("parts/.0*", "parts/0000[0-8]", "parts/00007", "shards/rows-*", "shards/rows-*.parquet"):
+    for pattern in ("spills/.0*", "spills/0000[0-8]", "spills/00007", "merged/rows-*", "merged/rows-*.parquet"):
         command = [sys.executable, "-m", "colbert_zero.data.shards", "--spec", spec.text, "--threads", "2"]
         running = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
         while running.poll() is None and not any(spec.state.glob(pattern)):
@@ -279,6 +338,19 @@ def scored_row(query: Any, documents: Any, scores: Any) -> dict[str, Any]:
     return {"query_id": query, "document_ids": documents, "scores": scores}
 
 
+LISTS = ("document_ids", "scores")
+
+
+def texts_in_lists(row: dict[str, Any]) -> list[list[str]]:
+    """The lists of a row, each item a text."""
+    return [list(map(str, row[name])) for name in LISTS]
+
+
+def python_lists(row: dict[str, Any]) -> list[str]:
+    """The lists of a row as Python prints them."""
+    return list(map(str, texts_in_lists(row)))
+
+
 def test_ids_are_joined_with_their_texts_and_scores_normalised() -> None:
     train = [scored_row(10, "[3, 1, 2]", "[4.0, 2.0, 3.0]"), scored_row("11", [0, "5", 6], [-1, 0.5, -2.5])]
     artifact = scored(train)
@@ -300,6 +372,11 @@ def test_lists_stored_as_strings_or_lists_or_in_parquet_are_the_same() -> None:
         scored(strings, revision=1).manifest["outputs"],
         scored(pa.Table.from_pylist(lists), "train.parquet", 2).manifest["outputs"],
         scored(pa.Table.from_pylist(strings), "train.parquet", 3).manifest["outputs"],
+        scored([scored_row(row["query_id"], *python_lists(row)) for row in lists], revision=4).manifest["outputs"],
+        scored([scored_row(row["query_id"], *texts_in_lists(row)) for row in lists], revision=5).manifest["outputs"],
+        scored([scored_row(float(row["query_id"]), *map(row.get, LISTS)) for row in lists], revision=6).manifest[
+            "outputs"
+        ],
     ]
     assert outputs[1:] == outputs[:-1]
 
@@ -379,6 +456,31 @@ def test_several_jobs_make_the_same_scored_shards(monkeypatch: MonkeyPatch) -> N
     forbid_reading(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (scored_row(10, "[0 1]", [1, 2]), r"column 'document_ids' holds text such as '[0 1]', where a list of ids"),
+        (
+            scored_row(10, [0, 1], "[0.5 0.1]"),
+            "column 'scores' holds text such as '[0.5 0.1]', where a list of numbers",
+        ),
+        (
+            scored_row(10, [0, 1], ["high", "low"]),
+            "column 'scores' holds lists of text such as 'high', where a list of",
+        ),
+        (scored_row([10], [0, 1], [1, 2]), "column 'query_id' holds lists of numbers such as 10, where an id"),
+        (
+            {"query_id": 10, "docs": [0, 1], "scores": [1, 2]},
+            "has the column 'document_ids'; they have query_id, docs,",
+        ),
+    ],
+)
+def test_scored_rows_of_which_none_can_be_used_are_refused_at_the_first(
+    capsys: CaptureFixture[str], row: dict[str, Any], message: str
+) -> None:
+    assert message in fails_with(capsys, scored_source([row] * 3))
 
 
 def test_a_source_of_scores_without_texts_is_refused(capsys: CaptureFixture[str]) -> None:

@@ -18,14 +18,16 @@ LINES: list[dict[str, Any]] = [
     {"q": "two", "d": "zwei", "n": '["eins"]'},
     {"q": 3, "d": None, "n": None},
     {"q": "four", "d": "\ud800", "n": [1]},
-    {"q": "five", "d": "fünf", "n": "not a list"},
+    {"q": "five", "d": "fünf", "n": "a text"},
+    {"q": "six", "d": "sechs", "n": "['cut off', 'by a tool"},
 ]
 EXPECTED = [
     {"query": "one", "document": "eins", "negatives": ["zwei", "drei"]},
     {"query": "two", "document": "zwei", "negatives": ["eins"]},
     {"query": None, "document": None, "negatives": []},
     {"query": "four", "document": None, "negatives": None},
-    {"query": "five", "document": "fünf", "negatives": None},
+    {"query": "five", "document": "fünf", "negatives": ["a text"]},
+    {"query": "six", "document": "sechs", "negatives": ["['cut off', 'by a tool"]},
 ]
 COLUMNS = {"query": "q", "document": "d", "negatives": "n"}
 
@@ -87,7 +89,7 @@ def test_only_the_default_column_of_negatives_may_be_missing(tmp_path: Path) -> 
     pq.write_table(pa.table({"q": ["two"], "d": ["zwei"]}), tmp_path / "b.parquet")
     found = read(source_of(tmp_path, columns=COLUMNS | {"negatives": "negatives"}))
     assert [row["negatives"] for row in found] == [[], []]
-    with pytest.raises(UserError, match=r"a\.jsonl: no line has 'n'; the last line has q, d"):
+    with pytest.raises(UserError, match=r"a\.jsonl: none of the first 1 lines has the column 'n'; they have q, d"):
         read(source_of(tmp_path))
     (tmp_path / "a.jsonl").unlink()
     with pytest.raises(UserError, match=r"b\.parquet has no column 'n'; it has q, d"):
@@ -136,3 +138,138 @@ def test_other_files_and_teacher_scores_are_refused(tmp_path: Path) -> None:
         read(source_of(tmp_path))
     with pytest.raises(UserError, match="teacher scores"):
         read(source_of(tmp_path, format="scored"))
+
+
+PASSAGES = [{"docid": "1", "title": "T", "text": "eins"}, {"docid": "2", "title": "", "text": "uno"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "documents", "negatives"),
+    [
+        ("eins", ["eins"], ["eins"]),
+        (["eins", "uno"], ["eins", "uno"], ["eins", "uno"]),
+        (["eins", None, " "], ["eins"], ["eins", " "]),
+        ([], [None], []),
+        (PASSAGES[0], ["T eins"], ["T eins"]),
+        (PASSAGES, ["T eins", "uno"], ["T eins", "uno"]),
+        ([{"text": "eins"}], ["eins"], ["eins"]),
+        ([["eins"]], [None], None),
+        ([{"contents": "eins"}], [None], None),
+        ("[deleted]", ["[deleted]"], ["[deleted]"]),
+    ],
+)
+def test_lists_records_and_texts_are_read_as_documents_and_as_negatives(
+    tmp_path: Path, value: Any, documents: list[str | None], negatives: list[str] | None
+) -> None:
+    rows = [{"q": "one", "d": value, "n": value}]
+    (tmp_path / "a.jsonl").write_bytes(json_lines([*rows, {"q": "two", "d": "zwei"}]))
+    found = read(source_of(tmp_path))
+    expected = [{"query": "one", "document": text, "negatives": negatives} for text in documents]
+    assert found == [*expected, {"query": "two", "document": "zwei", "negatives": []}]
+    if documents != [None]:
+        (tmp_path / "a.jsonl").unlink()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+        assert read(source_of(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "negatives"),
+    [
+        ("['eins', \"zwei's\"]", ["eins", "zwei's"]),
+        ("['eins','zwei',]", ["eins", "zwei"]),
+        ('["eins", "zwei"]', ["eins", "zwei"]),
+        ("[{'text': 'eins'}, {'text': 'zwei', 'title': 'T'}]", ["eins", "T zwei"]),
+        ("[]", []),
+        ("['eins', None]", ["eins"]),
+        # numpy prints no commas; Python would read one text.
+        ("['eins' 'zwei']", None),
+        ("['eins' 'zwei'\n 'drei']", None),
+        ("['eins', 'zwei', ...]", None),
+        ("['eins', __import__('os').getcwd()]", None),
+        ("[1, 2]", None),
+        ("['" + "x" * 2**22 + "', 'y']", None),
+        ("[" * 10_000 + "]" * 10_000, ["[" * 10_000 + "]" * 10_000]),
+    ],
+)
+def test_a_list_that_was_written_as_text_is_read_and_never_run(
+    tmp_path: Path, written: str, negatives: list[str] | None
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(json_lines([{"q": "a", "d": "b", "n": written}, {"q": "a", "d": "b", "n": []}]))
+    assert read(source_of(tmp_path))[0]["negatives"] == negatives
+
+
+@pytest.mark.parametrize("names", ["n_*", ["n_1", "n_2", "n_10"]])
+def test_negatives_may_stand_in_columns_of_their_own(tmp_path: Path, names: Any) -> None:
+    row = {"q": "a", "d": "b", "n_10": "ten", "n_2": "two", "n_1": "one", "other": 7}
+    (tmp_path / "a.jsonl").write_bytes(json_lines([row, {"q": "a", "d": "b", "n_2": "two"}]))
+    pq.write_table(pa.Table.from_pylist([row, {**row, "n_1": None, "n_10": None}]), tmp_path / "b.parquet")
+    found = read(source_of(tmp_path, columns=COLUMNS | {"negatives": names}))
+    assert [row["negatives"] for row in found] == 2 * [["one", "two", "ten"], ["two"]]
+
+
+def test_a_name_may_lead_into_records_and_a_name_with_a_dot_comes_first(tmp_path: Path) -> None:
+    rows = [{"text": {"en": "nested"}, "text.en": "dotted", "d": [{"body": {"x": "one"}}, {"body": {"x": "two"}}]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_bytes(json_lines(rows))
+    for query, expected in (("text.en", "dotted"), ("text", None)):
+        columns = {"query": query, "document": "d.body.x"}
+        if expected is None:
+            with pytest.raises(UserError, match=r"column 'text' holds records with the fields en, .* such as text\.en"):
+                read(source_of(tmp_path, columns=columns))
+        else:
+            found = read(source_of(tmp_path, columns=columns))
+            assert found == 2 * [{"query": expected, "document": text} for text in ("one", "two")]
+    rows = [{"text": {"en": "nested"}, "d": "one"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_bytes(json_lines(rows))
+    found = read(source_of(tmp_path, columns={"query": "text.en", "document": "d"}))
+    assert [row["query"] for row in found] == ["nested", "nested"]
+    with pytest.raises(UserError, match=r"a\.parquet has no column 'text\.fr'; it has text, d"):
+        read(source_of(tmp_path, columns={"query": "text.fr", "document": "d"}))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("q", [1, 2], "column 'q' holds numbers such as 1, where one text is needed; if these are ids"),
+        ("d", [1.5, None], "column 'd' holds numbers such as 1.5, .*; if these are ids"),
+        ("n", [[1], [2]], "column 'n' holds lists of numbers such as 1, where"),
+        ("d", ["7067032", "12"], "column 'd' holds nothing but numbers, such as '7067032'; if these are ids"),
+        ("n", [["17"], ["18", "19"]], "column 'n' holds nothing but numbers, such as '17'; if these are ids"),
+        (
+            "q",
+            [["an instruction", "a query"]] * 2,
+            "column 'q' holds lists of text such as 'an instruction', where one",
+        ),
+        ("d", ["['a', 'b']", '["c"]'], "column 'd' holds lists that were written as text, .* write them as lists"),
+        ("n", ["['a' 'b']", "['c' 'd']"], r"column 'n' holds text such as \"\['a' 'b'\]\", where a text, or a list"),
+        ("d", [{"contents": "a"}] * 2, r"column 'd' holds records with the fields contents, .* name .* d\.contents"),
+        ("q", [True, False], "column 'q' holds true or false, where one text"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_column_of_which_nothing_can_be_used_is_refused_at_its_first_rows(
+    tmp_path: Path, column: str, values: list[Any], message: str, suffix: str
+) -> None:
+    rows = [{"q": "a", "d": "b", "n": ["c"]} | {column: value} for value in values]
+    if suffix == ".jsonl":
+        (tmp_path / "a.jsonl").write_bytes(json_lines(rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=rf"a\{suffix}, {message}"):
+        next(read_source(source_of(tmp_path)))
+
+
+@pytest.mark.parametrize("text", [pa.string_view(), pa.binary(), pa.large_binary()])
+def test_bytes_and_views_are_texts(tmp_path: Path, text: pa.DataType) -> None:
+    values = pa.array([b"one", "zw\u00f6lf".encode(), None])
+    table = pa.table({"q": values.cast(pa.string()).cast(text), "d": ["a", "b", "c"], "n": [["x"]] * 3})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [row["query"] for row in read(source_of(tmp_path))] == ["one", "zw\u00f6lf", None]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"])] * 3 + [pa.array([["x"]])], names=["q", "q", "d", "n"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet has several columns called 'q'; rename all but one"):
+        read(source_of(tmp_path))

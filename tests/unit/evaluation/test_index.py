@@ -122,6 +122,42 @@ def test_a_trained_model_is_not_used_with_another_encoding(
     assert "query_prompt" in capsys.readouterr().err
 
 
+def test_lengths_that_are_meant_to_differ_from_training_are_used(study: tuple[str, str]) -> None:
+    trained = run(index.make, index_spec(study, "exact"))
+    for changed in ("query_length", "document_length"):
+        spec = index_spec(study, "exact", **{changed: 10})
+        settings = {**spec.settings, "changed": [changed]}
+        shorter = run(index.make, Spec("indexes", "toy", settings, spec.inputs))
+        assert shorter.facts["encoding"] == ENCODING | {changed: 10}
+        for name in ("query", "document"):
+            fewer = shorter.facts[f"{name}_tokens"] < trained.facts[f"{name}_tokens"]
+            assert fewer == (changed == f"{name}_length")
+
+
+def test_what_the_settings_leave_out_is_what_the_model_was_saved_with(study: tuple[str, str]) -> None:
+    spec = index_spec(study, "exact")
+    for encoding, least, used in (
+        ({}, {}, ENCODING),
+        ({"document_length": 40}, {"query_length": 30}, ENCODING | {"query_length": 30}),
+        ({}, {"query_length": 20}, ENCODING),
+    ):
+        settings = {**spec.settings, "encoding": encoding, "minimum_lengths": least}
+        artifact = run(index.make, Spec("indexes", "toy", settings, spec.inputs))
+        assert artifact.facts["encoding"] == used
+
+
+def test_settings_that_neither_the_study_nor_the_model_has_are_named(
+    study: tuple[str, str], modernbert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = Spec("bases", "folder.toy", {})
+    base = publish(spec, lambda folder: shutil.copytree(modernbert, folder, dirs_exist_ok=True))
+    trained = index_spec((base.name, study[1]), "exact")
+    settings = {**trained.settings, "encoding": {"query_prompt": "", "document_prompt": "", "query_length": 20}}
+    spec = Spec("indexes", "toy", settings, trained.inputs)
+    assert run_step(index.make, None, ["--spec", spec.text], add_device_option) == 1
+    assert "was not saved with document_length; set" in capsys.readouterr().err
+
+
 def test_the_seed_decides_the_projection_of_an_untrained_base(study: tuple[str, str], modernbert: Path) -> None:
     spec = Spec("bases", "folder.toy", {})
     base = publish(spec, lambda folder: shutil.copytree(modernbert, folder, dirs_exist_ok=True))

@@ -40,9 +40,23 @@ def test_a_query_without_relevant_documents_counts_as_zero() -> None:
     assert set(measure(MEASURES, {"q": {"a": 0, "b": -3}}, {"q": [("a", 1.0)]}).values()) == {0.0}
 
 
-def test_equal_scores_are_measured_in_the_order_of_the_written_run() -> None:
-    values = measure(["nDCG@10"], {"q": {"a": 1}}, {"q": [("b", 1.0), ("a", 1.0)]})
-    assert values["q", "nDCG@10"] == pytest.approx(1 / math.log2(3))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("nDCG@10", 1 / math.log2(3)), ("RR@10", 1 / 2), ("R@1", 0.0), ("Judged@1", 0.0), ("Success@2", 1.0)],
+)
+def test_equal_scores_are_measured_in_the_order_of_the_written_run(name: str, value: float) -> None:
+    values = measure([name], {"q": {"a": 1}}, {"q": [("a", 1.0), ("b", 1.0)]})
+    assert values["q", name] == pytest.approx(value)
+
+
+def test_two_names_of_one_measure_have_the_same_values() -> None:
+    values = measure(["MRR@10", "RR@10", "MAP@100", "AP@100"], QRELS, RUN)
+    assert values["q1", "MRR@10"] == values["q1", "RR@10"] == 1.0
+    assert values["q10", "MAP@100"] == values["q10", "AP@100"] == 0.5
+
+
+def test_a_query_that_retrieved_nothing_counts_as_zero() -> None:
+    assert set(measure([*MEASURES, "Judged@5", "Bpref"], {"q": {"a": 1}}, {"q": []}).values()) == {0.0}
 
 
 def test_an_unknown_measure_is_refused_by_name(

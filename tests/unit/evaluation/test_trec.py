@@ -61,6 +61,12 @@ def test_a_run_read_back_has_the_order_and_scores_it_was_measured_with(tmp_path:
     assert [line.split()[3] for line in (tmp_path / "run").read_text().splitlines()] == ["1", "2", "3", "1"]
 
 
+@pytest.mark.parametrize("name", ["\u3000d", "d\xa0", "d\u2028e", "\x85", "d\x1ce", '"d"', "\ufeffd", "é"])
+def test_an_id_with_white_space_of_other_kinds_survives_a_run(tmp_path: Path, name: str) -> None:
+    write_run(tmp_path / "run", {name: [(name, 2.0), ("other", 1.0)]}, "tag")
+    assert read_run(tmp_path / "run") == {name: [(name, 2.0), ("other", 1.0)]}
+
+
 def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("q Q0 d 1 2.5 tag\nq Q0 d 2 much tag\n")
     with pytest.raises(UserError, match="run, line 2"):

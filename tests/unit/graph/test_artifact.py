@@ -1,9 +1,13 @@
 """Artifacts: named by what decides them, published whole or not at all, never redone, never overwritten."""
 
 import errno
+import hashlib
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colbert_zero.graph import locks, provenance
-from colbert_zero.graph.artifact import Artifact, Spec, artifact_folder, run_step
+from colbert_zero.graph.artifact import Artifact, Spec, artifact_folder, published_folders, run_step
 from colbert_zero.graph.console import RetryableError, UserError
+from colbert_zero.graph.paths import WORKFLOW
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -33,6 +38,17 @@ def test_key_does_not_depend_on_the_order_of_settings(settings):
 def test_spec_survives_its_own_json(settings):
     spec = Spec("shards", "x", settings, {"source": ["sources/a-0123456789ab"]})
     assert Spec.parse(spec.text).text == spec.text
+
+
+def test_a_key_is_the_first_12_hex_digits_of_the_sha256_of_the_canonical_json():
+    spec = Spec("shards", "x", {"p": 0.95, "é": None, "a": [True, "b c"]}, {"source": ["sources/y-0"]})
+    text = (
+        '{"inputs":{"source":["sources/y-0"]},"kind":"shards","label":"x",'
+        '"settings":{"a":[true,"b c"],"p":0.95,"é":null}}'
+    )
+    assert spec.text == text
+    assert spec.key == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert spec.name == f"shards/x-{spec.key}" and len(spec.key) == 12
 
 
 def test_a_trailing_space_of_a_prompt_decides():
@@ -281,6 +297,21 @@ def test_resources_and_results_are_apart():
     assert artifact_folder("models/x-0") == Path("results/models/x-0")
 
 
+def test_published_folders_are_those_of_artifacts_damaged_ones_included(study):
+    there = ["resources/sources/b-1", "results/models/a-2", "results/shards/c-3", "results/shards/d-4"]
+    others = ["results/models/.a-5.partial", "results/state/models/a-2", "resources/.cache/e-6", "logs/shards/c-3"]
+    for name in there + others:
+        (study / name).mkdir(parents=True)
+    for name in (
+        "results/models/notes.txt",
+        "results/notes.txt",
+        "resources/sources/.DS_Store",
+        "results/shards/c-3/x",
+    ):
+        (study / name).write_text("")
+    assert [path.relative_to(study).as_posix() for path in published_folders(study)] == there
+
+
 def test_manifest_names_code_and_packages(study):
     publish()
     manifest = json.loads((SPEC.folder / "manifest.json").read_text())
@@ -340,3 +371,218 @@ def test_the_digest_of_the_code_is_over_the_modules_of_every_room(tmp_path, monk
         module.write_text(module.read_text() + "\n")
         digests.append(provenance.code_identity()["digest"])
     assert len(set(digests)) == len(digests) == 10
+
+
+# Specs in files
+
+
+LONG = Spec("reports", "long", {"rows": [f"row {number}" for number in range(30_000)]})
+
+
+def pass_in_file(spec, path=None, data=None):
+    """Run a step that is told in a file what to make; returns its exit status."""
+    path = path or spec.argument_file("spec")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(spec.text.encode() if data is None else data)
+    return run_step(lambda job: {"rows": len(job.settings["rows"])}, "", ["--spec", str(path)])
+
+
+def test_a_spec_longer_than_an_argument_is_passed_in_a_file(study):
+    assert len(LONG.text) > 2**17
+    assert pass_in_file(LONG) == 0
+    assert Artifact.open(LONG.name).facts == {"rows": 30_000}
+
+
+def test_the_spec_of_another_artifact_can_be_passed(study):
+    """Such as one that was moved away: its folder names it."""
+    assert pass_in_file(LONG, Path("kept") / LONG.name / "spec.json") == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (LONG.text.replace("row 7", "row 8").encode(), "was edited"),
+        (bytes(500), "is no spec"),
+        (b"", "is no spec"),
+        (b"[1]", "is no spec"),
+        (b'{"kind": "shards"}', "is no spec"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_not_the_spec_it_names_is_one_line(study, capsys, data, words):
+    assert pass_in_file(LONG, data=data) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"colbert-zero: {LONG.argument_file('spec')} {words}")
+    assert err.endswith("run snakemake again\n")
+    assert err.count("\n") == 1
+    assert not LONG.folder.exists()
+
+
+def test_a_spec_file_that_is_missing_is_one_line(study, capsys):
+    assert run_step(write_letters, "", ["--spec", "results/state/shards/x.spec.json"]) == 1
+    assert capsys.readouterr().err.startswith("colbert-zero: results/state/shards/x.spec.json cannot be read (")
+
+
+# Faults of the machine
+
+
+@pytest.mark.parametrize(
+    ("record", "unreadable"),
+    [
+        (bytes(300), 1),
+        (b"", 0),
+        (b'{"started":"then"}\n' + bytes(50), 1),
+        (b'{"started":"then"}\n{"star', 1),
+        (b"\xff\xfe\n[1, 2]\n7\nnull\n", 4),
+        (b"[" * 100_000, 1),
+    ],
+)
+def test_a_damaged_record_of_attempts_does_not_stop_the_next(study, caplog, record, unreadable):
+    """As a power loss leaves it: zeros, half a line, what another file held."""
+    SPEC.state.mkdir(parents=True)
+    (SPEC.state / "attempts.jsonl").write_bytes(record)
+    with caplog.at_level(logging.INFO):
+        assert publish() == 0
+    ends = [attempt["end"] for attempt in Artifact.open(SPEC.name).manifest["attempts"]]
+    assert ends.count("its record cannot be read") == unreadable
+    assert ends[-1] == "published"
+    assert (f"of {unreadable} attempts no record can be read" in caplog.text) == (unreadable > 0)
+
+
+def no_rights(path):
+    (path / "inner").mkdir(parents=True)
+    (path / "inner" / "file").write_text("half")
+    (path / "inner").chmod(0)
+    path.chmod(0)
+
+
+LEFT_BEHIND = {
+    "file": lambda path, mine: path.write_text("half"),
+    "dangling link": lambda path, mine: path.symlink_to(mine / "nowhere"),
+    "link to a folder": lambda path, mine: path.symlink_to(mine),
+    "folder without rights": lambda path, mine: no_rights(path),
+    "folder with a link in it": lambda path, mine: (path.mkdir(), (path / "link").symlink_to(mine)),
+    "pipe": lambda path, mine: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("leave", LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+def test_whatever_a_killed_attempt_left_is_cleaned_up(study, leave):
+    mine = study / "mine"
+    mine.mkdir(mode=0o750)
+    (mine / "notes.txt").write_text("mine")
+    SPEC.folder.parent.mkdir(parents=True)
+    leave(SPEC.folder.with_name(f".{SPEC.folder.name}.partial"), mine)
+    assert publish() == 0
+    assert os.listdir(SPEC.folder.parent) == [SPEC.folder.name]
+    assert (mine / "notes.txt").read_text() == "mine"
+    assert mine.stat().st_mode & 0o777 == 0o750
+
+
+IN_THE_WAY = {
+    "results": "a file",
+    "results/state": "a file",
+    "results/shards": "a file",
+    f"results/state/{SPEC.name}": "a file",
+    f"results/state/{SPEC.name}.lock": "a folder",
+    f"results/state/{SPEC.name}/attempts.jsonl": "a folder",
+    "results/": "a broken link",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), IN_THE_WAY.items())
+def test_what_is_in_the_way_is_one_line_and_the_next_run_goes_on(study, capsys, name, kind):
+    path = study / name.rstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    {"a file": path.touch, "a folder": path.mkdir, "a broken link": lambda: path.symlink_to("/nowhere")}[kind]()
+    assert publish() == 1
+    err = capsys.readouterr().err
+    assert err.startswith("colbert-zero: ")
+    assert name.rstrip("/") in err
+    assert err.count("\n") == 1
+    path.rmdir() if kind == "a folder" else path.unlink()
+    assert publish() == 0
+
+
+DAMAGE = [b"", bytes(700), b"{", b"[]", b'{"outputs": 3}', b"\xff"]
+
+
+@pytest.mark.parametrize("data", DAMAGE)
+def test_a_damaged_manifest_is_one_line(study, capsys, data):
+    """Without it nothing tells whether the other files are intact."""
+    publish()
+    (SPEC.folder / "manifest.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"manifest\.json is no manifest, it is damaged; move results/shards/letters-"):
+        Artifact.open(SPEC.name)
+    (SPEC.folder / "spec.json").unlink()
+    assert publish() == 1
+    assert "manifest.json is no manifest" in capsys.readouterr().err
+    assert (SPEC.folder / "letters.txt").read_text() == "abc"
+
+
+@pytest.mark.parametrize("data", DAMAGE)
+def test_a_damaged_spec_is_one_line_and_what_it_says_to_do_mends_it(study, data):
+    publish()
+    path = SPEC.folder / "spec.json"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"was edited: .*; delete it and run snakemake again"):
+        Artifact.open(SPEC.name)
+    path.unlink()
+    assert publish(make=failing(AssertionError("made again"))) == 0
+    assert Artifact.open(SPEC.name).file("letters.txt").read_text() == "abc"
+
+
+def test_an_artifact_is_on_disk_before_its_name_is(study, monkeypatch):
+    """A rename that is on disk before the files are would, after a power loss, publish files of zeros."""
+    events = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda one, other: (events.append(f"to {other}"), rename(one, other)))
+
+    def write(job):
+        (job.folder / "inner").mkdir()
+        (job.folder / "inner" / "letters.txt").write_text("abc")
+        return {}
+
+    assert publish(make=write) == 0
+    partial = str(study / SPEC.folder.parent / f".{SPEC.folder.name}.partial")
+    published = events.index(f"to {SPEC.folder}")
+    for name in ("", "/inner", "/inner/letters.txt", "/spec.json", "/manifest.json"):
+        assert events.index(partial + name) < published
+    assert events[published + 1] == str(study / SPEC.folder.parent)
+
+
+LIMITED = """
+import resource, sys
+import numpy, safetensors.numpy
+from colbert_zero.graph.artifact import run_step
+
+def make(job):
+    (job.state / "kept.txt").write_text("kept")
+    safetensors.numpy.save_file({"x": numpy.zeros(10**6)}, job.folder / "x.safetensors")
+    return {}
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(run_step(make, "", sys.argv[2:]))
+"""
+
+
+def test_a_file_that_may_not_be_written_is_one_line_and_the_next_run_goes_on(study):
+    """Safetensors says so in an exception of its own."""
+
+    def limited(size):
+        command = [sys.executable, "-c", LIMITED, str(size), "--spec", SPEC.text]
+        environment = os.environ | {"PYTHONPATH": str(WORKFLOW), provenance.RUN_VARIABLE: "this"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    first = limited(100_000)
+    assert first.returncode == 1
+    assert first.stderr.startswith(
+        "colbert-zero: the study's folder is larger than a file may be here: raise ulimit -f"
+    )
+    assert first.stderr.count("\n") == 1
+    assert not list(SPEC.folder.parent.iterdir())
+    assert (SPEC.state / "kept.txt").read_text() == "kept"
+    assert limited(10**8).returncode == 0
+    ends = [attempt["end"] for attempt in Artifact.open(SPEC.name).manifest["attempts"]]
+    assert (len(ends), ends[0].partition(":")[0], ends[1]) == (2, "SafetensorError", "published")

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from colbert_zero.data.text import document_text, normalise, stripped
 from colbert_zero.graph import console
-from colbert_zero.graph.console import UserError, progress, run_reporting_errors
+from colbert_zero.graph.console import OneLineFormatter, UserError, progress, run_reporting_errors
 from colbert_zero.graph.draws import draw, draws, sample
 from colbert_zero.graph.locks import acquire_lock
 
@@ -82,10 +81,9 @@ def test_texts_that_differ_in_case_width_or_space_are_the_same():
     assert normalise("Ｆｉｌｅ\u00a0 STRASSE\n") == normalise("file straße")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_one_line(capsys, number):
+def test_a_full_disk_is_one_line(capsys):
     def full():
-        raise OSError(number, os.strerror(number), "results/x")
+        raise OSError(errno.ENOSPC, "No space left on device", "results/x")
 
     assert run_reporting_errors(full) == 1
     assert capsys.readouterr().err == (
@@ -94,8 +92,44 @@ def test_a_full_disk_is_one_line(capsys, number):
 
 
 def test_our_own_bugs_keep_their_traceback():
-    with pytest.raises(PermissionError):
-        run_reporting_errors(lambda: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no")))
+    with pytest.raises(KeyError):
+        run_reporting_errors(lambda: (_ for _ in ()).throw(KeyError("no space left on device")))
+
+
+HOSTILE_NAMES = {
+    "forged line": ("a\nb\r\nc", "a\\nb\\r\\nc"),
+    "escape sequence": ("a\x1b[2Jb", "a\\x1b[2Jb"),
+    "C1": ("a\x9bb\x85c", "a\\x9bb\\x85c"),
+    "reordered": ("a\u202eb\u2066c", "a\\u202eb\\u2066c"),
+    "line separator": ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),
+    "other controls": ("a\tb\0c\x7f\x0b\x0c", "a\\tb\\x00c\\x7f\\x0b\\x0c"),
+    "half a pair": ("a\ud800", "a\\ud800"),
+    "tag": ("a\U000e0041", "a\\U000e0041"),
+    "harmless": ("Straße, 木 'x' \\n", "Straße, 木 'x' \\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "shown"), HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def test_an_error_is_one_line_whatever_names_are_in_it(capsys, name, shown):
+    def fail():
+        raise UserError(f"{name} is missing")
+
+    assert run_reporting_errors(fail) == 1
+    assert capsys.readouterr().err == f"colbert-zero: {shown} is missing\n"
+
+
+@pytest.mark.parametrize(("name", "shown"), HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def test_a_log_line_is_one_line_whatever_names_are_in_it(name, shown):
+    record = logging.LogRecord("colbert_zero", logging.INFO, "", 0, "%s is there", (name,), None)
+    assert OneLineFormatter().format(record)[len("00:00:00 ") :] == f"{shown} is there"
+
+
+def test_a_traceback_in_the_log_keeps_its_lines():
+    try:
+        raise ValueError
+    except ValueError:
+        record = logging.LogRecord("colbert_zero", logging.INFO, "", 0, "a", (), sys.exc_info())
+    assert OneLineFormatter().format(record).splitlines()[1] == "Traceback (most recent call last):"
 
 
 def test_progress_in_a_batch_log_is_a_line_a_minute(monkeypatch, caplog):

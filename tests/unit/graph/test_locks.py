@@ -61,3 +61,38 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, wait_sec
         acquire_lock(tmp_path / "lock", "work", wait_seconds)
     assert str(error.value).startswith(f"{tmp_path}: ")
     assert "\n" not in str(error.value)
+
+
+def private_file(folder):
+    path = folder / "letter.txt"
+    path.write_text("dear you")
+    return path
+
+
+PRETENDERS = {
+    "link": lambda folder, lock: lock.symlink_to(private_file(folder)),
+    "dangling link": lambda folder, lock: lock.symlink_to(folder / "new"),
+    "hard link": lambda folder, lock: os.link(private_file(folder), lock),
+    "folder": lambda folder, lock: lock.mkdir(),
+    "pipe": lambda folder, lock: os.mkfifo(lock),
+    "device": lambda folder, lock: lock.symlink_to("/dev/null"),
+    "text": lambda folder, lock: lock.write_bytes(b"\xff notes"),
+}
+
+
+@pytest.mark.parametrize("make", PRETENDERS.values(), ids=PRETENDERS)
+def test_what_is_no_lock_file_is_neither_followed_nor_emptied(tmp_path, make):
+    lock = tmp_path / "lock"
+    make(tmp_path, lock)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="is not a lock file of ours") as error:
+        acquire_lock(lock, "work")
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("left", [b"", b"process 1 on node, SLURM job 2", bytes(30)])
+def test_what_an_earlier_process_left_in_a_lock_file_is_replaced(tmp_path, left):
+    (tmp_path / "lock").write_bytes(left)
+    acquire_lock(tmp_path / "lock", "work").close()
+    assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")

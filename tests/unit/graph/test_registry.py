@@ -55,10 +55,16 @@ def test_26_collections_are_the_15_columns_of_the_table() -> None:
 
 def test_special_collections_are_marked() -> None:
     entries = COLLECTIONS["collections"]
-    assert {name for name in entries if entries[name].get("drop_self")} == {"arguana", "quora"}
     in_domain = {name for name in entries if entries[name].get("in_domain")}
     assert in_domain == {"fever", "msmarco", "nq", "hotpotqa", "quora"}
     assert {name: entries[name]["split"] for name in entries if entries[name]["split"] != "test"} == {"msmarco": "dev"}
+
+
+def test_query_lengths_are_those_of_the_authors_evaluation_script() -> None:
+    lengths = {name: entry.get("query_length", 32) for name, entry in COLLECTIONS["collections"].items()}
+    assert {name for name, length in lengths.items() if length == 64} == {"arguana", "climate-fever"}
+    assert {name for name, length in lengths.items() if length == 48} == {"scifact", "trec-covid", "scidocs"}
+    assert set(lengths.values()) == {32, 48, 64}
 
 
 def test_counts_and_scores_are_plausible() -> None:

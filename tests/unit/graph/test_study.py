@@ -58,6 +58,21 @@ def test_candidates_are_shared_by_mining_and_teaching(config):
     assert kinds.count("candidates") == 2 * 2
 
 
+def test_the_miners_that_filter_decide_negatives_of_several_miners_alone(config):
+    def negatives(**entry):
+        config["mining"]["fused"] = {"p": 0.95, "negatives": 3, **entry}
+        return [spec for spec in Study(config, ROOT / "local").specs.values() if spec.kind == "negatives"]
+
+    both = negatives(miners=["bm25", "lsa"])
+    assert [spec.settings["filter"] for spec in both] == [[0, 1]]
+    assert both == negatives(miners=["bm25", "lsa"], filter=["lsa", "bm25"])
+    assert [spec.settings["filter"] for spec in negatives(miners=["bm25", "lsa"], filter=["lsa"])] == [[1]]
+    # The specs of version 0.1.0.
+    single = negatives(miners=["lsa"])
+    assert single == negatives(miners=["lsa"], filter=["lsa"])
+    assert [spec.settings for spec in single] == [{"p": 0.95, "negatives": 3, "skip": 0, "choose": "top", "seed": 42}]
+
+
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "local"])
 def test_planning_imports_nothing_heavy(folder):
     code = (
@@ -96,6 +111,11 @@ MISTAKES = {
     "unset": (change(["stages", "supervised", "temperature"], None), "temperature is not set"),
     "unknown source": (change(["stages", "supervised", "sources"], ["torsh"]), "did you mean torch?"),
     "unknown miner": (change(["mining", "fused", "miners"], ["bm52"]), "did you mean bm25?"),
+    "a filter that mines not": (
+        change(["mining", "fused", "filter"], ["lsaa"]),
+        "config.yaml: mining.fused.filter: lsaa is not in mining.fused.miners; did you mean lsa?",
+    ),
+    "no filter": (change(["mining", "fused", "filter"], []), "mining.fused.filter: there is nothing in it"),
     "unknown teacher": (change(["stages", "distillation", "teacher"], "bm52"), "did you mean bm25?"),
     "text for a number": (change(["stages", "supervised", "learning_rate"], "1e-3"), "write 1.0e-3"),
     "two origins": (change(["sources", "torch"], {"package": "torch", "file": "x"}), "exactly one of"),
@@ -116,6 +136,11 @@ MISTAKES = {
     ),
     "no such file": (change(["sources", "torch"], {"file": "nowhere.parquet"}), "does not exist"),
     "package not locked": (change(["sources", "torch"], {"package": "leftpad"}), "is not in"),
+    "misspelt measure": (change(["evaluation"], {"measures": ["ndcg@10"]}), "did you mean nDCG@10?"),
+    "measure below the depth": (
+        change(["evaluation"], {"measures": ["R@10"], "depth": 2}),
+        "config.yaml: evaluation.measures: 'R@10' looks at more documents than a run has (2)",
+    ),
     "p above one": (change(["mining", "fused", "p"], 1.5), "mining.fused.p"),
 }
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pylate import losses
 from safetensors.numpy import load_file
 
 from colbert_zero.graph.artifact import Artifact, Spec
@@ -27,6 +28,7 @@ from colbert_zero.machine import distributed
 from colbert_zero.machine.distributed import SINGLE_PROCESS, PeerLostError, ProcessGroup
 from colbert_zero.training import gradcache, train
 from colbert_zero.training.trainer import Trainer
+from pylate_batch import collate
 from tiny_stages import BATCH_SIZE, STAGES, contents, job, model_spec, never, random_rows
 
 # Fork from a server that has imported the slow packages, and has no threads yet: a fork would lose them.
@@ -116,15 +118,54 @@ def test_any_number_of_processes_trains_the_same_model(modernbert: Path) -> None
                 assert others_totals | {"seconds": 0} == totals | {"seconds": 0}
 
 
+def gradients_of_first_step(spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The gradients of a supervised stage's first step: ours, and those of PyLate's loss over gathered documents."""
+    with joined() as group:
+        stage_job = job(spec, Path("out"))
+        trainer = train._build_trainer(stage_job, "cpu", group)
+        model, local = trainer.model, trainer.loader.load(0)
+        trainer._backward(local)
+        ours = {name: parameter.grad for name, parameter in model.named_parameters()}
+        group.all_reduce(list(ours.values()))
+        model.zero_grad()
+        per_query = len(local.batch.documents) // len(local.batch.queries)
+        rows = [
+            {"query": query}
+            | {f"document{place}": local.batch.documents[number * per_query + place] for place in range(per_query)}
+            for number, query in enumerate(local.batch.queries)
+        ]
+        oracle = losses.Contrastive(model, temperature=trainer.stage.temperature, gather_across_devices=True)
+        oracle(*collate(model, rows, trainer.stage.encoding)).backward()
+        theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
+        # DistributedDataParallel takes the mean over processes.
+        group.all_reduce(list(theirs.values()))
+        return (
+            {name: gradient.numpy() for name, gradient in ours.items()},
+            {name: gradient.numpy() / group.size for name, gradient in theirs.items()},
+        )
+
+
+def test_the_supervised_gradient_has_the_scale_of_the_references_gpus(modernbert: Path) -> None:
+    specs = [model_spec(modernbert, "supervised", gradient_scale=scale) for scale in (2, 1)]
+    (two, theirs), (two_on_rank_1, _) = in_processes(2, gradients_of_first_step, specs[0])
+    [(one, _)] = in_processes(1, gradients_of_first_step, specs[1])
+    for name, gradient in theirs.items():
+        np.testing.assert_allclose(two[name], gradient, rtol=1e-5, atol=1e-5)
+        # In one process, too, the factor is that of the setting.
+        np.testing.assert_allclose(two[name], 2 * one[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(two[name], two_on_rank_1[name])
+    assert max(np.abs(gradient).max() for gradient in one.values()) > 0.01
+
+
 def losses_short_of_memory(spec: Spec) -> tuple[list[float], int]:
     """Losses of a training whose rank 1 is short of memory, and the tokens per chunk that it ends with."""
     embed, gradcache.MINIMUM_TOKENS_PER_CHUNK = gradcache.embed, 8
     with joined() as group:
 
-        def limited(model: Any, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        def limited(model: Any, features: dict[str, torch.Tensor], *precision: bool) -> torch.Tensor:
             if group.rank == 1 and features["input_ids"].numel() > 30:
                 raise torch.OutOfMemoryError
-            return embed(model, features)
+            return embed(model, features, *precision)
 
         gradcache.embed = limited
         trainer = train._build_trainer(job(spec, Path("out")), "cpu", group)

@@ -60,7 +60,7 @@ Error in rule {rule}:
     output: {spec.folder}/spec.json
     log: {listed} (check log file(s) for error details)
     shell:
-        python -m colbert_zero.x --spec '{spec.text}' 2> {written[0]}
+        python -m colbert_zero.x --spec {spec.argument_file("spec")} 2> {written[0]}
         (command exited with non-zero exit code)
 {external}Logfile {written[0]}:
 ================================================================================
@@ -131,6 +131,43 @@ def test_each_cause_has_its_line(study, cause):
     model = spec_of(study, "models/unsupervised")
     log = LOG_START + attempt(model, "train_stage", message, rule_log, slurm_log) + LOG_END
     assert explain_failures(log, study) == [f"{model.name} (of all): {line}"]
+
+
+def test_a_step_that_was_killed_on_this_machine(study):
+    """Its log is empty; only the status of its shell tells, and Snakemake prints that with the command."""
+    model, shards = spec_of(study, "models/unsupervised"), spec_of(study, "shards/lines")
+    status = "Command 'trap : TERM; python -m x --spec {} 2> logs/x.log' returned non-zero exit status {}.\n"
+    killed, failed = status.format(model.argument_file("spec"), 137), status.format(shards.argument_file("spec"), 1)
+    log = killed + attempt(model, "train_stage", rule_log="") + failed + attempt(shards, "build_shards", rule_log="")
+    of_model, of_shards = explain_failures(LOG_START + log + LOG_END, study)
+    assert of_model == (
+        f"{model.name} (of all): killed, as the system does when memory runs out: train_stage had 64000 MB; "
+        "raise resources.unsupervised.mem_mb in config.yaml, so that less runs beside it"
+    )
+    assert of_shards == f"{shards.name} (of all): see logs/shards/{shards.folder.name}.log"
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        "terminate called after throwing an instance of 'std::bad_alloc'\n",
+        "memory allocation of 4096 bytes failed\n",
+        "java.lang.OutOfMemoryError: Java heap space\n",
+    ],
+)
+def test_code_that_ends_the_process_for_lack_of_memory(study, last_words):
+    model = spec_of(study, "models/unsupervised")
+    (line,) = explain_failures(attempt(model, "train_stage", rule_log=last_words), study)
+    assert ": killed for memory: train_stage had 64000 MB; " in line
+
+
+def test_of_many_rows_a_line_names_some(study):
+    model = spec_of(study, "models/unsupervised")
+    study.used_by[model.key] = {f"row{number:04}" for number in range(5000)}
+    (line,) = explain_failures(attempt(model, "train_stage", rule_log=""), study)
+    assert line.startswith(f"{model.name} (of row0000, row0001, ")
+    assert "row0007 and 4992 more): " in line
+    assert len(line) < 300
 
 
 def test_an_unknown_cause_refers_to_the_logs_that_exist(study):

@@ -15,6 +15,7 @@ from colbert_zero.machine.images import (
     IMAGE_NAMES,
     build_image,
     check_apptainer,
+    check_paths,
     main,
     planned_images,
 )
@@ -210,6 +211,67 @@ def test_a_configured_file_that_is_no_image_is_an_error_of_one_line(clone, site,
     (study / "torch.sif").write_text("something else")
     message = error_of(images_of(study, torch="torch.sif")["torch"].check)
     assert message.endswith("torch.sif is not an image that Apptainer can read: FATAL: not a SIF image")
+
+
+# Paths in commands
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "it's",
+            'a "b"',
+            "$(touch x)",
+            "`touch x`",
+            "a\\b",
+            "a;b",
+            "a&b",
+            "a|b",
+            "a\nb",
+            "a\tb",
+            "{x}",
+            "a:b",
+            "a*b",
+            "<a>",
+        )
+    ],
+)
+@pytest.mark.parametrize("image", [None, "torch.sif"])
+def test_a_study_that_a_shell_would_misread_does_not_run_in_images(clone, tmp_path, name, image):
+    study = tmp_path / name
+    study.mkdir()
+    planned = images_of(study, torch=image)
+    message = error_of(check_paths, study, planned.values())
+    assert " has '" in message or ' has "' in message
+    assert "in it: " in message
+
+
+@pytest.mark.parametrize("name", ["a-b_c.d,e@f+g=h%i~", "données", "研究"])
+def test_a_study_with_a_plain_path_runs_in_images(clone, tmp_path, name):
+    study = tmp_path / name
+    study.mkdir()
+    check_paths(study, images_of(study, torch="torch.sif", lucene=PINNED).values())
+
+
+def test_a_space_is_allowed_in_the_studys_path_and_not_in_an_images(clone, tmp_path):
+    study = tmp_path / "a b"
+    study.mkdir()
+    check_paths(study, images_of(study).values())
+    assert "a b/torch.sif has ' ' in it: the image torch cannot run from here; set images.folder" in error_of(
+        check_paths, study, images_of(study, torch="torch.sif").values()
+    )
+
+
+def test_a_mirror_cannot_add_lines_to_a_definition(study):
+    """`%setup` in a definition runs on the host."""
+    for mirror in ("http://one\n%setup\n touch x", "http://one %setup", "one", "http://", "http://{{ lock }}"):
+        assert "images.build.mirror" in error_of(validate, CONFIG | {"images": {"build": {"mirror": mirror}}})
+
+
+def test_a_certificate_that_is_no_file_is_refused(clone, study):
+    (study / "site.crt").mkdir()
+    assert "is a folder, not a file" in error_of(lambda: images_of(study, build={"certificates": "site.crt"}))
 
 
 # Apptainer

@@ -15,6 +15,7 @@ from colbert_zero.mining import dense as mining_dense
 from colbert_zero.mining.candidates import read_candidates
 from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
 from mined import publish_model, publish_shards, publish_step
+from tiny_models import tiny_dense
 
 TOPICS = ["sparse matrix solver", "window plot axes", "neural network layer", "string parsing"]
 TEXTS = [f"{TOPICS[number % 4]} with option{number} and value{number % 13}" for number in range(60)]
@@ -25,6 +26,11 @@ LSA = {"kind": "lsa", "dimensions": 12, "seed": 5}
 @pytest.fixture(autouse=True)
 def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def dense(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_dense(tmp_path_factory.mktemp("dense"), bert)
 
 
 def mine(encoder: dict[str, Any], depth: int, *flags: str, **inputs: list[str]) -> Artifact:
@@ -79,9 +85,9 @@ def test_a_small_corpus_gives_fewer_dimensions() -> None:
     assert LsaEncoder(["one word", "two words"], 50, 0).encode_documents(["one two"]).shape == (1, 2)
 
 
-def test_a_sentence_transformer_encodes_with_prompts_and_unit_length(bert: Path) -> None:
-    encoder = SentenceTransformerEncoder(bert, "query: ", "", 32, "cpu")
-    plain = SentenceTransformer(str(bert), local_files_only=True)
+def test_a_sentence_transformer_encodes_with_prompts_and_unit_length(dense: Path) -> None:
+    encoder = SentenceTransformerEncoder(dense, "query: ", "", 32, "cpu")
+    plain = SentenceTransformer(str(dense), local_files_only=True)
     texts = ["the lazy dog", "a retrieval model scores every document " * 20]
     plain.max_seq_length = 32
     expected = plain.encode(["query: " + text for text in texts], normalize_embeddings=True)
@@ -92,11 +98,11 @@ def test_a_sentence_transformer_encodes_with_prompts_and_unit_length(bert: Path)
     assert abs(encoder.encode_queries(texts) - encoder.encode_documents(texts)).max() > 1e-3
 
 
-def test_a_sentence_transformer_mines(bert: Path, tmp_path: Path) -> None:
+def test_a_sentence_transformer_mines(dense: Path) -> None:
     settings = {"kind": "sentence-transformers", "query_prompt": "", "document_prompt": "", "maximum_length": 32}
-    artifact = mine(settings, 5, model=[publish_model(bert).name])
-    similarity = np.array(SentenceTransformer(str(bert)).encode([q for q, _ in PAIRS], normalize_embeddings=True))
-    similarity = similarity @ SentenceTransformer(str(bert)).encode(TEXTS, normalize_embeddings=True).T
+    artifact = mine(settings, 5, model=[publish_model(dense).name])
+    similarity = np.array(SentenceTransformer(str(dense)).encode([q for q, _ in PAIRS], normalize_embeddings=True))
+    similarity = similarity @ SentenceTransformer(str(dense)).encode(TEXTS, normalize_embeddings=True).T
     for row, candidates in enumerate(read_candidates(artifact)):
         np.testing.assert_allclose(candidates.scores, np.sort(similarity[row])[::-1][:5], atol=1e-5)
 

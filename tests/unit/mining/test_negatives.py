@@ -13,7 +13,7 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.mining.candidates import Candidates, fuse
-from colbert_zero.mining.negatives import NegativeSampler, make
+from colbert_zero.mining.negatives import Miner, NegativeSampler, make
 from mined import publish_candidates, publish_shards, publish_step, rows_in
 
 PAIRS = [(f"query {row}", f"document {row}") for row in range(12)]
@@ -37,7 +37,8 @@ def spec_of(source: Artifact, *miners: Artifact, **changes: Any) -> Spec:
 def sample_negatives(
     candidates: Candidates, known: Sequence[int] = (0,), row: int = 0, **changes: Any
 ) -> list[int] | None:
-    return NegativeSampler(**SETTINGS | {"label": "mine"} | changes).sample(row, candidates, np.array(known, np.int32))
+    sampler = NegativeSampler(**SETTINGS | {"label": "mine", "miners": [Miner("a", 100)]} | changes)
+    return sampler.sample(row, [candidates], np.array(known, np.int32))
 
 
 def test_a_candidate_is_kept_below_the_filters_bound() -> None:
@@ -82,12 +83,13 @@ lists = st.lists(st.integers(0, 30), unique=True, max_size=20)
 
 @given(st.lists(st.tuples(lists, st.floats(-5, 5, width=32), st.sets(st.integers(0, 30), max_size=4)), max_size=8))
 def test_every_candidate_is_kept_or_dropped_for_one_reason(rows: list[tuple[list[int], float, set[int]]]) -> None:
-    sampler = NegativeSampler(p=0.9, negatives=2, skip=1, choose="random", seed=1, label="mine")
+    sampler = NegativeSampler(
+        p=0.9, negatives=2, skip=1, choose="random", seed=1, label="mine", miners=[Miner("a", 20)]
+    )
     for row, (ids, positive, known) in enumerate(rows):
         scores = np.linspace(4, -4, len(ids))
-        negatives = sampler.sample(
-            row, candidates_of(ids, scores.tolist(), positive), np.array(sorted(known), np.int32)
-        )
+        candidates = candidates_of(ids, scores.tolist(), positive)
+        negatives = sampler.sample(row, [candidates], np.array(sorted(known), np.int32))
         if negatives is not None:
             assert len(set(negatives)) == 2 and not known.intersection(negatives)
             assert max(scores[ids.index(number)] for number in negatives) < positive - abs(positive) * 0.1 + 1e-6
@@ -96,27 +98,108 @@ def test_every_candidate_is_kept_or_dropped_for_one_reason(rows: list[tuple[list
     assert report["rows_read"] == report["rows_kept"] + report["rows_dropped"] == len(rows)
 
 
-def test_one_miners_scores_are_used_as_they_are_and_several_are_normalised_and_averaged() -> None:
-    fused = fuse([candidates_of([4, 7, 2], [10.0, 6.0, 5.0], 2.0), candidates_of([7, 9], [0.9, 0.5], 0.7)])
-    # First miner: (s - 2) / 8; second: (s - 0.5) / 0.4; a document that a miner lacks scores 0 there.
-    expected = {4: 0.5, 7: (0.5 + 1) / 2, 2: 0.375 / 2, 9: 0.0}
-    assert fused.documents.tolist() == [7, 4, 2, 9]
-    np.testing.assert_allclose(fused.scores, [expected[number] for number in (7, 4, 2, 9)], rtol=1e-6)
-    assert fused.positive_score == pytest.approx((0 + 0.5) / 2)
+Q = 0.25
+"""Scores that are multiples of it, and bounds of p 0.5 and 1, are exact in fp32."""
 
 
-def test_a_miner_with_all_scores_equal_adds_nothing() -> None:
-    fused = fuse(
-        [candidates_of([3, 1], [2.0, 2.0], 2.0), candidates_of([1, 3], [4.0, 2.0], 3.0), candidates_of([], [], 0.0)]
-    )
-    assert fused.documents.tolist() == [1, 3]
-    np.testing.assert_allclose([*fused.scores, fused.positive_score], [1 / 3, 0, 0.5 / 3], rtol=1e-6)
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[np.ndarray, list[Miner], list[int]]:
+    """Each miner's scores of all documents (miners x documents), the miners, and the known positives, own one first."""
+    size = draw(st.integers(3, 14))
+    kinds = draw(st.lists(st.sampled_from(["bm25", "dense"]), min_size=1, max_size=3))
+    lows = [0 if kind == "bm25" else -8 for kind in kinds]
+    scores = [draw(st.lists(st.integers(low, 12), min_size=size, max_size=size)) for low in lows]
+    miners = [Miner(f"{kind}{at}", draw(st.integers(1, 9)), draw(st.booleans())) for at, kind in enumerate(kinds)]
+    known = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3, unique=True))
+    return np.array(scores, np.float32) * Q, miners, known
 
 
-def test_fused_ties_go_to_the_lower_number() -> None:
-    assert fuse(
-        [candidates_of([5, 2], [1.0, 0.0], 0.0), candidates_of([2, 5], [1.0, 0.0], 0.0)]
-    ).documents.tolist() == [2, 5]
+def retrieved(scores: np.ndarray, miner: Miner, positive: int) -> Candidates:
+    """What a miner retrieves: the best documents, those that score 0 left out by BM25."""
+    best = np.argsort(-scores, kind="stable")[: miner.depth]
+    if miner.name.startswith("bm25"):
+        best = best[scores[best] > 0]
+    return candidates_of(best.tolist(), scores[best].tolist(), scores[positive])
+
+
+@given(worlds(), st.sampled_from([0.5, 1.0]), st.integers(1, 3))
+def test_a_negative_is_what_every_miner_that_filters_must_have_scored_low_enough(
+    world: tuple[np.ndarray, list[Miner], list[int]], p: float, asked: int
+) -> None:
+    scores, miners, known = world
+    lists_ = [retrieved(of_miner, miner, known[0]) for of_miner, miner in zip(scores, miners, strict=True)]
+    sampler = NegativeSampler(p=p, negatives=asked, skip=0, choose="top", seed=1, label="mine", miners=miners)
+    chosen = sampler.sample(0, lists_, np.array(sorted(known), np.int32))
+
+    expected = []
+    for number in fuse(lists_).documents.tolist():
+        low_enough = number not in known
+        for of_miner, miner, found in zip(scores, miners, lists_, strict=True):
+            listed = found.documents.tolist()
+            positive = min(of_miner[known[0]], *(of_miner[other] for other in known if other in listed), np.inf)
+            last = of_miner[listed[-1]] if len(listed) == miner.depth else 0
+            at_most = of_miner[number] if number in listed else last
+            low_enough &= not miner.filters or at_most < positive - abs(positive) * (1 - p)
+        expected += [number] if low_enough else []
+    assert chosen == (expected[:asked] if len(expected) >= asked else None)
+    # By scores that no list has: the miner's own of every document.
+    for of_miner, miner in zip(scores, miners, strict=True):
+        exceed = sum(of_miner[number] > of_miner[known[0]] for number in chosen or [])
+        assert sampler.above_the_positive[miner.name] <= exceed
+        assert exceed == 0 or not miner.filters
+    report = sampler.report
+    assert report["candidates"] == report["kept"] + sum(report["dropped"].values())
+
+
+def lists_that_overlap(seed: int, rows: int = 100, documents: int = 2000, depth: int = 100) -> list[Any]:
+    """BM25's and a dense miner's lists, with 30 % in common; document 0 is the positive. And all cosines."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(rows):
+        relevance = random.normal(0, 0.6**0.5, documents)
+        relevance[0] += 1.25
+        bm25, cosine = (relevance + random.normal(0, 0.4**0.5, documents) for _ in range(2))
+        bm25, cosine = np.maximum(0, 10 + 5 * bm25).astype(np.float32), (0.5 + 0.1 * cosine).astype(np.float32)
+        pair = [retrieved(bm25, Miner("bm25", depth), 0), retrieved(cosine, Miner("dense", depth), 0)]
+        found.append((pair, cosine))
+    return found
+
+
+def test_fused_scores_would_let_negatives_above_the_positives_cosine_through_and_its_own_scores_let_none() -> None:
+    """Min-maxed scores are no measure of how close a document is: four in ten would be closer than the positive."""
+    overlap, by_fused, by_cosine, fused_above = [], [], [], 0
+    miners = [Miner("bm25", 100, filters=False), Miner("dense", 100)]
+    sampler = NegativeSampler(**SETTINGS | {"negatives": 10, "label": "mine", "miners": miners})
+    for pair, cosine in lists_that_overlap(seed=0):
+        overlap.append(len(np.intersect1d(pair[0].documents, pair[1].documents)) / 100)
+        fused = fuse(pair)
+        kept = fused.documents[(fused.documents != 0) & (fused.scores < 0.95 * fused.positive_score)][:10]
+        by_fused += (cosine[kept] > cosine[0]).tolist() if len(kept) == 10 else []
+        chosen = sampler.sample(0, pair, np.array([0], np.int32)) or []
+        by_cosine += (cosine[chosen] >= 0.95 * cosine[0]).tolist()
+        of = dict(zip(fused.documents.tolist(), fused.scores.tolist(), strict=True))
+        fused_above += sum(of[number] > fused.positive_score for number in chosen)
+    assert np.mean(overlap) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(by_fused) == pytest.approx(0.42, abs=0.06)
+    assert len(by_cosine) >= 200 and not any(by_cosine)
+    counts = sampler.above_the_positive
+    assert counts["dense"] == 0 and counts["fused"] == fused_above > 0 and counts["bm25"] > 0
+
+
+@given(
+    st.lists(st.floats(0.0625, 1, width=32), min_size=1, max_size=30, unique=True),
+    st.floats(0.0625, 1, width=32),
+    st.sampled_from([0.8, 0.95, 0.98]),
+)
+def test_one_miner_filters_as_nv_retriever_does(scores: list[float], positive: float, p: float) -> None:
+    """TopK-PercPos (arXiv 2407.15831, section 3): the best k of those below `positive * p`."""
+    ranked = np.array(sorted(scores, reverse=True), np.float32)
+    candidates = candidates_of(range(1, len(ranked) + 1), ranked.tolist(), positive)
+    maximum = positive * p
+    clear = np.abs(ranked - maximum) > 1e-6
+    allowed = (np.flatnonzero(ranked < maximum) + 1).tolist()
+    if clear.all():
+        assert sample_negatives(candidates, p=p) == (allowed[:2] if len(allowed) >= 2 else None)
 
 
 def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> None:
@@ -130,14 +213,18 @@ def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> 
         number = row["row"]
         assert (row["query"], row["document"]) == PAIRS[number]
         assert row["negatives"] == [f"document {(number + shift) % 12}" for shift in (1, 2)]
-    report = json.loads(made.file("report.json").read_text())
-    assert report == made.facts["mining"]
+    text = made.file("report.json").read_text()
+    report = json.loads(text)
+    assert text == json.dumps(report, indent=1) + "\n"
+    assert report.items() <= made.facts.items()
     assert report == {
         "source": "mine", "candidates": 46, "kept": 22, "rows_read": 12, "rows_kept": 11, "rows_dropped": 1,
         "dropped": {
-            "known positive": 12, "skipped rank": 0, "too close to the positive": 0, "beyond what was asked": 11,
+            "known positive": 12, "skipped rank": 0, "too close to the positive": 0,
+            "perhaps too close: not retrieved by a miner that filters": 0, "beyond what was asked": 11,
             "too few for the row": 1,
         },
+        "above_the_positive": {"a": 0},
     }  # fmt: skip
     assert made.facts["rows_by_shard"] == [5, 5, 1]
 
@@ -158,8 +245,52 @@ def test_several_miners_are_fused_before_the_choice() -> None:
     source = publish_shards(PAIRS[:3])
     one = publish_candidates(source, [([0, 1], [9.0, 1.0], 9.0)] * 3, "a")
     two = publish_candidates(source, [([0, 2], [9.0, 1.0], 9.0)] * 3, "b")
-    rows = rows_in(publish_step(make, spec_of(source, one, two)))
+    rows = rows_in(publish_step(make, spec_of(source, one, two, filter=[0, 1])))
     assert rows == [{"row": 0, "query": "query 0", "document": "document 0", "negatives": ["document 1", "document 2"]}]
+
+
+@pytest.mark.parametrize(
+    ("filters", "negatives", "too_close", "above"),
+    [
+        ([0, 1], [3, 4], 2, {"bm25": 0, "dense": 0, "fused": 0}),
+        ([0], [2, 3], 1, {"bm25": 0, "dense": 1, "fused": 0}),
+        ([1], [1, 3], 1, {"bm25": 1, "dense": 0, "fused": 0}),
+    ],
+)
+def test_the_miners_that_the_setting_names_filter(
+    filters: list[int], negatives: list[int], too_close: int, above: dict[str, int]
+) -> None:
+    """Document 1 is above the positive by BM25 alone, 2 by the dense miner alone."""
+    source = publish_shards(PAIRS[:6])
+    others = ([], [], 1.0)
+    bm25 = publish_candidates(source, [([1, 0, 3, 4, 5], [12.0, 10.0, 4.0, 3.0, 2.0], 10.0), *[others] * 5], "bm25")
+    dense = publish_candidates(source, [([2, 0, 3, 1, 4], [0.9, 0.8, 0.5, 0.4, 0.3], 0.8), *[others] * 5], "dense", 5)
+    made = publish_step(make, spec_of(source, bm25, dense, filter=filters))
+    assert [row["negatives"] for row in rows_in(made)] == [[f"document {number}" for number in negatives]]
+    assert made.facts["dropped"]["too close to the positive"] == too_close
+    assert made.facts["above_the_positive"] == above
+
+
+@pytest.mark.parametrize(("depth", "negatives"), [(2, None), (3, [3, 4])])
+def test_a_score_that_is_not_known_is_at_most_the_last_one_of_a_full_list(
+    depth: int, negatives: list[int] | None
+) -> None:
+    """Documents 3 and 4 may score 4, which is not below 4, unless the miner was asked for more and found no other."""
+    miners = [Miner("bm25", 100), Miner("other", depth)]
+    sampler = NegativeSampler(**SETTINGS | {"p": 0.5, "label": "mine", "miners": miners})
+    lists_ = [candidates_of([0, 3, 4], [10.0, 4.0, 3.0], 10.0), candidates_of([0, 2], [8.0, 4.0], 8.0)]
+    assert sampler.sample(0, lists_, np.array([0], np.int32)) == negatives
+    assert sampler.dropped["too close to the positive"] == 1
+    dropped = sampler.dropped["perhaps too close: not retrieved by a miner that filters"]
+    assert dropped == (0 if negatives else 2)
+
+
+def test_the_report_tells_two_miners_of_one_kind_apart() -> None:
+    source = publish_shards(PAIRS[:3])
+    miners = [publish_candidates(source, [([0, 1, 2], [9.0, best, 1.0], 9.0)] * 3, "dense") for best in (2.0, 3.0)]
+    made = publish_step(make, spec_of(source, *miners, filter=[1]))
+    keys = [miner.spec.key for miner in miners]
+    assert made.facts["above_the_positive"] == {f"dense-{keys[0]}": 0, f"dense-{keys[1]}": 0, "fused": 0}
 
 
 def test_no_row_left_is_one_clear_line(capfd: CaptureFixture[str]) -> None:

@@ -17,8 +17,8 @@ from pylate.utils import ColBERTCollator
 from sentence_transformers import SentenceTransformer
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.saved_encoding import CONFIG_FILE
 from colbert_zero.models.colbert import (
-    CONFIG_FILE,
     EncodingSettings,
     embed,
     load_colbert,
@@ -133,7 +133,7 @@ def test_loading_leaves_the_global_generator_alone(modernbert: Path) -> None:
         ({"query_prompt": ""}, "query_prompt is 'search_query: ' there, '' was requested"),
         ({"document_prompt": "passage: "}, "document_prompt"),
         ({"query_length": 15}, "query_length is 14 there, 15"),
-        ({"document_length": 519}, "document_length"),
+        ({"document_length": 200}, "document_length"),
         ({"query_expansion": True}, "query_expansion"),
     ],
 )
@@ -154,9 +154,12 @@ def test_a_projection_is_added_only_where_there_is_none(modernbert: Path, tmp_pa
     model = load_colbert(modernbert, ENCODING, dimensions=16)
     assert embed(model, tokenize(model, TEXTS, True, "").pad()).shape[2] == 16
     save_colbert(model, tmp_path / "saved", ENCODING)
-    loaded = load_colbert(tmp_path / "saved", ENCODING, dimensions=128)
-    assert len(loaded) == 2
-    assert embed(loaded, tokenize(loaded, TEXTS, True, "").pad()).shape[2] == 16
+    for dimensions in (None, 16):
+        loaded = load_colbert(tmp_path / "saved", ENCODING, dimensions=dimensions)
+        assert len(loaded) == 2
+        assert embed(loaded, tokenize(loaded, TEXTS, True, "").pad()).shape[2] == 16
+    with pytest.raises(UserError, match="a projection to 16 dimensions, but dimensions is 128; set it to 16"):
+        load_colbert(tmp_path / "saved", ENCODING, dimensions=128)
 
 
 def test_a_sentence_transformers_folder_keeps_its_weights_and_not_its_prompts(base: Path, tmp_path: Path) -> None:
@@ -221,3 +224,15 @@ def test_a_folder_that_cannot_be_loaded_is_named_in_one_line(
 def test_the_file_with_the_encoding_is_the_one_pylate_writes(modernbert: Path, tmp_path: Path) -> None:
     save_colbert(load_colbert(modernbert, ENCODING), tmp_path, ENCODING)
     assert json.loads((tmp_path / CONFIG_FILE).read_text())["model_type"] == "ColBERT"
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(modernbert: Path, side: str) -> None:
+    model = load_colbert(modernbert, ENCODING)
+    prompt = ENCODING.query_prompt if side == "query" else ENCODING.document_prompt
+    taken = len(model.tokenizer(prompt)["input_ids"]) + 1
+    load_colbert(modernbert, replace(ENCODING, **{f"{side}_length": taken + 2}))
+    with pytest.raises(
+        UserError, match=rf"^{side}_length is {taken + 1}, but .* are {taken} tokens; set it well above"
+    ):
+        load_colbert(modernbert, replace(ENCODING, **{f"{side}_length": taken + 1}))

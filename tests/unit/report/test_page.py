@@ -90,7 +90,7 @@ class Study:
         rows = self.shards
         if stage == "supervised":
             candidates = self.publish("candidates", "bm25.torch", {"k1": 0.9}, {"shards": rows[:1]}, {"queries": 4060})
-            facts = {"rows": 3900, "dropped": {"too few negatives": 160}}
+            facts = {"rows": 3900, "dropped": {"too few negatives": 160}, "above_the_positive": {"bm25": 7, "fused": 3}}
             inputs = {"shards": rows[:1], "candidates": [candidates]}
             rows = [self.publish("negatives", "torch", {"p": 0.95}, inputs, facts)]
         if stage == "distillation":
@@ -267,7 +267,8 @@ def test_names_are_escaped(page: str) -> None:
 def test_the_page_states_sizes_drops_seeds_times_and_keys(page: str, study: Study) -> None:
     text = page.replace("\u202f", " ")
     drops = ("duplicate 31 · too short 9", "too few negatives 160")
-    for stated in ("4 100 000", *drops, "0.9234", "2 012 345", "Seed 42"):
+    above = ("<th>above the positive</th>", "bm25 7 · fused 3")
+    for stated in ("4 100 000", *drops, *above, "0.9234", "2 012 345", "Seed 42"):
         assert stated in text, stated
     for name in (study.base, *study.shards, *study.rows[2]["stages"]):
         assert name in page

@@ -309,6 +309,10 @@ def test_a_step_takes_as_many_negatives_as_its_poorest_row_has(modernbert: Path)
     assert stage.make_batch(rows, "here").documents == ["c", "e", "d", "h"]
     rich = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h", "i"]]})
     assert stage.make_batch(rich, "here").documents == ["c", "e", "f", "d", "h", "i"]
+    # A plan that says how many negatives a source gives has left out the rows with fewer.
+    assert stage.make_batch(rich, "here", 1).documents == ["c", "e", "d", "h"]
+    with pytest.raises(UserError, match="here: a row has 1 negatives, the stage uses 2 per row"):
+        stage.make_batch(rows, "here", 2)
 
 
 # Failures

@@ -61,10 +61,10 @@ def test_an_error_in_a_loader_thread_reaches_the_user(modernbert: Path) -> None:
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     embed = gradcache.embed
 
-    def limited(model: Any, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    def limited(model: Any, features: dict[str, torch.Tensor], *precision: bool) -> torch.Tensor:
         if features["input_ids"].numel() > tokens:
             raise torch.OutOfMemoryError
-        return embed(model, features)
+        return embed(model, features, *precision)
 
     monkeypatch.setattr(gradcache, "embed", limited)
 
@@ -191,7 +191,7 @@ def collection() -> str:
 
 def test_lines_grow_as_it_trains_and_tensorboard_gets_the_same(modernbert: Path) -> None:
     spec = model_spec(modernbert, "unsupervised")
-    evaluate = json.dumps({"steps": [2, 8], "collections": {collection(): False}})
+    evaluate = json.dumps({"steps": [2, 8], "collections": {collection(): {"drop_self": False}}})
     flags = ("--tensorboard", "--evaluate", evaluate)
     with pytest.raises(UserError, match="stopped at step 5"):
         train.train(job(spec, Path("out"), *flags), lambda step: step == 5)
@@ -214,14 +214,17 @@ def test_lines_grow_as_it_trains_and_tensorboard_gets_the_same(modernbert: Path)
 def test_an_evaluation_during_training_equals_the_studys_and_changes_nothing(modernbert: Path, drop_self: bool) -> None:
     spec, name = model_spec(modernbert, "unsupervised"), collection()
     _, expected = trained(spec)
-    evaluate = json.dumps({"steps": [3, 8], "collections": {name: drop_self}})
+    # Other lengths than the training's, as a collection may have.
+    lengths = {name: spec.settings[name] - 4 for name in ("query_length", "document_length")}
+    evaluate = json.dumps({"steps": [3, 8], "collections": {name: {"drop_self": drop_self, **lengths}}})
     facts, found = trained(spec, "--evaluate", evaluate)
     assert found == expected
     assert [found["step"] for found in facts["evaluations"]] == [3, 8]
     # Evaluate the same model with the steps of a study.
     assert run_step(train.make, None, ["--spec", spec.text, "--device", "cpu"], train.add_options) == 0
     names = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
-    settings = {"encoding": {name: spec.settings[name] for name in names}, "index": {"kind": "exact", "seed": 1}}
+    encoding = {name: spec.settings[name] for name in names} | lengths
+    settings = {"encoding": encoding, "index": {"kind": "exact", "seed": 1}, "changed": list(lengths)}
     index_spec = Spec("indexes", "small", settings, {"model": [spec.name], "collection": [name]})
     run_spec = Spec(
         "runs", "small", {"depth": 10, "drop_self": drop_self}, {"index": [index_spec.name], "collection": [name]}
@@ -236,7 +239,7 @@ def test_an_evaluation_during_training_equals_the_studys_and_changes_nothing(mod
 
 def test_a_large_collection_is_refused_before_training(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluator, "PLAID_MIN_DOCUMENTS", 5)
-    evaluate = json.dumps({"steps": [1], "collections": {collection(): False}})
+    evaluate = json.dumps({"steps": [1], "collections": {collection(): {"drop_self": False}}})
     with pytest.raises(UserError, match="has 5 documents, too many to evaluate on while training"):
         train.train(job(model_spec(modernbert, "unsupervised"), Path("out"), "--evaluate", evaluate), never)
 

@@ -6,12 +6,16 @@ oddities. Only judged queries are evaluated: a query without a judgement in the 
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import string
+from collections.abc import Collection as Sized
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from colbert_zero.data.json_lines import read_lines, read_records
@@ -21,9 +25,23 @@ from colbert_zero.graph.console import UserError, log
 
 CORPUS_FILE, QUERIES_FILE, DEFAULT_SPLIT = "corpus.jsonl", "queries.jsonl", "test"
 QRELS_HEADER = ("query-id", "corpus-id", "score")
+FIELD_NAMES: Mapping[str, tuple[str, ...]] = {
+    "query-id": ("query-id", "query_id", "queryid", "qid", "query"),
+    "corpus-id": ("corpus-id", "corpus_id", "document-id", "document_id", "doc-id", "doc_id", "docid", "pid"),
+    "score": ("score", "grade", "relevance", "rel", "label"),
+}
+"""The names, in small letters, under which files of judgements have the query's id, the document's id and the grade."""
+GRADE_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+MAXIMUM_GRADE = 1_000_000
+"""Grades are 0 to 4 or so; trec_eval's code makes a table as long as the greatest one."""
+BYTE_ORDER_MARK = "\ufeff"
+MAXIMUM_UNKNOWN_SHARE = 0.1
+"""The share of judgements of unknown documents or queries above which a collection gets a warning."""
 
 Qrels = dict[str, dict[str, int]]
 """Grade by query id and document id, both in the file's order."""
+Judgement = tuple[str, str, int]
+"""Query id, document id and grade."""
 
 
 class Document(NamedTuple):
@@ -122,40 +140,85 @@ def check_collection(folder: Path, split: str = DEFAULT_SPLIT) -> dict[str, int]
         which are kept and count as never retrieved; `empty_documents` and `empty_queries`.
 
     Raises:
-        UserError: A file is missing or malformed, an id occurs twice, or there is nothing to evaluate.
+        UserError: A file is missing or malformed, an id occurs twice, or there is nothing to evaluate: no judgement is
+            positive and of a known query and document, or all documents or queries are empty.
     """
     collection = Collection.open(folder, split)
-    document_ids: set[str] = set()
+    document_ids: dict[str, None] = {}  # in the corpus's order, for messages
     empty_documents = 0
     for number, document in _read_documents(collection.corpus_file):
         if document.id in document_ids:
             raise UserError(f"{collection.corpus_file}:{number}: document {document.id!r} is there twice; keep one")
-        document_ids.add(document.id)
+        document_ids[document.id] = None
         empty_documents += not document_text(document.title, document.text)
     if not document_ids:
         raise UserError(f"{collection.corpus_file}: no document in it; a collection needs at least one document")
-    judged_queries = collection.judged_queries
-    if not judged_queries:
-        raise UserError(
-            f"{collection.qrels_file}: judges no query of {collection.queries_file.name}: nothing to evaluate"
-        )
+    judged_queries, known_queries = collection.judged_queries, collection.queries.keys()
     judgements = [
         (query, document, grade) for query, row in collection.qrels.items() for document, grade in row.items()
     ]
+    if not any(
+        grade > 0 and document in document_ids and query in known_queries for query, document, grade in judgements
+    ):
+        raise UserError(_no_relevant_document(collection, document_ids, judgements))
     facts = {
         "documents": len(document_ids),
         "queries": len(judged_queries),
-        "unjudged_queries": len(collection.queries) - len(judged_queries),
+        "unjudged_queries": len(known_queries) - len(judged_queries),
         "judgements": len(judgements),
         "positive_judgements": sum(grade > 0 for _, _, grade in judgements),
         "judgements_of_unknown_documents": sum(document not in document_ids for _, document, _ in judgements),
-        "judgements_of_unknown_queries": sum(query not in collection.queries for query, _, _ in judgements),
+        "judgements_of_unknown_queries": sum(query not in known_queries for query, _, _ in judgements),
         "empty_documents": empty_documents,
         "empty_queries": sum(not text.strip() for text in judged_queries.values()),
     }
+    for path, part in ((collection.corpus_file, "documents"), (collection.queries_file, "queries")):
+        if facts[f"empty_{part}"] == facts[part]:
+            raise UserError(f"{path}: each of the {facts[part]} {part} is empty; their texts belong under text")
     for name in (name for name in facts if name.startswith(("unjudged", "judgements_of", "empty")) and facts[name]):
         log.info("%s (%s): %d %s", folder, split, facts[name], name.replace("_", " "))
+    judged_documents = dict.fromkeys(document for _, document, _ in judgements)
+    for part, judged, known in (
+        ("documents", judged_documents, document_ids),
+        ("queries", collection.qrels, known_queries),
+    ):
+        unknown = facts[f"judgements_of_unknown_{part}"]
+        if unknown > MAXIMUM_UNKNOWN_SHARE * len(judgements):
+            log.warning(
+                "%s: warning: %d of %d judgements are of unknown %s, such as %s, where the collection has %s: "
+                "they count as never retrieved",
+                *(collection.qrels_file, unknown, len(judgements), part),
+                *(_first_ids(name for name in judged if name not in known), _first_ids(known)),
+            )
     return facts
+
+
+def _no_relevant_document(collection: Collection, document_ids: Sized[str], judgements: list[Judgement]) -> str:
+    """Why no judgement is positive and of a known query and document, with the first ids of both sides."""
+    path = collection.qrels_file
+    if not judgements:
+        return f"{path}: no judgement in it: nothing to evaluate"
+    positive = [(query, document) for query, document, grade in judgements if grade > 0]
+    if not positive:
+        return f"{path}: none of its {len(judgements)} scores is above 0: nothing to evaluate"
+    sides = (
+        ("query", [query for query, _ in positive], collection.queries_file, collection.queries),
+        ("document", [document for _, document in positive], collection.corpus_file, document_ids),
+    )
+    for part, judged, file, known in sides:
+        if not any(name in known for name in judged):
+            return (
+                f"{path}: judges no {part} of {file.name}: it has {_first_ids(dict.fromkeys(judged))}, {file.name} has "
+                f"{_first_ids(known)}: nothing to evaluate; ids are compared as texts"
+            )
+    return (
+        f"{path}: none of its {len(positive)} positive judgements is of a known query and a known document, such as "
+        f"{positive[0]}: nothing to evaluate"
+    )
+
+
+def _first_ids(names: Iterable[str]) -> str:
+    return ", ".join(f"{name!r:.60}" for name in islice(names, 3)) or "none"
 
 
 def write_collection(
@@ -179,12 +242,12 @@ def write_collection(
             file.write(_json_line({"_id": document.id, "title": document.title, "text": document.text}))
     with (folder / QUERIES_FILE).open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(_json_line({"_id": query, "text": text}) for query, text in queries.items())
-    path = folder / "qrels" / f"{split}.tsv"
+    path = _qrels_path(folder, split)
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(QRELS_HEADER) + "\n")
         for query, row in qrels.items():
-            file.writelines(f"{query}\t{document}\t{grade}\n" for document, grade in row.items())
+            file.writelines(f"{_quoted(query)}\t{_quoted(document)}\t{grade}\n" for document, grade in row.items())
 
 
 def _read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -215,37 +278,129 @@ def _read_queries(path: Path) -> dict[str, str]:
 
 def _read_qrels(path: Path) -> Qrels:
     qrels: Qrels = {}
-    for position, (number, line) in enumerate(read_lines(path)):
-        fields = [field.strip() for field in line.split("\t")]
-        if position == 0 and tuple(fields) == QRELS_HEADER:
-            continue
-        if len(fields) != len(QRELS_HEADER) or not all(fields):
-            raise UserError(f"{path}:{number}: {line[:80]!r} is not query-id, corpus-id and score with tabs between")
-        query, document, score = fields
-        try:
-            grade = float(score)
-            is_whole = grade.is_integer()
-        except ValueError:
-            is_whole = False
-        if not is_whole:
-            raise UserError(f"{path}:{number}: score {score[:80]!r} is not a whole number")
-        row = qrels.setdefault(query, {})
-        if row.setdefault(document, int(grade)) != int(grade):
-            raise UserError(
-                f"{path}:{number}: query {query!r} and document {document!r} have two different scores; keep one"
-            )
+    layout: Layout | None = None
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        if layout is None:
+            layout = _find_layout(line, where)
+            if layout.is_header:
+                continue
+        fields = _split_line(line, layout, where)
+        if len(fields) != layout.width or not all(fields):
+            raise UserError(f"{where}: {line[:80]!r} is not {layout.description}")
+        query, document, score = (fields[column] for column in layout.columns)
+        add_judgement(qrels, query, document, score, where)
     return qrels
 
 
+class Layout(NamedTuple):
+    """How a file of judgements is laid out.
+
+    Attributes:
+        width: The number of fields of a line.
+        columns: The places of query id, document id and score.
+        has_tabs: Whether tabs are between the fields, which may then be quoted; else any white space is.
+        is_header: Whether the file's first line is a header.
+    """
+
+    width: int
+    columns: tuple[int, int, int]
+    has_tabs: bool = True
+    is_header: bool = False
+
+    @property
+    def description(self) -> str:
+        """What a line has to be, for a message."""
+        if self.is_header and self.columns != (0, 1, 2):
+            return f"a line of {self.width} fields, as its header is"
+        return f"{', '.join(QRELS_HEADER[:2])} and score with tabs between" if self.has_tabs else TREC_DESCRIPTION
+
+
+BEIR_LAYOUT = Layout(3, (0, 1, 2))
+TREC_DESCRIPTION = "query-id, 0, document-id and score"
+
+
+def _find_layout(line: str, where: str) -> Layout:
+    """The layout of a file of judgements by its first line: BEIR's three columns, TREC's four, or as a header says."""
+    fields = _split_line(line, BEIR_LAYOUT, where)
+    for has_tabs, trec in ((True, fields), (False, re.split(r"[ \t]+", line.strip(string.whitespace)))):
+        if len(trec) == 4 and trec[1].upper() in ("0", "Q0") and GRADE_PATTERN.fullmatch(trec[3]):
+            return Layout(4, (0, 2, 3), has_tabs)
+    if len(fields) < 3 or GRADE_PATTERN.fullmatch(fields[2]):
+        return BEIR_LAYOUT
+    names = [field.lower() for field in fields]
+    columns = [[column for column, name in enumerate(names) if name in FIELD_NAMES[field]] for field in QRELS_HEADER]
+    if all(len(places) == 1 for places in columns):
+        query, document, score = (places[0] for places in columns)
+        return Layout(len(fields), (query, document, score), is_header=True)
+    raise UserError(
+        f"{where}: {line[:80]!r} is neither a judgement (query-id, corpus-id and a whole number as score with tabs "
+        f"between, or TREC's {TREC_DESCRIPTION}) nor the header {' '.join(QRELS_HEADER)}"
+    )
+
+
+def _split_line(line: str, layout: Layout, where: str) -> list[str]:
+    """The fields of a line of judgements. White space around a field is no part of it if no id may contain it."""
+    if not layout.has_tabs:
+        return re.split(r"[ \t]+", line.strip(string.whitespace))
+    fields = line.split("\t")
+    if '"' in line:
+        try:
+            # As BEIR reads the file: a field that begins with a quote ends with one, and inner ones are doubled.
+            (fields,) = csv.reader([line], delimiter="\t", strict=True)
+        except (csv.Error, ValueError) as error:
+            raise UserError(
+                f"{where}: {line[:80]!r} has a quoted field that does not end where it should ({error}): quote fields "
+                'as csv does, and double a quote within ("" for ")'
+            ) from None
+    return [field.strip(string.whitespace) for field in fields]
+
+
+def _quoted(name: str) -> str:
+    """An id as a field of a TSV file: one that begins with a quote would be read as a quoted one."""
+    return '"' + name.replace('"', '""') + '"' if name.startswith('"') else name
+
+
+def add_judgement(qrels: Qrels, query: str, document: str, score: object, where: str) -> None:
+    """Add a judgement to `qrels`.
+
+    Raises:
+        UserError: The score is not a whole number, or too large a one, or another than the pair has already.
+    """
+    text = str(score)
+    grade = float(text) if not isinstance(score, bool) and GRADE_PATTERN.fullmatch(text) else None
+    if grade is None or not grade.is_integer():
+        raise UserError(f"{where}: score {text[:80]!r} is not a whole number")
+    if abs(grade) > MAXIMUM_GRADE:
+        raise UserError(f"{where}: score {text[:80]!r} is beyond {MAXIMUM_GRADE}; grades are small whole numbers")
+    if qrels.setdefault(query, {}).setdefault(document, int(grade)) != int(grade):
+        raise UserError(f"{where}: query {query!r} and document {document!r} have two different scores; keep one")
+
+
 def _id(record: Mapping[str, Any], where: str) -> str:
-    value = record.get("_id")
-    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: no _id, or not a string")
+    return checked_id(record.get("_id"), "_id", where)
+
+
+def checked_id(value: object, field: str, where: str) -> str:
+    """An id as text: one that a file has as text or as a whole number.
+
+    Raises:
+        UserError: It is neither, or cannot be written into a run.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value == "":
+        raise UserError(f"{where}: no {field}, or an empty one")
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {field} is {value!r:.60}, not a string; write ids as strings")
+    if value.startswith(BYTE_ORDER_MARK):
+        raise UserError(f"{where}: {field} {value!r:.200} begins with a byte order mark; remove it")
     # Only ASCII white space separates the fields of a TREC run; names of Wikipedia pages contain other white space.
-    if any(space in name for space in string.whitespace):
-        raise UserError(f"{where}: _id {name!r} contains white space, which a TREC run cannot hold; rename it")
-    return name
+    if any(space in value for space in string.whitespace):
+        raise UserError(
+            f"{where}: {field} {value!r:.200} contains white space, which a TREC run cannot hold; rename it"
+        )
+    return value
 
 
 def _text(record: Mapping[str, Any], where: str) -> str:
@@ -268,8 +423,14 @@ def _find_file(folder: Path, name: str) -> Path:
     raise UserError(f"{folder / name} is missing, and so is its .gz: a BEIR-format folder needs one of them")
 
 
+def _qrels_path(folder: Path, split: str) -> Path:
+    if split in ("", "..") or PurePosixPath(split).name != split or not split.isprintable():
+        raise UserError(f"split {split!r} cannot be the name of a file in {folder / 'qrels'}; correct it")
+    return folder / "qrels" / f"{split}.tsv"
+
+
 def _qrels_file(folder: Path, split: str) -> Path:
-    path = folder / "qrels" / f"{split}.tsv"
+    path = _qrels_path(folder, split)
     if not path.is_file():
         splits = ", ".join(sorted(other.stem for other in path.parent.glob("*.tsv"))) or "none"
         raise UserError(f"{path} is missing; the folder has the splits: {splits}")

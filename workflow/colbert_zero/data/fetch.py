@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import logging
-import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,12 +28,18 @@ from colbert_zero.data import beir
 from colbert_zero.data.beir import Document, Qrels
 from colbert_zero.data.hub import Repository, first_few
 from colbert_zero.data.json_lines import read_lines, read_records
+from colbert_zero.data.sources import check_file, source_columns
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.local_files import DigestCache, keep_private, problem_with_file
+from colbert_zero.graph.model_folder import check_model_folder
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""The files of a model that are fetched: weights without code in them, configurations, tokenizers."""
+MODEL_FILES = (
+    *("*.safetensors", "*.json", "artifact.metadata"),
+    *("*.txt", "*.model", "*.codes", "*.bpe", "*.spm", "*.tiktoken", "*.tokenizer", "*.vocab", "*.jinja"),
+)
+"""The files of a model that are fetched: weights without code in them, configurations, what tokenizers read."""
 PICKLE_FILES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl")
 """Weights that can run code when they are loaded."""
 ROWS_ROLE, SCORED_ROWS_ROLE = "rows", "train"
@@ -117,21 +122,33 @@ def fetch_source(job: Job) -> Mapping[str, Any]:
 
 
 def copy_source(job: Job) -> Mapping[str, Any]:
-    """Copy a source that is the user's own file."""
-    path = _local_path(job)
-    name = job.settings["file"]
-    if PurePosixPath(name).name != name or name in (SPEC_FILE, MANIFEST_FILE):
-        raise UserError(f"{name!r} cannot be a source's file name: rename the file")
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: a source is a Parquet or JSONL(.gz) file")
-    copy = job.folder / name
-    shutil.copyfile(path, copy)
-    if file_digest(copy) != job.settings["sha256"]:
-        raise UserError(f"{path} changed since the workflow was planned: run snakemake again")
-    # Count the rows of the user's own file, so that an error names a line of that file.
-    rows = _count_rows(path)
+    """Copy a source that is the user's own file, or several of a folder.
+
+    The settings have `file` and `sha256`, or `files`: a list of `name` (relative to `--path`) and `sha256`.
+    """
+    path, settings = _local_path(job), job.settings
+    several = "files" in settings
+    digests = (
+        {file["name"]: file["sha256"] for file in settings["files"]}
+        if several
+        else {settings["file"]: settings["sha256"]}
+    )
+    rows = 0
+    for name, sha256 in digests.items():
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or str(parts) != name or name in (SPEC_FILE, MANIFEST_FILE):
+            raise UserError(f"{name!r} cannot be the name of a source's file: rename the file")
+        original = path / name if several else path
+        if problem := problem_with_file(original):
+            raise UserError(f"{original} {problem}: a source is a Parquet or JSONL(.gz) file")
+        if file_digest(_copy(original, job.folder, name)) != sha256:
+            DigestCache(Path()).forget([original])
+            raise UserError(f"{original} changed since the workflow was planned: run snakemake again")
+        # Read the user's own file, so that an error names a line of that file.
+        rows += _count_rows(original)
+        check_file(original, source_columns(settings))
     _refuse_empty(rows, str(path))
-    return {"rows": rows, "files": [name]}
+    return {"rows": rows, "files": sorted(digests)}
 
 
 def _count_rows(path: Path) -> int:
@@ -194,9 +211,8 @@ def copy_collection(job: Job) -> Mapping[str, Any]:
     """Copy a collection that is the user's own folder in BEIR format."""
     path, split = _local_folder(job), job.settings["split"]
     collection = beir.Collection.open(path, split)
-    (job.folder / "qrels").mkdir()
     for file in (collection.corpus_file, collection.queries_file, collection.qrels_file):
-        shutil.copyfile(file, job.folder / file.relative_to(path))
+        _copy(file, job.folder, file.relative_to(path).as_posix())
     # Check the user's own folder, so that an error names a line of a file in that folder.
     return beir.check_collection(path, split)
 
@@ -218,7 +234,7 @@ def _find_part(repository: Repository, part: str, globs: Iterable[str], split: s
 def _read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     for path in paths:
         for where, record in _read_records(path):
-            yield Document(_value(record, ("_id", "id"), where), record.get("title") or "", record.get("text") or "")
+            yield Document(_id(record, ("_id", "id"), where), record.get("title") or "", record.get("text") or "")
 
 
 def _read_judged_queries(paths: Iterable[Path], qrels: Qrels) -> dict[str, str]:
@@ -226,7 +242,7 @@ def _read_judged_queries(paths: Iterable[Path], qrels: Qrels) -> dict[str, str]:
     queries: dict[str, str] = {}
     for path in paths:
         for where, record in _read_records(path):
-            query = _value(record, ("_id", "id"), where)
+            query = _id(record, ("_id", "id"), where)
             if query in queries:
                 raise UserError(f"{where}: query {query!r} is there twice")
             if query in qrels:
@@ -240,16 +256,9 @@ def _read_qrels(paths: Sequence[Path], split: str) -> Qrels:
     qrels: Qrels = {}
     for path in paths:
         for where, record in _read_records(path):
-            query, document = _value(record, ("query-id",), where), _value(record, ("corpus-id",), where)
-            score = _value(record, ("score",), where)
-            try:
-                grade = float(score)
-            except ValueError:
-                grade = math.nan
-            if not grade.is_integer() or qrels.setdefault(query, {}).setdefault(document, int(grade)) != int(grade):
-                raise UserError(
-                    f"{where}: the score of {document!r} for {query!r} is not a whole number, or there are two"
-                )
+            query, document = (_id(record, beir.FIELD_NAMES[field], where) for field in ("query-id", "corpus-id"))
+            _, score = _first_value(record, beir.FIELD_NAMES["score"], where)
+            beir.add_judgement(qrels, query, document, score, where)
     return qrels
 
 
@@ -268,11 +277,17 @@ def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path} is not a Parquet file, or is damaged after row {number}") from None
 
 
-def _value(record: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+def _id(record: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    name, value = _first_value(record, names, where)
+    return beir.checked_id(value, name, where)
+
+
+def _first_value(record: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, Any]:
+    """The first of the fields `names` that the record has, and its value."""
     for name in names:
         if record.get(name) is not None:
-            return str(record[name])
-    raise UserError(f"{where}: no {' or '.join(names)}")
+            return name, record[name]
+    raise UserError(f"{where}: no {' or '.join(names)}; it has {first_few(map(str, record))}")
 
 
 # Bases
@@ -283,19 +298,19 @@ def fetch_base(job: Job) -> Mapping[str, Any]:
     repository = Repository.look_up(job, "model")
     paths = _model_files(repository.files, f"{repository.repo_id} at {repository.commit}")
     repository.download(paths)
+    check_model_folder(repository.folder, f"{repository.repo_id} at {repository.commit}")
     repository.publish(paths, job.folder)
     return repository.facts
 
 
 def copy_base(job: Job) -> Mapping[str, Any]:
-    """Copy a model that is the user's own folder."""
+    """Copy a model that is the user's own folder; the fact `path` says which."""
     path = _local_folder(job)
+    check_model_folder(path)
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     for name in _model_files(names, str(path)):
-        target = job.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path / name, target)
-    return {}
+        _copy(path / name, job.folder, name)
+    return {"path": str(path)}
 
 
 def _model_files(names: Iterable[str], where: str) -> list[str]:
@@ -338,6 +353,15 @@ def _local_path(job: Job) -> Path:
     return Path(job.options.path)
 
 
+def _copy(path: Path, folder: Path, name: str) -> Path:
+    """Copy a file into the artifact's folder under `name`; the folder becomes as private as the file."""
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    keep_private(folder, path)
+    shutil.copyfile(path, target)
+    return target
+
+
 def _local_folder(job: Job) -> Path:
     """The folder at `--path`, whose digest must be the one in the settings, and whose links must stay inside it."""
     path = _local_path(job)
@@ -348,7 +372,9 @@ def _local_folder(job: Job) -> Path:
         if inner.is_symlink() and not inner.resolve().is_relative_to(root):
             raise UserError(f"{inner} is a link out of its folder: give a copy with the links resolved (cp -rL)")
     if content_digest(file_digests(path)) != job.settings["sha256"]:
+        DigestCache(Path()).forget([path])
         raise UserError(f"{path} changed since the workflow was planned: run snakemake again")
+    keep_private(job.folder, path)
     return path
 
 

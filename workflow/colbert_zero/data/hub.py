@@ -1,18 +1,26 @@
-"""Repositories of the Hugging Face Hub at one commit: list their files, and download them so that a retry resumes."""
+"""Repositories of the Hugging Face Hub at one commit: list their files, and download them so that a retry resumes.
+
+What the server answers is not trusted: commits, paths and ETags become names of files here, and its addresses could
+take the token elsewhere. Each is checked before it is used.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx
-from huggingface_hub import HfApi, hf_hub_download
+import yaml
+from huggingface_hub import HfApi, constants, hf_hub_download, set_client_factory
 from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
@@ -26,8 +34,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils._http import default_client_factory
 
-from colbert_zero.graph.artifact import Job
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.local_files import link_or_copy
@@ -35,6 +44,13 @@ from colbert_zero.graph.local_files import link_or_copy
 CARD_FILE = "README.md"
 CONFIG_PREFIX = "config:"
 """A glob `config:NAME` stands for the files that the repository's card lists for its configuration NAME."""
+MAXIMUM_CARD_GLOBS = 10_000
+"""Globs that a configuration of a card may list; YAML's aliases make short cards that list billions."""
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
+ETAG_PATTERN = re.compile(r'(W/)?"?[\w:+=-]*"?', re.ASCII)
+"""The Hub's ETags are hex digits; huggingface_hub names a file after them."""
+MAXIMUM_NAME_BYTES = 240
+"""File systems allow 255, of which huggingface_hub takes up to 9 for its notes on a download."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +78,16 @@ class Repository:
         """Resolve `settings.revision` of `settings.hub` to a commit, and list the commit's files.
 
         Raises:
-            UserError: The Hub has no such repository or revision, or refuses it, or cannot be reached.
+            UserError: The Hub has no such repository or revision, or refuses it, or cannot be reached; or it answers
+                with another commit than the one asked for, or with what is no commit or listing.
         """
         repo_id, revision, api = job.settings["hub"], job.settings["revision"], HfApi()
-        with _hub_errors_in_one_line(repo_id, revision):
-            commit = str(api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha)
+        set_client_factory(_make_client)
+        with _hub_errors_in_one_line(repo_id, revision), _malformed_answers_in_one_line(repo_id):
+            answer = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+            commit = _checked_commit(repo_id, revision, answer)
             tree = list(api.list_repo_tree(repo_id, recursive=True, repo_type=repo_type, revision=commit))
-        files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-        for path in files:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise UserError(f"{repo_id} at {commit} lists {path!r}, a path out of its folder: it is not fetched")
+        files = {str(entry.path): entry for entry in tree if isinstance(entry, RepoFile)}
         return cls(repo_id, repo_type, commit, files, job.state / commit, job.threads)
 
     @property
@@ -103,23 +119,32 @@ class Repository:
         if CARD_FILE not in self.files:
             raise UserError(f"{self.repo_id} at {self.commit} has no card that lists the files of {glob}: give globs")
         self.download([CARD_FILE])
-        configs = {
-            config.get("config_name"): config
-            for config in (metadata_load(self.folder / CARD_FILE) or {}).get("configs") or []
-        }
-        if name not in configs or not configs[name].get("data_files"):
+        card = f"the card of {self.repo_id} at {self.commit}"
+        try:
+            configs = {
+                config.get("config_name"): config
+                for config in (metadata_load(self.folder / CARD_FILE) or {}).get("configs") or []
+            }
+            data_files = configs.get(name, {}).get("data_files") or []
+            patterns = list(islice(_data_file_globs(data_files), MAXIMUM_CARD_GLOBS + 1))
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise UserError(f"{card} does not list configurations as cards do: give globs") from None
+        if not patterns:
             raise UserError(
-                f"the card of {self.repo_id} at {self.commit} lists no files for the configuration {name}; it has "
-                f"{first_few(map(str, configs))}: give globs"
+                f"{card} lists no files for the configuration {name}; it has {first_few(map(str, configs))}: give globs"
             )
-        return list(_data_file_globs(configs[name]["data_files"]))
+        if len(patterns) > MAXIMUM_CARD_GLOBS:
+            raise UserError(f"{card} lists more than {MAXIMUM_CARD_GLOBS} globs for {name}: give globs")
+        return patterns
 
     def download(self, paths: Sequence[str]) -> None:
         """Download the files that `folder` lacks, and check size and digest of each file in `paths`.
 
         Raises:
-            UserError: The connection broke, or a file has another size or digest than the Hub lists.
+            UserError: The connection broke; a file has another size or digest than the Hub lists, or a path that
+                cannot be used here.
         """
+        _check_paths(f"{self.repo_id} at {self.commit}", paths)
 
         def download(path: str) -> None:
             hf_hub_download(self.repo_id, path, repo_type=self.repo_type, revision=self.commit, local_dir=self.folder)
@@ -141,6 +166,79 @@ class Repository:
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(self.folder / path, target)
+
+
+def _checked_commit(repo_id: str, revision: str, commit: Any) -> str:
+    """The commit that the Hub answers, which must be one, and the pinned one if `revision` is a commit."""
+    if not isinstance(commit, str) or not COMMIT_PATTERN.fullmatch(commit):
+        raise UserError(f"{repo_id}: the Hub answers {commit!r:.80} for a commit, not 40 hex digits: check HF_ENDPOINT")
+    pinned = revision.lower()
+    if COMMIT_PATTERN.fullmatch(pinned) and commit != pinned:
+        raise UserError(
+            f"{repo_id}: the Hub answers with the commit {commit}, but {revision} was asked for: check HF_ENDPOINT"
+        )
+    return commit
+
+
+def _check_paths(where: str, paths: Sequence[str]) -> None:
+    """Raise a UserError for a path that leads out of its folder, or that means another file on some systems."""
+    seen: dict[str, str] = {}
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    for path in paths:
+        parts = path.split("/")
+        if "\\" in path or ":" in parts[0] or {"", ".", ".."} & set(parts):
+            raise UserError(f"{where} lists {path!r}, a path out of its folder: it is not fetched")
+        if not path.isprintable() or path in folders or max(len(part.encode()) for part in parts) > MAXIMUM_NAME_BYTES:
+            raise UserError(f"{where} lists {path!r:.300}, which cannot be a file's name here: it is not fetched")
+        # huggingface_hub keeps its notes on downloads in .cache; the others are an artifact's own files.
+        if parts[0].lower() in (".cache", SPEC_FILE, MANIFEST_FILE):
+            raise UserError(f"{where} lists {path!r}, a name that is kept for other files here: correct the globs")
+        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+        if other != path:
+            raise UserError(f"{where} lists {other!r} and {path!r}, one file on some systems: correct the globs")
+
+
+def _make_client() -> httpx.Client:
+    """The library's HTTP client, which also refuses to take the token elsewhere or an ETag that is a path."""
+    client = default_client_factory()
+    hooks = client.event_hooks
+    client.event_hooks = {
+        "request": [*hooks["request"], _keep_token],
+        "response": [*hooks["response"], _check_etag],
+    }
+    return client
+
+
+def _keep_token(request: httpx.Request) -> None:
+    """Raise a UserError if the token is about to be sent to another server than the Hub: in a listing's next page, say.
+
+    Downloads redirected to a storage server do not come here with a token: the libraries take it off.
+    """
+    hub, url = httpx.URL(constants.ENDPOINT), request.url
+    is_hub = (url.scheme, url.host, url.port) == (hub.scheme, hub.host, hub.port)
+    is_known = url.scheme == "https" and url.host in constants.HF_URL_HOSTS
+    if "authorization" in request.headers and not (is_hub or is_known):
+        raise UserError(f"the Hub at {hub.host} asks to send the token to {url.host}: not done; check HF_ENDPOINT")
+
+
+def _check_etag(response: httpx.Response) -> None:
+    """Raise a UserError for an ETag that could not be the name of a file; only those of HEAD requests are used so."""
+    etags = [response.headers.get(header, "") for header in ("etag", "x-linked-etag")]
+    if response.request.method == "HEAD" and not all(map(ETAG_PATTERN.fullmatch, etags)):
+        raise UserError(f"{response.url.host} answers with the ETags {etags!r:.200}: none of a Hub; check HF_ENDPOINT")
+
+
+@contextmanager
+def _malformed_answers_in_one_line(repo_id: str) -> Iterator[None]:
+    """Turn what the library raises for an answer that is not the API's into one line."""
+    try:
+        yield
+    except HFValidationError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{repo_id}: the answer is not one of the Hub's API ({type(error).__name__}): check HF_ENDPOINT"
+        ) from None
 
 
 @contextmanager
@@ -192,15 +290,21 @@ def _is_intact(path: Path, entry: RepoFile) -> bool:
     return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == entry.blob_id
 
 
-def _data_file_globs(value: Any) -> Iterator[str]:
-    """The globs in a card's `data_files`: a string, a list of them, or a list of splits with a `path`."""
+def _data_file_globs(value: Any, depth: int = 0) -> Iterator[str]:
+    """The globs in a card's `data_files`: a string, a list of them, or a list of splits with a `path`.
+
+    Raises:
+        TypeError: It is none of these.
+    """
     if isinstance(value, str):
         yield value
+    elif depth == 4:
+        raise TypeError
     elif isinstance(value, Mapping):
-        yield from _data_file_globs(value["path"])
+        yield from _data_file_globs(value["path"], depth + 1)
     else:
         for item in value:
-            yield from _data_file_globs(item)
+            yield from _data_file_globs(item, depth + 1)
 
 
 def first_few(names: Iterable[str]) -> str:

@@ -236,6 +236,15 @@ class RowReader:
         """The columns."""
         return pq.read_schema(self.artifact.file(self._files[0]))
 
+    def bytes_per_row(self) -> float:
+        """About how many bytes a decoded row takes: those of the first row group, uncompressed; 0 without rows."""
+        first = next((file for file, end in zip(self._files, self._file_ends, strict=True) if end), None)
+        if first is None:
+            return 0.0
+        with pq.ParquetFile(self.artifact.file(first)) as shard:
+            group = shard.metadata.row_group(0)
+            return float(group.total_byte_size / group.num_rows)
+
     def read(self, start: int, stop: int) -> pa.Table:
         """The rows `start` to `stop` (exclusive), in order.
 

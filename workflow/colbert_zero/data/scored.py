@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from colbert_zero.data.columns import id_column, ids_column, numbers_column, text_column
 from colbert_zero.data.row_filter import RowFilter
 from colbert_zero.data.rows import SCORED_SCHEMA, min_max, text_digest
 from colbert_zero.data.shuffle import with_places
-from colbert_zero.data.sources import id_column, ids_column, numbers_column, read_files, text_column
+from colbert_zero.data.sources import read_files
 from colbert_zero.data.text import stripped
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError, progress

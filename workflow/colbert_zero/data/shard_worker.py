@@ -20,14 +20,14 @@ from colbert_zero.graph.console import run_reporting_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the share; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", type=Spec.parse, required=True, help="the spec of the shards, as JSON")
+    parser.add_argument("--spec", type=Spec.from_argument, required=True, help="the shards' spec: JSON, or a file")
     parser.add_argument("--of", choices=("files", "shards"), required=True, help="what the jobs share")
     parser.add_argument("--share", type=int, required=True, help="which share, from 1")
     parser.add_argument("--jobs", type=int, required=True, help="how many shares there are")
     parser.add_argument("--threads", type=int, default=1, help="how many processes to use (1)")
-    options = parser.parse_args(argv)
 
     def run() -> int:
+        options = parser.parse_args(argv)
         if (options.spec.folder / MANIFEST_FILE).is_file():
             return 0
         share, build = slice(options.share - 1, None, options.jobs), ShardBuild(options.spec)

@@ -6,6 +6,13 @@ Rows of texts (`query`, `document`, perhaps `negatives`) keep their columns. Row
 are joined with the texts of their ids. A digest of seed, source and row content decides a row's place: neither the
 order nor the number of the source's files, nor the number of workers, can change it.
 
+Duplicates are rows with the same query and document; one stays, with the negatives of all of them. With the setting
+`deduplicate: false` every row stays, as the paper counts them, and a digest of its file's name and its number in the
+file decides its place: copies of a row are not neighbours, whom one batch would take for each other's negatives.
+
+Negatives that are the row's own document are removed and counted. In a source with negatives, a row without any is
+dropped and counted: a supervised step could not use it.
+
 However large the source, a process holds less than 1 GiB (see `shuffle`). First each file and then each shard is
 processed independently, by `--threads` processes. Finished files and shards stay in the state folder until all shards
 are published, so that a retry resumes with the rest. With `shard_worker`, other jobs can do shares of the work first.
@@ -13,11 +20,12 @@ are published, so that a retry resumes with the rest. With `shard_worker`, other
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,9 +37,18 @@ import pyarrow.compute as pc
 from colbert_zero.data.row_filter import RowFilter
 from colbert_zero.data.rows import PAIR_SCHEMA, TRIPLE_SCHEMA, ShardWriter, row_facts, shard_file_name, text_digests
 from colbert_zero.data.scored import ScoredRows
-from colbert_zero.data.shuffle import BucketRange, merge_spills, partition, plan_shards, read_counts, with_places
-from colbert_zero.data.sources import read_source
-from colbert_zero.data.text import stripped
+from colbert_zero.data.shuffle import (
+    DIGEST_FIELD,
+    PLACE_FIELD,
+    BucketRange,
+    merge_spills,
+    partition,
+    plan_shards,
+    read_counts,
+    with_places,
+)
+from colbert_zero.data.sources import read_rows
+from colbert_zero.data.text import are_same, stripped
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import link_or_copy
@@ -78,10 +95,14 @@ class TextRows:
     Attributes:
         source: The source.
         has_negatives: Whether any row read so far has negatives.
+        further_documents: How many pairs were made of further documents of a row: a list of three gives three pairs.
+        removed_negatives: How many negatives were removed since they are their row's own document.
     """
 
     source: Artifact
     has_negatives: bool = False
+    further_documents: int = 0
+    removed_negatives: int = 0
 
     @property
     def files(self) -> list[str]:
@@ -98,8 +119,8 @@ class TextRows:
             UserError: The file cannot be read.
         """
         text = pa.large_string()
-        for batch in read_source(self.source, [file]):
-            rows = [row for row in _stripped_rows(batch) if _is_valid(row, row_filter)]
+        for batch in read_rows(self.source, [file]):
+            rows = [row for row in self._pairs(batch, row_filter) if _is_valid(row, row_filter)]
             self.has_negatives |= any(negatives for _, _, negatives in rows)
             queries = pa.array([query for query, _, _ in rows], text)
             documents = pa.array([document for _, document, _ in rows], text)
@@ -112,39 +133,57 @@ class TextRows:
             )
 
     def file_facts(self) -> dict[str, Any]:
-        """Whether any row has negatives."""
-        return {"negatives": self.has_negatives}
+        """Whether any row has negatives, and what was counted."""
+        return {
+            "negatives": self.has_negatives,
+            "further_documents": self.further_documents,
+            "removed_negatives": self.removed_negatives,
+        }
 
     def schema(self, facts_by_file: Sequence[Mapping[str, Any]]) -> pa.Schema:
         """Triples if any file has negatives, else pairs."""
         return TRIPLE_SCHEMA if any(facts["negatives"] for facts in facts_by_file) else PAIR_SCHEMA
 
     def manifest_facts(self, facts_by_file: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """No further facts."""
-        return {}
+        """The counts that are not 0."""
+        # Files that an earlier version has partitioned lack the counts.
+        totals = {
+            name: sum(facts.get(name, 0) for facts in facts_by_file)
+            for name in ("further_documents", "removed_negatives")
+        }
+        return {name: total for name, total in totals.items() if total}
 
     def to_published(self, rows: pa.Table) -> pa.Table:
         """Return the rows unchanged."""
         return rows
 
+    def _pairs(self, batch: pa.RecordBatch, row_filter: RowFilter) -> Iterator[Pair]:
+        """The pairs of each row, stripped: one, or one for each of several documents."""
+        columns = batch.to_pydict()
+        negative_lists = columns.get("negatives") or [[]] * batch.num_rows
+        for query, found, texts in zip(columns["query"], columns["document"], negative_lists, strict=True):
+            row_filter.rows_read += 1
+            documents = [stripped(text) for text in found] if isinstance(found, list) else [stripped(found)]
+            self.further_documents += len(documents) - 1
+            negatives = None if texts is None else [text for text in map(stripped, texts) if text]
+            if negatives:
+                kept = [text for text in negatives if not any(are_same(text, document) for document in documents)]
+                self.removed_negatives += len(negatives) - len(kept)
+                negatives = kept
+            for document in documents:
+                yield stripped(query), document, negatives
 
-def _stripped_rows(batch: pa.RecordBatch) -> Iterator[tuple[str, str, list[str] | None]]:
-    """Query, document and negatives of each row, stripped, without blank negatives; None for malformed negatives."""
-    columns = batch.to_pydict()
-    negative_lists = columns.get("negatives") or [[]] * batch.num_rows
-    for query, document, negatives in zip(columns["query"], columns["document"], negative_lists, strict=True):
-        if negatives is not None:
-            negatives = None if None in negatives else [text for text in map(stripped, negatives) if text]
-        yield stripped(query), stripped(document), negatives
+
+Pair = tuple[str, str, list[str] | None]
+"""Query, document and negatives; None for malformed negatives."""
 
 
-def _is_valid(row: tuple[str, str, list[str] | None], row_filter: RowFilter) -> bool:
-    """Whether a row is valid; if not, count the reason."""
-    query, document, negatives = row
+def _is_valid(pair: Pair, row_filter: RowFilter) -> bool:
+    """Whether a pair is valid; if not, count the reason."""
+    query, document, negatives = pair
     reason = row_filter.reject_reason("query", query) or row_filter.reject_reason("document", document)
     if not reason and negatives is None:
         reason = "negatives are not texts"
-    row_filter.rows_read += 1
     if reason:
         row_filter.dropped[reason] += 1
     return not reason
@@ -166,7 +205,7 @@ class ShardBuild:
         self.spec, self.source = spec, Artifact.open(name)
         scored = self.source.spec.settings.get("format", "rows") == "scored"
         self.row_format: RowFormat = ScoredRows(self.source, spec.state / "texts") if scored else TextRows(self.source)
-        self.partitions = [spec.state / "parts" / f"{number:05d}" for number in range(len(self.row_format.files))]
+        self.partitions = [spec.state / "spills" / f"{number:05d}" for number in range(len(self.row_format.files))]
 
     def prepare(self) -> None:
         """Prepare the row format; one job does the work while the others wait for it."""
@@ -208,7 +247,7 @@ class ShardBuild:
 
     def shard_path(self, number: int) -> Path:
         """The path of a shard in the state folder, before it is published."""
-        return self.spec.state / "shards" / shard_file_name(number)
+        return self.spec.state / "merged" / shard_file_name(number)
 
 
 def _partition_file(spec: Spec, number: int) -> None:
@@ -216,14 +255,25 @@ def _partition_file(spec: Spec, number: int) -> None:
     pa.set_cpu_count(1)
     build = ShardBuild(spec)
     row_filter = RowFilter(spec.settings["minimum_characters"], spec.settings["maximum_characters"])
-    batches = build.row_format.read(
-        build.row_format.files[number], row_filter, spec.settings["seed"], build.source.spec.label
-    )
+    file, seed, label = build.row_format.files[number], spec.settings["seed"], build.source.spec.label
+    batches = build.row_format.read(file, row_filter, seed, label)
+    if not spec.settings.get("deduplicate", True):
+        batches = _with_own_places(batches, file, seed, label)
     partition(
         batches,
         build.partitions[number],
         lambda: {"read": row_filter.rows_read, "dropped": row_filter.dropped, **build.row_format.file_facts()},
     )
+
+
+def _with_own_places(batches: Iterable[pa.RecordBatch], file: str, seed: int, label: str) -> Iterator[pa.RecordBatch]:
+    """Draw the places for the rows' numbers in their file, whatever their content: none is another's duplicate."""
+    start = 0
+    for batch in batches:
+        numbers = range(start, start := start + batch.num_rows)
+        digests = [hashlib.blake2b(f"{number} {file}".encode(), digest_size=16).digest() for number in numbers]
+        batch = batch.drop_columns([PLACE_FIELD.name, DIGEST_FIELD.name])
+        yield with_places(dict(zip(batch.schema.names, batch.columns, strict=True)), digests, seed, label)
 
 
 def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:
@@ -237,16 +287,21 @@ def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:
     # Each process has its own file, so that two processes can make the same shard at once.
     unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
     writer = ShardWriter(unfinished, row_format.schema([read_counts(folder) for folder in build.partitions]))
-    characters = duplicates = 0
-    for table, part_duplicates in merge_spills(build.partitions, buckets):
-        duplicates += part_duplicates
+    characters = 0
+    dropped: Counter[str] = Counter()
+    for table, left_out in merge_spills(build.partitions, buckets):
+        dropped += left_out
+        if writer.schema == TRIPLE_SCHEMA:
+            rows_before = table.num_rows
+            table = table.filter(pc.greater(pc.list_value_length(table["negatives"]), 0))
+            dropped["no negatives"] += rows_before - table.num_rows
         for start in range(0, table.num_rows, ROWS_PER_WRITE):
             rows = row_format.to_published(table.slice(start, ROWS_PER_WRITE))
             rows = rows.select(writer.schema.names).cast(writer.schema)
             characters += sum(map(_characters, rows.columns))
             writer.write(rows)
     writer.close()
-    facts = {"rows": writer.rows, "duplicates": duplicates, "characters": characters}
+    facts = {"rows": writer.rows, "dropped": dropped, "characters": characters}
     path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
     os.replace(unfinished, path)
 
@@ -261,7 +316,9 @@ def make(job: Job) -> Mapping[str, Any]:
     """Write `rows-*.parquet` from the source.
 
     Returns:
-        rows, rows_by_shard, read, dropped (rows by reason), characters (of all texts in the shards).
+        rows, rows_by_shard, read, dropped (rows by reason), characters (of all texts in the shards); if not 0,
+        further_documents (pairs beyond the first of a row) and removed_negatives. Rows read and further documents are
+        together as many as rows written and rows dropped.
 
     Raises:
         UserError: A file cannot be read, or the source has no valid row.
@@ -272,10 +329,10 @@ def make(job: Job) -> Mapping[str, Any]:
     counts = build.counts()
     build.write_shards(job.threads)
     facts = []
-    for path in sorted(job.state.glob("shards/*.parquet")):
+    for path in sorted(job.state.glob("merged/*.parquet")):
         link_or_copy(path, job.folder / path.name)
         facts.append(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    dropped = counts["dropped"] + Counter(duplicate=sum(fact["duplicates"] for fact in facts))
+    dropped = sum((Counter(fact["dropped"]) for fact in facts), counts["dropped"])
     return {
         **row_facts([fact["rows"] for fact in facts]),
         **counts,

@@ -4,14 +4,20 @@ A row's place is a 64-bit number drawn for the row's content. `partition` writes
 as spills of bounded size. `plan_shards` assigns a range of places to each shard. `merge_spills` collects the rows of
 one shard from all spills. Each file and each shard can be processed independently. The result is that of one sort of
 all rows, whatever their files, the number of files and the order of the files.
+
+Of duplicates one row stays. If rows have a list of negatives, it gets those of all its duplicates, each once, in an
+order that a digest of the rows decides: at least `MOST_NEGATIVES`, if there are so many. A spill keeps only the rows
+that may add one, so that a group of duplicates takes little memory whatever its size.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from colbert_zero.data.text import normalise
 from colbert_zero.graph.digests import canonical_json
 from colbert_zero.graph.draws import draws
 
@@ -33,6 +40,10 @@ SHARD_BYTES = 2**27
 """The most bytes of text in a shard: a source with long lists has shards of fewer rows."""
 SORT_PARTS_PER_SHARD = 16
 """A shard is sorted in so many parts: a sort of the whole shard would hold it in memory twice."""
+NEGATIVES_FIELD = "negatives"
+"""The column whose lists duplicates share."""
+MOST_NEGATIVES = 100
+"""No further duplicate adds negatives to a row that has so many; the reference's lists have 50."""
 PLACE_FIELD, DIGEST_FIELD = pa.field("place", pa.uint64()), pa.field("digest", pa.binary(16))
 COUNTS_FILE, HISTOGRAM_FILE = "counts.json", "rows-by-bucket.npy"
 
@@ -93,7 +104,7 @@ def _write_spills(batches: Iterable[pa.RecordBatch], folder: Path) -> dict[str, 
         counts["rows"] += table.num_rows
         counts["bytes"] += sum(_bytes_in(column) for column in table.columns)
         histogram += np.bincount(_buckets_of(table), minlength=BUCKETS)
-        spill = sort_and_deduplicate(table)
+        spill = sort_for_spill(table)
         counts["duplicates"] += table.num_rows - spill.num_rows
         with pa.ipc.new_file(folder / f"spill-{number:05d}.arrow", spill.schema) as file:
             file.write_table(spill)
@@ -141,8 +152,46 @@ def _buckets_of(table: pa.Table) -> npt.NDArray[np.int64]:
     return buckets
 
 
-def sort_and_deduplicate(table: pa.Table) -> pa.Table:
-    """Sort rows by place, and keep one of each group of duplicates: the row whose content sorts first."""
+def sort_for_spill(table: pa.Table) -> pa.Table:
+    """Sort rows by place; of each group of duplicates keep only the rows that `sort_and_merge` may need."""
+    order, groups = _sort(table)
+    kept = np.ones(len(order), dtype=bool)
+    for start, stop in groups:
+        group = _Duplicates.read(table, order[start:stop])
+        kept[start:stop] = False
+        kept[[start + index for index in {group.first, *group.adding}]] = True
+    return table.take(pa.array(order[kept]))
+
+
+def sort_and_merge(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
+    """Sort rows by place, and make one row of each group of duplicates: the row whose content sorts first.
+
+    Returns:
+        The rows; and how many were left out, as `merged` (the row gained negatives from it) or `duplicate`.
+    """
+    order, groups = _sort(table)
+    if not groups:
+        return table.take(pa.array(order)), Counter()
+    left_out: Counter[str] = Counter()
+    kept = np.ones(len(order), dtype=bool)
+    shared: dict[int, list[str]] = {}
+    for start, stop in groups:
+        group = _Duplicates.read(table, order[start:stop])
+        order[start] = order[start + group.first]
+        kept[start + 1 : stop] = False
+        merged = max(0, len(group.adding) - 1)
+        left_out.update(merged=merged, duplicate=stop - start - 1 - merged)
+        if group.adding not in ([], [group.first]):
+            shared[start] = group.negatives
+    rows = table.take(pa.array(order[kept]))
+    if shared:
+        numbers = (np.cumsum(kept) - 1)[list(shared)].tolist()
+        rows = _replace_lists(rows, dict(zip(numbers, shared.values(), strict=True)))
+    return rows, +left_out
+
+
+def _sort(table: pa.Table) -> tuple[npt.NDArray[np.int64], list[tuple[int, int]]]:
+    """The order of rows by place, and where in it groups of duplicates start and stop."""
     places = table[PLACE_FIELD.name].to_numpy()
     digests = np.concatenate([_as_number_pairs(chunk) for chunk in table[DIGEST_FIELD.name].chunks])
     order = np.lexsort((digests[:, 1], digests[:, 0], places))
@@ -150,15 +199,58 @@ def sort_and_deduplicate(table: pa.Table) -> pa.Table:
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
     starts = np.flatnonzero(is_first)
-    if len(starts) < len(order):
-        ends = np.append(starts[1:], len(order))
-        for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
-            rows = (
-                table.take(pa.array(order[start:end])).drop_columns([PLACE_FIELD.name, DIGEST_FIELD.name]).to_pylist()
-            )
-            order[start] = order[start + min(range(len(rows)), key=lambda index: canonical_json(rows[index]))]
-        order = order[starts]
-    return table.take(pa.array(order))
+    stops = np.append(starts[1:], len(order))
+    several = stops - starts > 1
+    return order, list(zip(starts[several].tolist(), stops[several].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Duplicates:
+    """A group of duplicates.
+
+    Attributes:
+        first: The index of the row whose content sorts first.
+        adding: The indexes of the rows that add negatives to those before them, in the order of the rows' digests.
+        negatives: The negatives of these rows, each once.
+    """
+
+    first: int
+    adding: list[int]
+    negatives: list[str]
+
+    @classmethod
+    def read(cls, table: pa.Table, rows: npt.NDArray[np.int64]) -> _Duplicates:
+        """Compare the rows with these numbers.
+
+        A row that adds negatives in a whole group also does so in any part of the group: none that a spill leaves out
+        is needed later.
+        """
+        records = table.take(pa.array(rows)).drop_columns([PLACE_FIELD.name, DIGEST_FIELD.name]).to_pylist()
+        contents = [canonical_json(record) for record in records]
+        adding: list[int] = []
+        negatives: dict[str, str] = {}
+        if NEGATIVES_FIELD in table.column_names:
+            # In the order of their contents, texts that begin with an A would always come first.
+            digests = [hashlib.blake2b(content.encode()).digest() for content in contents]
+            for index in sorted(range(len(rows)), key=digests.__getitem__):
+                if len(negatives) >= MOST_NEGATIVES:
+                    break
+                count = len(negatives)
+                for text in records[index][NEGATIVES_FIELD]:
+                    negatives.setdefault(normalise(text), text)
+                if len(negatives) > count:
+                    adding.append(index)
+        return cls(min(range(len(rows)), key=contents.__getitem__), adding, list(negatives.values()))
+
+
+def _replace_lists(rows: pa.Table, lists: Mapping[int, list[str]]) -> pa.Table:
+    """Replace the negatives of the rows with these numbers."""
+    column = rows[NEGATIVES_FIELD].combine_chunks()
+    replaced = pa.array(list(lists.values()), column.type)
+    places = np.arange(len(rows))
+    places[list(lists)] = len(rows) + np.arange(len(lists))
+    both = pa.concat_arrays([column, replaced])
+    return rows.set_column(rows.column_names.index(NEGATIVES_FIELD), NEGATIVES_FIELD, both.take(pa.array(places)))
 
 
 def _as_number_pairs(digests: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint64]:
@@ -199,8 +291,8 @@ def plan_shards(folders: Sequence[Path], rows_per_shard: int) -> list[BucketRang
     return [*ranges, BucketRange(first, BUCKETS)]
 
 
-def merge_spills(folders: Sequence[Path], buckets: BucketRange) -> Iterator[tuple[pa.Table, int]]:
-    """Yield the rows of one shard in order, part by part, each with the number of duplicates left out of it.
+def merge_spills(folders: Sequence[Path], buckets: BucketRange) -> Iterator[tuple[pa.Table, Counter[str]]]:
+    """Yield the rows of one shard in order, part by part, each with how many rows were left out of it and why.
 
     The rows of the whole shard are held in memory.
 
@@ -220,9 +312,8 @@ def merge_spills(folders: Sequence[Path], buckets: BucketRange) -> Iterator[tupl
             if starts[first] < starts[stop]
         ]
         if slices:
-            table = pa.concat_tables(slices)
-            kept = sort_and_deduplicate(table)
-            yield kept.drop_columns([PLACE_FIELD.name, DIGEST_FIELD.name]), table.num_rows - kept.num_rows
+            kept, left_out = sort_and_merge(pa.concat_tables(slices))
+            yield kept.drop_columns([PLACE_FIELD.name, DIGEST_FIELD.name]), left_out
 
 
 def _read_spill(path: Path, buckets: BucketRange) -> tuple[pa.Table, npt.NDArray[np.int64]]:

@@ -22,3 +22,10 @@ def normalise(text: str) -> str:
     if folded.isprintable() and "  " not in folded:
         return folded.strip(" ")
     return " ".join(folded.split())
+
+
+def are_same(one: str, other: str) -> bool:
+    """Whether `normalise` makes two stripped texts equal; most that differ are told apart by their first character."""
+    if one.isascii() and other.isascii() and one[:1].lower() != other[:1].lower():
+        return False
+    return normalise(one) == normalise(other)

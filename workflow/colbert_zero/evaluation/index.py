@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ from fast_plaid.search import FastPlaid
 from colbert_zero.data.beir import Collection
 from colbert_zero.data.text import document_text
 from colbert_zero.evaluation.vectors import Matrix, TokenVectors, VectorWriter
-from colbert_zero.graph.artifact import Artifact, Job, run_step
-from colbert_zero.graph.console import progress
+from colbert_zero.graph.artifact import Job, run_step
+from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.draws import draw
+from colbert_zero.graph.saved_encoding import read_saved_encoding
 from colbert_zero.machine.devices import add_device_option, choose_device
-from colbert_zero.models.colbert import EncodingSettings, load_colbert
+from colbert_zero.models.colbert import (
+    EncodingSettings,
+    drawn_parts,
+    load_colbert,
+    refuse_other_encoding,
+)
+from colbert_zero.models.loading import model_name
 
 PLAID_MIN_DOCUMENTS = 100_000
 """From this many documents on, `auto` means PLAID. An exact search of fewer takes seconds, without PLAID's variance."""
@@ -48,7 +56,12 @@ def make(job: Job) -> Mapping[str, Any]:
     device = choose_device(job)
     collection_artifact = job.input("collection")
     collection, document_count = Collection.open(collection_artifact), collection_artifact.facts["documents"]
-    model = _load_model(job.input("model"), job.settings, device)
+    folder, name = job.input("model").verified_folder(), model_name(job.input("model"))
+    encoding = resolve_encoding(folder, job.settings, name)
+    # An untrained base may lack a projection, a trained model never does.
+    projection = job.settings.get("projection") or {}
+    model = load_colbert(folder, encoding, device, **projection, strict=False, name=name)
+    drawn = drawn_parts(model)
     kind = index_kind(job.settings["index"]["kind"], document_count)
     with VectorWriter(job.folder, "queries") as queries:
         encode_texts(model, collection.judged_queries.items(), queries, is_query=True)
@@ -63,11 +76,13 @@ def make(job: Job) -> Mapping[str, Any]:
             build_plaid(documents, job.folder, job.settings["index"]["seed"], device)
     return {
         "kind": kind,
+        "encoding": asdict(encoding),
         "documents": len(documents.ids),
         "document_tokens": sum(documents.lengths),
         "queries": len(queries.ids),
         "query_tokens": sum(queries.lengths),
         "dimensions": documents.dimensions,
+        "drawn_parts": drawn,
         "bytes": sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file()),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "encoding_seconds": round(encoding_seconds, 3),
@@ -119,11 +134,25 @@ def build_plaid(documents: VectorWriter, folder: Path, seed: int, device: str) -
         path.unlink()
 
 
-def _load_model(model: Artifact, settings: Mapping[str, Any], device: str) -> ColBERT:
-    """Load a trained model, which must have the same encoding settings, or an untrained base, with a projection."""
-    projection = settings.get("projection")
-    encoding = EncodingSettings(**settings["encoding"])
-    return load_colbert(model.verified_folder(), encoding, device, **(projection or {}), strict=projection is None)
+def resolve_encoding(folder: Path, settings: Mapping[str, Any], name: str) -> EncodingSettings:
+    """The prompts and lengths to encode with: those of the settings, and for the others those the model was saved with.
+
+    Args:
+        folder: The model's folder.
+        settings: The index's settings. `encoding` has what is known when planning; `minimum_lengths`, if it is there,
+            is what the collection's texts need at least.
+        name: What messages call the folder.
+
+    Raises:
+        UserError: Neither says a prompt or a length, or they differ and `changed` does not name what differs.
+    """
+    encoding = {"query_expansion": False, **(read_saved_encoding(folder) or {}), **settings["encoding"]}
+    if missing := [field.name for field in fields(EncodingSettings) if field.name not in encoding]:
+        raise UserError(f"{name} was not saved with {', '.join(missing)}; set prompts and lengths in config.yaml")
+    longer = {length: max(encoding[length], least) for length, least in settings.get("minimum_lengths", {}).items()}
+    resolved = EncodingSettings(**encoding | longer)
+    refuse_other_encoding(folder, resolved, name, except_for={*settings.get("changed", ()), *longer})
+    return resolved
 
 
 def encode_texts(model: ColBERT, texts: Iterable[tuple[str, str]], writer: VectorWriter, *, is_query: bool) -> None:

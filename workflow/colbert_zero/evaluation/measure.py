@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from colbert_zero.data.beir import Collection, Qrels
-from colbert_zero.evaluation.trec import Run, read_run
+from colbert_zero.evaluation.trec import Hits, Run, read_run
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.measures import canonical_name
 
 
 def make(job: Job) -> Mapping[str, Any]:
@@ -43,30 +44,41 @@ def measure(names: Sequence[str], qrels: Qrels, run: Run) -> dict[tuple[str, str
     """Compute each measure for each judged query.
 
     Args:
-        names: Names of measures, as in `ir_measures`.
+        names: Names of measures, as `graph.measures` takes them.
         qrels: Grades; a grade below 0 counts as 0 (not relevant).
         run: The retrieved documents. Of two documents with equal scores, the one with the greater id ranks first.
 
     Returns:
-        Values by (query, measure).
+        Values by (query, measure), the measure as it is named in `names`.
 
     Raises:
-        UserError: `ir_measures` has no measure of one of the names.
+        UserError: One of the names is not a measure that is computed here.
     """
-    name_of = {_parse_measure(name): name for name in names}
     grades = {query: {document: max(grade, 0) for document, grade in row.items()} for query, row in qrels.items()}
-    scores = {query: dict(documents) for query, documents in run.items() if query in qrels}
+    # The ranks stand for the scores: some measures of ir_measures order equal scores by ascending ids (RR@10).
+    ranks = {
+        query: {document: -float(rank) for rank, (_, document) in enumerate(_ranked(documents))}
+        for query, documents in run.items()
+        if query in qrels and documents
+    }
     values = {(query, name): 0.0 for query in qrels for name in names}
-    for metric in ir_measures.iter_calc(list(name_of), grades, scores):
-        values[metric.query_id, name_of[metric.measure]] = float(metric.value)
+    for name in names:
+        # One by one: asked for two names of one measure, ir_measures would compute one of them.
+        for metric in ir_measures.iter_calc([_parse_measure(name)], grades, ranks):
+            values[metric.query_id, name] = float(metric.value)
     return values
+
+
+def _ranked(documents: Hits) -> list[tuple[float, str]]:
+    """(score, document id) pairs in trec_eval's order."""
+    return sorted(((score, document) for document, score in documents), reverse=True)
 
 
 def _parse_measure(name: str) -> Any:
     try:
-        return ir_measures.parse_measure(name)
-    except (NameError, ValueError) as error:
-        raise UserError(f"ir_measures has no measure {name!r} ({error}); write it like nDCG@10") from None
+        return ir_measures.parse_measure(canonical_name(name))
+    except ValueError as error:
+        raise UserError(f"the measure {error}") from None
 
 
 if __name__ == "__main__":

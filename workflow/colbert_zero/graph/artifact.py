@@ -12,11 +12,13 @@ again. So no ordinary command ever remakes or deletes a finished artifact.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
 import resource
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,13 +29,16 @@ from typing import Any
 
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
+from colbert_zero.graph.local_files import keep_private
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.provenance import Attempts, code_identity, image_labels, package_versions
+from colbert_zero.graph.text_files import json_argument, replace_text, sync, sync_folder
 
 KEY_DIGITS = 12
 LOCK_WAIT_SECONDS = 1800.0
 """How long a step waits for another process that is making the same artifact."""
 SPEC_FILE, MANIFEST_FILE = "spec.json", "manifest.json"
+STATE_FOLDER = Path("results/state")
 EXTERNAL_KINDS = frozenset({"sources", "collections", "bases"})
 """Kinds that come from outside the study. They live in `resources/`, all others in `results/`."""
 
@@ -84,13 +89,33 @@ class Spec:
     @property
     def state(self) -> Path:
         """The state folder: unfinished work, kept between attempts. Relative to the study's folder."""
-        return Path("results/state") / self.name
+        return STATE_FOLDER / self.name
+
+    def argument_file(self, option: str) -> Path:
+        """The file in which Snakemake passes the step its argument `--OPTION`. Relative to the study's folder."""
+        return STATE_FOLDER / f"{self.name}.{option}.json"
 
     @classmethod
     def parse(cls, text: str) -> Spec:
         """Read a spec from its JSON."""
         value = json.loads(text)
         return cls(value["kind"], value["label"], value["settings"], value["inputs"])
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Spec:
+        """Read the spec that a command-line argument gives: as JSON, or as a file of it whose path holds the key.
+
+        Raises:
+            UserError: The file cannot be read, or what it holds is not the spec that its path names.
+        """
+        text = json_argument(argument)
+        try:
+            spec = cls.parse(text)
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{argument[:200]} is no spec; run snakemake again") from None
+        if text != argument and spec.key not in argument:
+            raise UserError(f"{argument} was edited: its digest is not in its name; run snakemake again")
+        return spec
 
 
 def artifact_folder(name: str) -> Path:
@@ -119,6 +144,24 @@ def folder_digest(folder: Path) -> str:
     return content_digest(file_digests(folder))
 
 
+def read_manifest(folder: Path) -> Mapping[str, Any]:
+    """The manifest of the artifact in `folder`.
+
+    Raises:
+        UserError: It is missing, or no manifest.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing; move {folder} away and run snakemake again") from None
+    except ValueError:
+        manifest = None
+    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(part), dict) for part in ("outputs", "facts"))):
+        raise UserError(f"{path} is no manifest, it is damaged; move {folder} away and run snakemake again")
+    return manifest
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published artifact, opened for reading.
@@ -142,16 +185,15 @@ class Artifact:
             UserError: The artifact does not exist, or the digest of its spec does not match its name.
         """
         folder = artifact_folder(name)
+        path = folder / SPEC_FILE
         try:
-            text = (folder / SPEC_FILE).read_text(encoding="utf-8")
-            manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"{name}: {error.filename} is missing; run snakemake to make it") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{folder}: spec or manifest is not JSON ({error}); move the folder away") from None
-        if not name.endswith("-" + digest(text)[:KEY_DIGITS]):
-            raise UserError(f"{folder / SPEC_FILE} was edited: its digest is not in its name; move the folder away")
-        return cls(Spec.parse(text), manifest, folder)
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{name}: {path} is missing; run snakemake to make it") from None
+        if not name.endswith("-" + hashlib.sha256(text).hexdigest()[:KEY_DIGITS]):
+            # The step then finds the manifest, verifies the other files and writes the spec again.
+            raise UserError(f"{path} was edited: its digest is not in its name; delete it and run snakemake again")
+        return cls(Spec.parse(text.decode()), read_manifest(folder), folder)
 
     @property
     def name(self) -> str:
@@ -267,13 +309,13 @@ def run_step(
         The exit status.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", type=Spec.parse, required=True, help="the artifact's spec, as JSON")
+    parser.add_argument("--spec", type=Spec.from_argument, required=True, help="the artifact's spec: JSON, or a file")
     parser.add_argument("--threads", type=int, default=1, help="how many threads to use (1)")
     if add_options:
         add_options(parser)
-    options = parser.parse_args(argv)
 
     def publish() -> int:
+        options = parser.parse_args(argv)
         lock = options.spec.state.with_name(f"{options.spec.state.name}.lock")
         # A job that a killed Snakemake left behind may still be making this artifact: wait for that job.
         with acquire_lock(lock, f"making {options.spec.name}", wait_seconds=LOCK_WAIT_SECONDS):
@@ -298,11 +340,15 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
         raise UserError(attempts.unrecoverable_error)
     # The leading dot hides unfinished folders from `published_folders`. What a killed attempt left there is deleted.
     folder = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
+    _delete(folder)
     folder.mkdir(parents=True)
     started = time.time()
     attempts.begin()
     try:
+        for original in filter(Path.is_dir, map(artifact_folder, _input_names(spec))):
+            # What is made from private data holds a part of them: it is as private.
+            keep_private(folder, original)
+            keep_private(spec.state, original)
         facts = make(Job(spec, folder, options, attempts.record))
         (folder / SPEC_FILE).write_text(spec.text, encoding="utf-8")
         outputs = file_digests(folder)
@@ -321,9 +367,11 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
             "image": image_labels(),
             "attempts": attempts.end("published"),
         }
-        (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
         _sync_files(folder)
         os.replace(folder, target)
+        sync_folder(target.parent)
     except BaseException as error:
         unrecoverable = isinstance(error, UserError) and not isinstance(error, RetryableError)
         attempts.end((str(error) if unrecoverable else f"{type(error).__name__}: {error}")[:500], unrecoverable)
@@ -336,10 +384,9 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
 
 def _restore_spec(spec: Spec) -> None:
     """Write the `spec.json` of a finished artifact again, once its other files are verified: Snakemake deleted it."""
-    manifest = json.loads((spec.folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    artifact = Artifact(spec, manifest, spec.folder)
+    artifact = Artifact(spec, read_manifest(spec.folder), spec.folder)
     artifact.verified_folder()
-    (spec.folder / SPEC_FILE).write_text(spec.text, encoding="utf-8")
+    replace_text(spec.folder / SPEC_FILE, spec.text)
     log.info("%s is already there, and intact", spec.folder)
 
 
@@ -348,22 +395,46 @@ def _input_names(spec: Spec) -> Iterator[str]:
         yield from names
 
 
+def _delete(path: Path) -> None:
+    """Delete what is at `path`, such as a killed attempt's folder, whatever it is and whatever its modes are."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        path.chmod(stat.S_IRWXU)
+        for parent, folders, _ in os.walk(path):
+            for folder in (Path(parent, name) for name in folders):
+                if not folder.is_symlink():
+                    folder.chmod(stat.S_IRWXU)
+        shutil.rmtree(path)
+
+
 def _sync_files(folder: Path) -> None:
-    """Flush every file of `folder` to disk, before the rename publishes it, and apply the user's umask to it."""
+    """Flush every file of `folder` to disk, before the rename publishes it.
+
+    Each file gets the mode that the user's umask and the folder allow, whatever the library that wrote it gave it.
+    """
     umask = os.umask(0)
     os.umask(umask)
+    mode = 0o666 & ~umask & folder.stat().st_mode
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~umask)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            path.chmod(mode)
+            sync(path)
+        else:
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def published_folders(root: Path) -> Iterator[Path]:
     """The folders of all published artifacts of the study in `root`, intact or damaged, sorted."""
     for parent in ("resources", "results"):
         for kind in sorted((root / parent).glob("*")):
-            if kind.is_dir() and kind.name != "state":
+            if kind.is_dir() and kind.name[0] != "." and kind.name != "state":
                 yield from sorted(path for path in kind.iterdir() if path.is_dir() and path.name[0] != ".")
 
 

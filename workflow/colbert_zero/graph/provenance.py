@@ -13,6 +13,7 @@ from typing import Any
 
 from colbert_zero.graph.console import log
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
+from colbert_zero.graph.text_files import replace_text
 
 PACKAGE_FOLDER = Path(__file__).parents[1]
 """The folder of this package's source files, rooms included."""
@@ -48,14 +49,24 @@ RECORDED_VARIABLES = {
 """Facts that are recorded of an attempt, each with the environment variable it is read from."""
 
 
+UNREADABLE = {"end": "its record cannot be read"}
+"""Stands for an attempt whose record is damaged."""
+
+
 class Attempts:
     """The attempts at one artifact, kept in a file: the next attempt can tell that the last one was killed."""
 
     def __init__(self, path: Path) -> None:
-        """Read the earlier attempts from `path`. An attempt without a recorded end was killed."""
+        """Read the earlier attempts from `path`. An attempt without a recorded end was killed.
+
+        A line that cannot be read, as after a power loss, becomes an attempt of which only this is known.
+        """
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self._attempts: list[dict[str, Any]] = [{"end": "killed", **json.loads(line)} for line in lines]
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        self._attempts: list[dict[str, Any]] = [_read_attempt(line) for line in lines]
+        unreadable = self._attempts.count(UNREADABLE)
+        if unreadable:
+            log.info("%s: of %d attempts no record can be read; going on", path, unreadable)
 
     def begin(self) -> None:
         """Record that an attempt starts, with time, host and `RECORDED_VARIABLES`."""
@@ -87,10 +98,14 @@ class Attempts:
         return self._attempts
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(canonical_json(attempt) + "\n" for attempt in self._attempts), encoding="utf-8")
-        partial.replace(self._path)
+        replace_text(self._path, "".join(canonical_json(attempt) + "\n" for attempt in self._attempts))
+
+
+def _read_attempt(line: bytes) -> dict[str, Any]:
+    try:
+        return {"end": "killed", **json.loads(line)}
+    except (ValueError, TypeError, RecursionError):
+        return UNREADABLE
 
 
 def _now() -> str:

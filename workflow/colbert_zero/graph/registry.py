@@ -59,15 +59,23 @@ def _fill_in_source(files: Any, label: str) -> Any:
     return [_fill_in_source(glob, label) for glob in files]
 
 
-def collections(name: str, alias: str, where: str) -> list[tuple[str, dict[str, Any], bool]]:
-    """(label, settings, drop_self) of the collection `name`, labelled `alias`, or of each member of a group."""
+def collections(name: str, alias: str, where: str) -> list[tuple[str, dict[str, Any], dict[str, int]]]:
+    """(label, settings, minimum lengths) of the collection `name`, labelled `alias`, or of each member of a group.
+
+    The minimum lengths are those of `query_length` and `document_length` that the registry has.
+    """
     registry = read_yaml(REGISTRY / "collections.yaml")
     entries, groups = registry["collections"], registry["groups"]
     require_known(name, [*entries, *groups], where, "workflow/registry/collections.yaml")
     members = {member: member for member in groups[name]} if name in groups else {alias: name}
     fields = ("hub", "revision", "split", "documents", "queries", "positive_judgements")
+    lengths = ("query_length", "document_length")
     return [
-        (label, {field: entries[member][field] for field in fields}, entries[member].get("drop_self", False))
+        (
+            label,
+            {field: entries[member][field] for field in fields},
+            {field: entries[member][field] for field in lengths if field in entries[member]},
+        )
         for label, member in members.items()
     ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import KEY_DIGITS, Spec
-from colbert_zero.graph.config import Config, validate
+from colbert_zero.graph.config import Config, errors_in_config, validate
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.baselines import BaselinePlanner
 from colbert_zero.graph.planners.bases import BasePlanner
@@ -34,6 +34,9 @@ DEFAULT_RESOURCES = {
 }
 """The resources of a step for which the config gives none."""
 
+ROWS_IN_MESSAGES = 8
+"""How many rows of the table a message names."""
+
 
 class Study:
     """A checked config, and every artifact that its report needs.
@@ -50,6 +53,7 @@ class Study:
         evaluations: What a model is evaluated on during its training, by the model's key; see `RecipePlanner`.
     """
 
+    @errors_in_config()
     def __init__(self, config: Config, folder: Path) -> None:
         """Check `config` and plan its artifacts.
 
@@ -72,6 +76,8 @@ class Study:
         evaluation = EvaluationPlanner(draft, collections)
         recipes = RecipePlanner(draft, sources, bases, mining, teachers, collections, evaluation)
         baselines = BaselinePlanner(draft, bases, evaluation)
+        for name in self.config["recipes"].keys() & self.config["baselines"].keys():
+            raise UserError(f"baselines.{name}: a recipe is called {name} too: rename one of them")
         recipe_rows = [recipes.row(name, recipe) for name, recipe in self.config["recipes"].items()]
         baseline_rows = [baselines.row(name, baseline) for name, baseline in self.config["baselines"].items()]
         self.rows = baseline_rows + recipe_rows
@@ -100,6 +106,12 @@ class Study:
     def inputs_of(self, spec: Spec) -> list[Spec]:
         """The specs of an artifact's inputs, in the order of its spec."""
         return [self.specs[name[-KEY_DIGITS:]] for names in spec.inputs.values() for name in names]
+
+    def rows_using(self, key: str) -> str:
+        """The names of the rows that the artifact with `key` is needed for; at most `ROWS_IN_MESSAGES` of them."""
+        names = sorted(self.used_by.get(key, ()))
+        more = len(names) - ROWS_IN_MESSAGES
+        return ", ".join(names[:ROWS_IN_MESSAGES]) + (f" and {more} more" if more > 0 else "")
 
     def resource(self, step: str, name: str) -> Any:
         """The value of a step's resource: threads, mem_mb, runtime (minutes), gpu, ...

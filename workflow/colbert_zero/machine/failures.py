@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from colbert_zero.graph.artifact import KEY_DIGITS, Spec
+from colbert_zero.graph.console import MESSAGE_PREFIX, one_line
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import hint_for
 
@@ -20,10 +22,15 @@ SUBMISSION_ERROR = re.compile(
     r"^    message: (?:SLURM sbatch failed\.|Job submission failed with exception:) (.*?)(?:For further.*)?$",
     re.MULTILINE,
 )
-MESSAGE_PREFIX = "colbert-zero: "
-"""Starts every error message of this package's steps."""
 GPU_OUT_OF_MEMORY = re.compile(r"(CUDA|HIP) (error: )?out of memory", re.IGNORECASE)
-OUT_OF_MEMORY = re.compile(r"oom.?kill|exceeded (job |step )?memory limit|out of memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(
+    r"oom.?kill|exceeded (job |step )?memory limit|out of memory|std::bad_alloc|memory allocation of \d+ bytes failed"
+    r"|java\.lang\.OutOfMemoryError",
+    re.IGNORECASE,
+)
+"""Stands in the log of a step that was killed for memory, or that C++, Rust or Java code ended for lack of it."""
+KILLED = re.compile(r"^Command '(.*)' returned non-zero exit status 137\.$", re.MULTILINE)
+"""What Snakemake says of a step that was killed: the shell's status is then 128 + 9."""
 
 
 def explain_failures(log_text: str, study: Study) -> list[str]:
@@ -36,6 +43,7 @@ def explain_failures(log_text: str, study: Study) -> list[str]:
     Returns:
         The lines, in the order in which the artifacts first failed; none for an artifact that a later attempt made.
     """
+    killed = KILLED.findall(log_text)
     last_attempts: dict[str, tuple[str, str, int]] = {}
     for report in FAILED_ATTEMPT.finditer(log_text):
         fields = report["fields"]
@@ -46,7 +54,7 @@ def explain_failures(log_text: str, study: Study) -> list[str]:
         if not (EXTERNAL_JOB_FIELD in previous_fields and _field(fields, "message") == "None"):
             last_attempts[output] = report["rule"], fields, attempts + 1
     return [
-        f"{_artifact_and_rows(output, study)}: {_cause(output, rule, fields, attempts, study)}"
+        one_line(f"{_artifact_and_rows(output, study)}: {_cause(output, rule, fields, attempts, study, killed)}")
         for output, (rule, fields, attempts) in last_attempts.items()
         if output and not Path(output).is_file()
     ]
@@ -66,12 +74,12 @@ def _artifact_and_rows(output: str, study: Study) -> str:
     spec = _spec(output, study)
     if spec is None:
         return output
-    rows = ", ".join(sorted(study.used_by.get(spec.key, ())))
+    rows = study.rows_using(spec.key)
     return f"{spec.name}" + (f" (of {rows})" if rows else "")
 
 
-def _cause(output: str, rule: str, fields: str, attempts: int, study: Study) -> str:
-    """Why the last attempt failed, and what to do."""
+def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, killed: Sequence[str]) -> str:
+    """Why the last attempt failed, and what to do; `killed` has the commands that were killed on this machine."""
     spec = _spec(output, study)
     # The config names a training by its stage and every other step by its rule.
     step = spec.label if spec is not None and spec.kind == "models" else re.sub("_(source|collection)$", "", rule)
@@ -96,6 +104,11 @@ def _cause(output: str, rule: str, fields: str, attempts: int, study: Study) -> 
         return (
             f"ran into its time limit{times}: {rule} had {study.resource(step, 'runtime')} minutes; "
             f"raise resources.{step}.runtime in config.yaml"
+        )
+    if status is None and spec is not None and any(str(spec.argument_file("spec")) in command for command in killed):
+        return (
+            f"killed{times}, as the system does when memory runs out: {rule} had {study.resource(step, 'mem_mb')} MB; "
+            f"raise resources.{step}.mem_mb in config.yaml, so that less runs beside it"
         )
     messages = [line for line in log_text.splitlines() if line.startswith(MESSAGE_PREFIX)]
     if messages:

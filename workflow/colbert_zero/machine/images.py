@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 from colbert_zero.graph.artifact import KEY_DIGITS
 from colbert_zero.graph.console import UserError, log, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
+from colbert_zero.graph.local_files import absolute_or_in, problem_with_file
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.paths import REPOSITORY
 
@@ -41,6 +42,8 @@ LOCK_WAIT_SECONDS = 7200.0
 """How long to wait for another process that builds the same image."""
 USER_BINDS_VARIABLE = "COLBERT_ZERO_BIND"
 """Environment variable: keeps the folders that the user's own environment binds into images."""
+PLAIN = r"[\w.,~@%+=/-]"
+"""A character of a path that means nothing but itself, wherever a command has it."""
 MKSQUASHFS_ARGS = "-comp zstd -Xcompression-level 3"
 """Half the time of mksquashfs's default compression, and a tenth more bytes."""
 
@@ -128,10 +131,8 @@ class Image:
         """Check the image's path, and the contents of a file that the config names.
 
         Raises:
-            UserError: The file does not exist, it was built from another definition or lock, or its path has a space.
+            UserError: The file does not exist, or it was built from another definition or lock.
         """
-        if " " in self.address:
-            raise UserError(f"{self.address}: Snakemake runs no image with a space in its path; set images.folder")
         if self.configured is None or "://" in self.configured:
             return
         setting = f"config.yaml: images.{self.name}: {self.configured}"
@@ -153,19 +154,43 @@ def planned_images(settings: Mapping[str, Any], study: Path) -> dict[str, Image]
         study: The study's folder; paths in the section are relative to it.
 
     Raises:
-        UserError: The CA bundle that the section names does not exist.
+        UserError: The CA bundle that the section names is no file.
     """
     options = dict(settings["build"])
     if options["certificates"]:
-        options["certificates"] = str((study / options["certificates"]).resolve())
-        if not Path(options["certificates"]).is_file():
-            raise UserError(f"config.yaml: images.build.certificates: {options['certificates']} does not exist")
-    folder = (study / settings["folder"]).resolve() if settings["folder"] else REPOSITORY / "resources" / "images"
+        certificates = absolute_or_in(study, options["certificates"]).resolve()
+        options["certificates"] = str(certificates)
+        problem = problem_with_file(certificates)
+        if problem:
+            raise UserError(f"config.yaml: images.build.certificates: {certificates} {problem}")
+    default = REPOSITORY / "resources" / "images"
+    folder = absolute_or_in(study, settings["folder"]).resolve() if settings["folder"] else default
     configured = {name: settings[name] for name in IMAGE_NAMES}
     return {
-        name: Image(name, folder, str((study / path).resolve()) if path and "://" not in path else path, options)
+        name: Image(
+            name, folder, str(absolute_or_in(study, path).resolve()) if path and "://" not in path else path, options
+        )
         for name, path in configured.items()
     }
+
+
+def check_paths(study: Path, images: Iterable[Image]) -> None:
+    """Check the paths that Snakemake writes as they are into the commands that run images.
+
+    Raises:
+        UserError: A path has a character that means something to a shell or to Apptainer.
+    """
+    for image in images:
+        if "://" not in image.address:
+            _check_path(image.address, PLAIN, f"the image {image.name} cannot run from here; set images.folder")
+    # Snakemake puts this one in quotes.
+    _check_path(str(study.resolve()), f"{PLAIN}| ", "a study here cannot run in images; rename the folder")
+
+
+def _check_path(path: str, allowed: str, consequence: str) -> None:
+    refused = sorted(set(re.sub(allowed, "", path)))
+    if refused:
+        raise UserError(f"{path} has {' '.join(map(repr, refused))} in it: {consequence}")
 
 
 def image_environment(study: Path, environment: Mapping[str, str]) -> dict[str, str]:

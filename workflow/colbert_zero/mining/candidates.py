@@ -96,22 +96,23 @@ def read_candidates(artifact: Artifact) -> Iterator[Candidates]:
                 yield Candidates(numbers[of_row], scores[of_row], positive_score)
 
 
-def read_fused_candidates(miners: Sequence[Artifact]) -> Iterator[Candidates]:
-    """Yield one list of candidates per row: those of a single miner unchanged, those of several miners after `fuse`."""
-    if len(miners) == 1:
-        yield from read_candidates(miners[0])
-    else:
-        for lists in zip(*map(read_candidates, miners), strict=True):
-            yield fuse(lists)
+def read_lists(miners: Sequence[Artifact]) -> Iterator[tuple[Candidates, ...]]:
+    """Yield the candidates of each row: a list from every miner, in the order of `miners`."""
+    yield from zip(*map(read_candidates, miners), strict=True)
 
 
 def fuse(lists: Sequence[Candidates]) -> Candidates:
     """Fuse the candidates of one row: the mean over miners of scores that are min-max normalised per miner.
 
-    The positive's score takes part in the normalisation. A document that a miner did not retrieve scores 0 there, as
-    does every document of a miner that gives all of them one score. (The normalised average that Anserini's and
-    Pyserini's fusion experiments compare with reciprocal rank fusion.)
+    A single miner's candidates stay as they are. The positive's score takes part in the normalisation. A document that
+    a miner did not retrieve scores 0 there, as does every document of a miner that gives all of them one score. (The
+    normalised average that Anserini's and Pyserini's fusion experiments compare with reciprocal rank fusion.)
+
+    Fused scores order documents, and do no more: how far one lies below the positive's depends on the worst document
+    that each miner happened to retrieve.
     """
+    if len(lists) == 1:
+        return lists[0]
     documents = np.unique(np.concatenate([candidates.documents for candidates in lists]))
     totals, positive_total = np.zeros(len(documents)), 0.0
     for candidates in lists:
@@ -125,6 +126,30 @@ def fuse(lists: Sequence[Candidates]) -> Candidates:
     # A stable sort keeps documents with equal scores in ascending order.
     order = np.argsort(-fused, kind="stable")
     return Candidates(documents[order], fused[order], np.float32(positive_total / len(lists)))
+
+
+def raw_scores(candidates: Candidates, documents: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """A miner's own scores of `documents` (documents), NaN for those that it did not retrieve.
+
+    Args:
+        candidates: What the miner retrieved.
+        documents: Distinct numbers, those of `candidates` among them.
+    """
+    scores = np.full(len(documents), np.nan, np.float32)
+    order = np.argsort(documents)
+    scores[order[np.searchsorted(documents, candidates.documents, sorter=order)]] = candidates.scores
+    return scores
+
+
+def highest_unknown_score(candidates: Candidates, depth: int) -> float:
+    """The most that a miner can have given to a document that it did not retrieve.
+
+    Args:
+        candidates: What the miner retrieved.
+        depth: How many documents it was asked for. A dense miner that found fewer retrieved all there are, and BM25 all
+            that share a term with the query: the others score 0.
+    """
+    return float(candidates.scores[-1]) if len(candidates.scores) >= depth else 0.0
 
 
 def _list_column(arrays: Sequence[npt.NDArray[np.generic]], value_type: pa.DataType) -> pa.ListArray:

@@ -6,9 +6,8 @@ that is used with other prompts or lengths than in training raises no error, it 
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
@@ -19,23 +18,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-import transformers
 from pylate import models
-from safetensors import SafetensorError
 from torch import Tensor
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
+from colbert_zero.graph.model_folder import (
+    STANFORD_PROJECTION,
+    check_lengths,
+    check_projection,
+    is_stanford_checkpoint,
+    projection_size,
+    read_json_object,
+    transformer_folder,
+)
+from colbert_zero.graph.planners.relations import MINIMUM_TEXT_TOKENS
+from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
+from colbert_zero.models.loading import (
+    HEADS,
+    POOLER,
+    load_tokenizer,
+    refuse_nonfinite,
+    refuse_other_vocabulary,
+    whole_model,
+)
 
-CONFIG_FILE = "config_sentence_transformers.json"
 DEFAULT_DIMENSIONS = 128
 
-# On every load, these libraries report what is intended here (an added projection, added markers) or show a progress
-# bar per file.
+# On every load, these libraries report what is intended here: an added projection, added markers.
 logging.getLogger("pylate.models.colbert").setLevel(logging.ERROR)
 logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,11 @@ def load_colbert(
     encoding: EncodingSettings,
     device: str = "cpu",
     *,
-    dimensions: int = DEFAULT_DIMENSIONS,
+    dimensions: int | None = None,
     seed: int = 0,
     strict: bool = True,
     attention: str | None = None,
+    name: str | None = None,
 ) -> models.ColBERT:
     """Load a model from a local folder of transformers, sentence-transformers or PyLate, in fp32.
 
@@ -73,30 +86,37 @@ def load_colbert(
         folder: The model folder; its weights are in safetensors.
         encoding: The prompts and lengths to set.
         device: The device to load the model onto.
-        dimensions: Size of the embeddings if the folder has no projection: one with random weights is added.
+        dimensions: Size of the embeddings. A folder without a projection gets one with random weights, of 128
+            dimensions if None; a folder with one must have this size.
         seed: Seed of those weights, and of the embeddings of the two markers if the vocabulary lacks them.
         strict: Whether to refuse a model that was saved with other encoding settings.
         attention: The attention implementation, as transformers names it; None lets transformers choose.
+        name: What messages call the folder: by default its path.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        UserError: The folder cannot be loaded, or was saved with other encoding settings.
+        UserError: The folder cannot be loaded whole or names code, cannot take such long texts, has another projection,
+            or was saved with other encoding settings.
     """
-    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
-        raise UserError(f"{folder} is not a model folder: it has neither config.json nor modules.json")
-    saved = _saved_encoding(folder)
-    if strict and saved is not None and saved != encoding:
-        requested = asdict(encoding)
-        differences = [
-            f"{name} is {value!r} there, {requested[name]!r} was requested"
-            for name, value in asdict(saved).items()
-            if value != requested[name]
-        ]
-        raise UserError(f"{folder} was trained with other encoding settings: {'; '.join(differences)}")
-    with torch.random.fork_rng():
+    name = name or str(folder)
+    if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
+        raise UserError(f"{name} is not a model folder: it has neither config.json nor modules.json")
+    check_projection(folder, dimensions, name)
+    if strict:
+        refuse_other_encoding(folder, encoding, name)
+    check_lengths(folder, {"query_length": encoding.query_length, "document_length": encoding.document_length}, name)
+    projected = projection_size(folder)
+    if projected is None and read_saved_encoding(folder) is not None:
+        raise UserError(f"{name} was saved as a late-interaction model, but its projection is missing")
+    stanford = {STANFORD_PROJECTION.partition(".")[0]} if is_stanford_checkpoint(folder) else set()
+    with (
+        torch.random.fork_rng(),
+        whole_model(folder, name, "a late-interaction model", unset=POOLER, unused=HEADS | stanford) as embeddings,
+    ):
         torch.manual_seed(draw(seed, "projection"))
+        saved_vocabulary = load_tokenizer(transformer_folder(folder)).get_vocab()
         try:
             model = models.ColBERT(
                 str(folder),
@@ -104,7 +124,7 @@ def load_colbert(
                 prompts=_prompts(encoding),
                 local_files_only=True,
                 # With an embedding size, PyLate would add a second projection behind an existing one.
-                embedding_size=None if _has_projection(folder) else dimensions,
+                embedding_size=None if projected is not None else dimensions or DEFAULT_DIMENSIONS,
                 query_length=encoding.query_length,
                 document_length=encoding.document_length,
                 do_query_expansion=encoding.query_expansion,
@@ -112,16 +132,39 @@ def load_colbert(
                 model_kwargs={"dtype": torch.float32, "use_safetensors": True, "attn_implementation": attention},
             )
         except ImportError as error:
+            if attention is None:
+                raise
             reason = " ".join(str(error).split())
             raise UserError(f"attention {attention} is not available here: {reason[:300]}") from None
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{folder} cannot be loaded as a model: {reason[:300]}") from None
+        markers = {str(model.query_prefix), str(model.document_prefix)}
+        refuse_other_vocabulary(model.tokenizer, embeddings[0], name, added=markers)
+    refuse_nonfinite(model, name)
     if model.tokenizer.padding_side != "right":
-        raise UserError(f"{folder}: its tokenizer pads on the left; use a model whose tokenizer pads on the right")
+        raise UserError(f"{name}: its tokenizer pads on the left; use a model whose tokenizer pads on the right")
+    loaded: Any = model
+    loaded.drawn_parts = sorted(markers - saved_vocabulary.keys()) + ["projection"] * (projected is None)
     _apply_encoding(model, encoding)
+    _refuse_full_prompts(model, encoding, name)
     model.eval()
     return model
+
+
+def drawn_parts(model: models.ColBERT) -> list[str]:
+    """The parts of a loaded model that its folder lacked, so that they were drawn: its projection, its markers."""
+    parts: Any = model.drawn_parts
+    return list(parts)
+
+
+def _refuse_full_prompts(model: models.ColBERT, encoding: EncodingSettings, name: str) -> None:
+    """Refuse lengths that a prompt fills: all texts would become the same input."""
+    for side, length in (("query", encoding.query_length), ("document", encoding.document_length)):
+        prompt = _prompts(encoding)[side]
+        taken = len(model.tokenizer(prompt.strip(), truncation=False)["input_ids"]) + 1
+        if length - taken < MINIMUM_TEXT_TOKENS:
+            raise UserError(
+                f"{side}_length is {length}, but prompt {prompt!r}, marker and special tokens of {name} are {taken} "
+                f"tokens; set it well above {taken + MINIMUM_TEXT_TOKENS}"
+            )
 
 
 def save_colbert(model: models.ColBERT, folder: Path, encoding: EncodingSettings) -> None:
@@ -147,27 +190,30 @@ def _apply_encoding(model: models.ColBERT, encoding: EncodingSettings) -> None:
     model.do_query_expansion, model.attend_to_expansion_tokens = encoding.query_expansion, False
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def refuse_other_encoding(
+    folder: Path, encoding: EncodingSettings, name: str, *, except_for: Collection[str] = ()
+) -> None:
+    """Refuse a folder that was saved with other encoding settings.
 
+    Args:
+        folder: The model folder; one without such settings passes.
+        encoding: The requested settings.
+        name: What the message calls the folder.
+        except_for: Settings that may differ.
 
-def _saved_encoding(folder: Path) -> EncodingSettings | None:
-    """The settings a PyLate folder was saved with; None for other folders, which have no lengths."""
-    config = _read_json(folder / CONFIG_FILE)
-    if config is None or "query_length" not in config:
-        return None
-    prompts = config.get("prompts") or {}
-    return EncodingSettings(
-        query_prompt=prompts.get("query") or "",
-        document_prompt=prompts.get("document") or "",
-        query_length=config["query_length"],
-        document_length=config["document_length"],
-        query_expansion=config.get("do_query_expansion", True),
-    )
-
-
-def _has_projection(folder: Path) -> bool:
-    return any(module["type"].endswith("Dense") for module in _read_json(folder / "modules.json") or ())
+    Raises:
+        UserError: A setting differs.
+    """
+    requested = asdict(encoding)
+    differences = [
+        f"{setting} is {value!r} there, {requested[setting]!r} was requested"
+        for setting, value in (read_saved_encoding(folder) or {}).items()
+        if value != requested[setting] and setting not in except_for
+    ]
+    if read_json_object(folder / CONFIG_FILE).get("attend_to_expansion_tokens"):
+        differences.append("queries see the mask tokens that expand them there, which nothing here computes")
+    if differences:
+        raise UserError(f"{name} was trained with other encoding settings: {'; '.join(differences)}")
 
 
 @dataclass(frozen=True)
@@ -253,7 +299,13 @@ def scoring_mask(model: models.ColBERT, features: dict[str, Tensor], is_query: b
     return mask & ~torch.isin(features["input_ids"], torch.tensor(model.skiplist, device=mask.device))
 
 
-def embed(model: models.ColBERT, features: dict[str, Tensor]) -> Tensor:
-    """Encode a padded batch: embeddings of unit length, texts x tokens x dimensions."""
-    # Pass a copy: each module of the model adds entries to its input dictionary.
-    return F.normalize(model(dict(features))["token_embeddings"], p=2, dim=-1)
+def embed(model: models.ColBERT, features: dict[str, Tensor], bf16: bool = False) -> Tensor:
+    """Encode a padded batch: embeddings of unit length in fp32, texts x tokens x dimensions.
+
+    With `bf16`, the model alone computes under autocast. Its output becomes fp32 before it is normalised, as where
+    accelerate wraps the model of the reference's trainer.
+    """
+    with torch.autocast(torch.device(model.device).type, dtype=torch.bfloat16, enabled=bf16):
+        # Pass a copy: each module of the model adds entries to its input dictionary.
+        vectors = model(dict(features))["token_embeddings"]
+    return F.normalize(vectors.float(), p=2, dim=-1)

@@ -11,12 +11,18 @@ import numpy.typing as npt
 
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.model_folder import MODULES_FILE, check_lengths, module_names, read_json_object
+from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
 from colbert_zero.machine.devices import choose_device
 
 Vectors = npt.NDArray[np.float32]
 """One row per text, of unit length; a text of which the encoder knows no word is the zero vector."""
 
 TEXTS_PER_BATCH = 64
+DENSE_MODEL = "SentenceTransformer"
+"""How sentence-transformers calls a model with one vector per text, in the config that it saves."""
+POOLINGS = frozenset({"BoW", "Pooling", "StaticEmbedding"})
+"""The modules of sentence-transformers that make one vector of a text."""
 
 
 class Encoder(Protocol):
@@ -43,12 +49,15 @@ def load_encoder(job: Job, documents: Sequence[str]) -> Encoder:
     settings: Mapping[str, Any] = job.settings["encoder"]
     if settings["kind"] == "lsa":
         return LsaEncoder(documents, settings["dimensions"], settings["seed"])
+    from colbert_zero.models.loading import model_name
+
     return SentenceTransformerEncoder(
         job.input("model").verified_folder(),
         settings["query_prompt"],
         settings["document_prompt"],
         settings["maximum_length"],
         choose_device(job),
+        model_name(job.input("model")),
     )
 
 
@@ -96,7 +105,15 @@ class LsaEncoder:
 class SentenceTransformerEncoder:
     """Any sentence-transformers model that needs no custom code."""
 
-    def __init__(self, folder: Path, query_prompt: str, document_prompt: str, maximum_length: int, device: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        query_prompt: str,
+        document_prompt: str,
+        maximum_length: int,
+        device: str,
+        name: str | None = None,
+    ) -> None:
         """Load the model.
 
         Args:
@@ -105,22 +122,38 @@ class SentenceTransformerEncoder:
             document_prompt: The text before every document, unchanged.
             maximum_length: Longer texts are truncated to so many tokens, or to the model's own limit if it is lower.
             device: `cpu` or `cuda`.
+            name: What messages call the folder: by default its path.
 
         Raises:
-            UserError: The model cannot be loaded.
+            UserError: The folder is of another kind, cannot be loaded whole, names code, or its model cannot take such
+                long texts.
         """
         import torch
         from sentence_transformers import SentenceTransformer
 
-        try:
+        from colbert_zero.models.loading import (
+            HEADS,
+            POOLER,
+            refuse_nonfinite,
+            refuse_other_vocabulary,
+            refuse_unpaddable,
+            whole_model,
+        )
+
+        name = name or str(folder)
+        _refuse_other_kinds(folder, name)
+        check_lengths(folder, {"maximum_length": maximum_length}, name)
+        with whole_model(folder, name, "a sentence-transformers model", unset=POOLER, unused=HEADS) as embeddings:
             self._model = SentenceTransformer(
                 str(folder),
                 device=device,
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: not a sentence-transformers model ({' '.join(str(error).split())})") from None
+        refuse_nonfinite(self._model, name)
+        for number in embeddings:  # none for a model of static embeddings
+            refuse_other_vocabulary(self._model.tokenizer, number, name)
+            refuse_unpaddable(self._model.tokenizer, name)
         self._model.max_seq_length = min(maximum_length, self._model.max_seq_length or maximum_length)
         self._query_prompt, self._document_prompt = query_prompt, document_prompt
 
@@ -138,3 +171,17 @@ class SentenceTransformerEncoder:
             list(texts), prompt=prompt, batch_size=TEXTS_PER_BATCH, normalize_embeddings=True, show_progress_bar=False
         )
         return np.asarray(vectors, np.float32)
+
+
+def _refuse_other_kinds(folder: Path, name: str) -> None:
+    """Refuse a folder for which sentence-transformers would invent a pooling, or from which it would drop a part."""
+    kind = read_json_object(folder / CONFIG_FILE).get("model_type", DENSE_MODEL)
+    if kind == DENSE_MODEL and read_saved_encoding(folder) is not None:
+        kind = "ColBERT"
+    if kind != DENSE_MODEL:
+        raise UserError(f"{name} is a {kind} model; an encoder needs a {DENSE_MODEL}, with one vector per text")
+    if not POOLINGS.intersection(module_names(folder)):
+        raise UserError(
+            f"{name} is not a sentence-transformers model: no {MODULES_FILE} says how to pool the vectors of its "
+            "tokens; save it with sentence-transformers, with the pooling that it was trained with"
+        )

@@ -20,14 +20,20 @@ SECTIONS = (
     ("Data", "What is trained on: the sources, and those of their rows that became shards.", "sources", "shards"),
     (
         "Mining",
-        "The candidates of each query, and the negatives that the positive-aware filter kept.",
+        "The candidates of each query, and the negatives that the positive-aware filter kept. Above the positive: how "
+        "many of them score more than the row's own document, by each miner and by their fused scores.",
         "candidates",
         "negatives",
     ),
     ("Teachers", "Candidates and their teacher scores, which distillation learns from.", "scores"),
     ("Bases", "The models that training starts from.", "bases"),
     ("Training", "", "models", "batches"),
-    ("Evaluation", "", "indexes", "runs"),
+    (
+        "Evaluation",
+        "An index's encoding has the prompts and lengths of its queries and documents, which may differ from training.",
+        "indexes",
+        "runs",
+    ),
 )
 """Of each section: its title, its text, and the kinds of artifacts whose facts it shows."""
 COLLAPSED_KINDS = frozenset({"sources", "candidates", "batches", "indexes", "runs"})

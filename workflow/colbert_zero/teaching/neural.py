@@ -17,10 +17,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import AutoModelForCausalLM
 
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError, progress
+from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.models.loading import (
+    HEADS,
+    load_tokenizer,
+    model_name,
+    refuse_other_vocabulary,
+    refuse_unpaddable,
+    whole_model,
+)
 from colbert_zero.teaching.scoring import DocumentsToScore, choose_documents, write_scores
 
 INSTRUCTION = (
@@ -49,9 +59,10 @@ class Teacher(Protocol):
 
 def make(job: Job) -> Mapping[str, Any]:
     """Write `rows-*.parquet`."""
-    device = choose_device(job)
+    # Load the teacher first: what is wrong with it shows before the rows are read.
+    teacher = load_teacher(job, choose_device(job))
     to_score = choose_documents(job)
-    scores = _score_rows(load_teacher(job, device), to_score)
+    scores = _score_rows(teacher, to_score)
     return write_scores(job, to_score, progress(scores, len(to_score.rows), "queries"))
 
 
@@ -61,21 +72,21 @@ def load_teacher(job: Job, device: str) -> Teacher:
     Raises:
         UserError: The folder contains no such model.
     """
-    settings, folder = job.settings["teacher"], job.input("model").verified_folder()
+    settings, model = job.settings["teacher"], job.input("model")
+    folder, name = model.verified_folder(), model_name(model)
     precision, length = PRECISIONS[settings["precision"]], settings["maximum_length"]
-    try:
-        if settings["kind"] == "cross-encoder":
-            return CrossEncoderTeacher(folder, length, precision, device)
-        instruction = settings["instruction"] or INSTRUCTION
-        return CausalLMTeacher(folder, length, precision, device, instruction, settings["answer"])
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no {settings['kind']} loads from it ({' '.join(str(error).split())})") from None
+    if settings["kind"] == "cross-encoder":
+        return CrossEncoderTeacher(folder, length, precision, device, name)
+    instruction = settings["instruction"] or INSTRUCTION
+    return CausalLMTeacher(folder, length, precision, device, instruction, settings["answer"], name)
 
 
 class CrossEncoderTeacher:
     """A re-ranker that sentence-transformers loads as a `CrossEncoder`."""
 
-    def __init__(self, folder: Path, maximum_length: int, precision: torch.dtype, device: str) -> None:
+    def __init__(
+        self, folder: Path, maximum_length: int, precision: torch.dtype, device: str, name: str | None = None
+    ) -> None:
         """Load the model.
 
         Args:
@@ -83,22 +94,32 @@ class CrossEncoderTeacher:
             maximum_length: Maximum tokens of a pair; the longer of its texts is truncated first.
             precision: The dtype of the model's weights.
             device: The device to compute on.
+            name: What messages call the folder: by default its path.
 
         Raises:
-            ValueError: The model does not have exactly one output.
+            UserError: The folder cannot be loaded whole, as a classifier with one output, names code, or its model
+                cannot take such long pairs.
         """
         from sentence_transformers import CrossEncoder
 
-        self._model = CrossEncoder(
-            str(folder),
-            max_length=maximum_length,
-            activation_fn=torch.nn.Identity(),
-            local_files_only=True,
-            device=device,
-            model_kwargs={"use_safetensors": True, "dtype": precision},
-        )
+        name = name or str(folder)
+        check_lengths(folder, {"maximum_length": maximum_length}, name)
+        with whole_model(folder, name, "a cross-encoder", unused=HEADS) as embeddings:
+            self._model = CrossEncoder(
+                str(folder),
+                max_length=maximum_length,
+                activation_fn=torch.nn.Identity(),
+                local_files_only=True,
+                device=device,
+                model_kwargs={"use_safetensors": True, "dtype": precision},
+            )
         if self._model.config.num_labels != 1:
-            raise ValueError(f"a re-ranker has one output, this model has {self._model.config.num_labels}")
+            raise UserError(f"{name}: a re-ranker has one output, this model has {self._model.config.num_labels}")
+        refuse_other_vocabulary(self._model.tokenizer, embeddings[0], name)
+        refuse_unpaddable(self._model.tokenizer, name)
+        # A decoder finds the last token of each pair by it, and many configs leave it out.
+        if self._model.config.pad_token_id is None:
+            self._model.config.pad_token_id = self._model.tokenizer.pad_token_id
 
     def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
         """The logits of pairs, in their order."""
@@ -123,7 +144,14 @@ class CausalLMTeacher:
     """
 
     def __init__(
-        self, folder: Path, maximum_length: int, precision: torch.dtype, device: str, instruction: str, answer: str
+        self,
+        folder: Path,
+        maximum_length: int,
+        precision: torch.dtype,
+        device: str,
+        instruction: str,
+        answer: str,
+        name: str | None = None,
     ) -> None:
         """Load the model.
 
@@ -133,25 +161,36 @@ class CausalLMTeacher:
             precision: The dtype of the model's weights; the logit itself is computed in fp32.
             device: The device to compute on.
             instruction: The text after query and document.
-            answer: The answer whose first token's logit is the score.
+            answer: The answer whose logit is the score: one token.
+            name: What messages call the folder: by default its path.
 
         Raises:
-            ValueError: The tokenizer makes no token of the answer.
+            UserError: The folder cannot be loaded whole, names code, its model cannot take such long inputs, or its
+                tokenizer makes another number of tokens than one of the answer.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=precision
-        )
-        self._maximum_length = maximum_length
-        self._separator_ids = self._token_ids(SEPARATOR)
-        self._instruction_ids = self._separator_ids + self._token_ids(instruction)
-        answer_ids = self._token_ids(answer)
-        if not answer_ids:
-            raise ValueError(f"its tokenizer makes no token of the answer {answer!r}")
-        model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_ids[0]))
+        name = name or str(folder)
+        with whole_model(folder, name, "a causal-lm") as embeddings:
+            self._tokenizer = load_tokenizer(folder)
+            self._maximum_length = maximum_length
+            self._separator_ids = self._token_ids(SEPARATOR)
+            self._instruction_ids = self._separator_ids + self._token_ids(instruction)
+            answer_id = self._answer_id(answer, name)
+            lengths = {"maximum_length plus the instruction": maximum_length + len(self._instruction_ids)}
+            check_lengths(folder, lengths, name)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=precision
+            )
+        refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
+        model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_id))
         self._model = model.to(device).eval()
+
+    def _answer_id(self, answer: str, name: str) -> int:
+        """The token id of the answer."""
+        answer_ids = self._token_ids(answer)
+        if len(answer_ids) != 1 or answer_ids[0] == self._tokenizer.unk_token_id:
+            tokens = self._tokenizer.convert_ids_to_tokens(answer_ids)
+            raise UserError(f"{name}: answer {answer!r} is {tokens} to its tokenizer; give an answer that is one token")
+        return answer_ids[0]
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from colbert_zero.data.rows import TEACHER_SCORED_SCHEMA, RowWriter, min_max
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
-from colbert_zero.mining.candidates import read_fused_candidates
+from colbert_zero.mining.candidates import fuse, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
 
 
@@ -47,7 +47,7 @@ def choose_documents(job: Job) -> DocumentsToScore:
     """
     corpus, size = TrainingCorpus.from_shards(job.input("shards")), job.settings["documents"]
     rows, documents = [], []
-    for row, candidates in enumerate(read_fused_candidates(job.inputs("candidates"))):
+    for row, candidates in enumerate(map(fuse, read_lists(job.inputs("candidates")))):
         is_positive = np.isin(candidates.documents, corpus.known_positives(row))
         negatives = candidates.documents[~is_positive][: size - 1]
         if len(negatives) == size - 1:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from pylate import models
@@ -25,24 +27,25 @@ MEASURE, DEPTH = "nDCG@10", 10
 class Evaluator:
     """Evaluates a model on collections."""
 
-    def __init__(self, collections: Mapping[str, bool]) -> None:
+    def __init__(self, collections: Mapping[str, Mapping[str, Any]]) -> None:
         """Open collections.
 
         Args:
-            collections: By artifact name, whether to drop a document that is the query itself.
+            collections: By artifact name, how to evaluate on it: `drop_self`, `query_length` and `document_length`, as
+                for the study's own evaluation; without a length, the model's.
 
         Raises:
             UserError: A collection is too large to be searched during training.
         """
-        self._collections: dict[str, tuple[Collection, bool]] = {}
-        for name, drop_self in collections.items():
+        self._collections: dict[str, tuple[Collection, Mapping[str, Any]]] = {}
+        for name, settings in collections.items():
             artifact = Artifact.open(name)
             if artifact.facts["documents"] >= PLAID_MIN_DOCUMENTS:
                 raise UserError(
                     f"{name} has {artifact.facts['documents']} documents, too many to evaluate on while training; "
                     f"name collections of fewer than {PLAID_MIN_DOCUMENTS} under evaluate"
                 )
-            self._collections[artifact.spec.label] = Collection.open(artifact), drop_self
+            self._collections[artifact.spec.label] = Collection.open(artifact), settings
 
     def evaluate(self, model: models.ColBERT) -> Mapping[str, float]:
         """Mean nDCG@10 by collection; leaves the model in training mode."""
@@ -53,7 +56,12 @@ class Evaluator:
             model.train()
 
 
-def _evaluate(model: models.ColBERT, collection: Collection, drop_self: bool) -> float:
+def _evaluate(model: models.ColBERT, collection: Collection, settings: Mapping[str, Any]) -> float:
+    drop_self = settings["drop_self"]
+    # A copy has lengths of its own, and the same weights: threads tokenise the next steps with the model meanwhile.
+    model = copy(model)
+    model.query_length = settings.get("query_length", model.query_length)
+    model.document_length = settings.get("document_length", model.document_length)
     with tempfile.TemporaryDirectory(prefix="colbert-zero-") as name:
         queries = _encode(model, Path(name), "queries", collection.judged_queries.items())
         documents = _encode(model, Path(name), "documents", document_texts(collection))

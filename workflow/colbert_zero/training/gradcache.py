@@ -245,7 +245,11 @@ class GradCache:
         seed: int = 0,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        """Compute for `model` within `budget`, in `fp32` or `bf16` (autocast); `seed` decides dropout."""
+        """Compute for `model` within `budget`; `seed` decides dropout.
+
+        With the precision `bf16`, the model computes under autocast; embeddings are normalised, scored and their loss
+        is computed in fp32, as in the reference.
+        """
         self.model, self.budget, self.seed, self.bf16, self.group = model, budget, seed, precision == "bf16", group
         self.device = torch.device(model.device)
         self._step_tokens, self._graph_kept = 0, False
@@ -349,8 +353,7 @@ class GradCache:
     ) -> float:
         """Propagate this process's part of the loss back to the embeddings, and return that part's value."""
         total = 0.0
-        terms = iter(loss.partial_losses(queries, documents))
-        while (term := self._next_term(terms)) is not None:
+        for term in loss.partial_losses(queries, documents):
             torch.autograd.backward(term, term.new_tensor(weight * loss.scale))
             total += term.item() * weight
         return total
@@ -374,17 +377,7 @@ class GradCache:
 
     def _embed(self, chunk: _Chunk) -> Tensor:
         torch.manual_seed(chunk.dropout_seed)
-        with self._autocast():
-            # The gradients of many scores add up in the dtype of the embeddings: do not add in half precision.
-            return embed(self.model, chunk.features).float()
-
-    def _next_term(self, terms: Iterator[Tensor]) -> Tensor | None:
-        """Compute the next term of a loss under autocast; PyTorch wants the backward pass outside of autocast."""
-        with self._autocast():
-            return next(terms, None)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        return embed(self.model, chunk.features, self.bf16)
 
     def _device_rows(self, chunk: _Chunk) -> Tensor:
         return torch.from_numpy(chunk.rows).to(self.device)

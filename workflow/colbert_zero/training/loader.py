@@ -66,8 +66,11 @@ class BatchLoader:
             self._pool.shutdown(cancel_futures=True)
 
     def _prepare(self, step: int) -> LocalBatch:
-        # Read the rows of all processes: the row with the fewest negatives decides how many negatives each row gets.
-        batch = self._stage.make_batch(self._plan.read(step), self._plan.describe_step(step))
+        # Read the rows of all processes: where the plan does not say how many negatives a row gets, the one with the
+        # fewest decides.
+        batch = self._stage.make_batch(
+            self._plan.read(step), self._plan.describe_step(step), self._plan.negatives(step)
+        )
         batch = slice_batch(batch, self._group.local_slice(len(batch.queries)))
         tokenizer = self._tokenizers.get()
         try:

@@ -52,12 +52,18 @@ class Stage:
         seed: Decides the projection, if the start model has none, and dropout.
         temperature: Divides the scores in the contrastive stages.
         learnable_temperature: Whether the temperature is a parameter with `temperature` as its initial value
-            (contrastive stages). As in the reference, its gradient is not clipped, and it does not decay.
+            (contrastive stages). As in the reference, its gradient is not clipped. Unlike in the reference, its
+            gradient begins at 0 in each step (there it is the sum of all steps so far, since only the model's gradients
+            are zeroed), is that of the whole step (there each process follows that of its own queries), does not decay
+            (there it does, with `weight_decay`), and resumes where it was (there, at `temperature`).
         gradient: `exact`, or `reference` (unsupervised): the gradient is multiplied by the batch size before it is
             clipped, as in PyLate's CachedContrastive, which back-propagates a sum. With `gradient_clip` the size of an
             update then hardly depends on the size of the gradient.
-        negatives: Negatives per query, the first ones of each row's list (supervised). Lists of different sources have
-            different lengths: if a row of a step has fewer negatives, all rows of the step use that many.
+        gradient_scale: Factor of the gradient, before it is clipped (supervised). The reference's Contrastive on W GPUs
+            that gather their documents has W times the gradient of the mean: it multiplies each loss by W, and again
+            each GPU's document gets the gradients of all losses. It does not depend on how many processes train here.
+        negatives: Negatives per query, the first ones of each row's list (supervised). The plan of the batches says how
+            many a source gives, at most this number; without it, the row of a step with the fewest decides.
         documents: Documents per query, the first ones of each row's list (distillation).
     """
 
@@ -77,6 +83,7 @@ class Stage:
     temperature: float = 1.0
     learnable_temperature: bool = False
     gradient: str = "exact"
+    gradient_scale: float = 1.0
     negatives: int = 0
     documents: int = 0
 
@@ -85,12 +92,13 @@ class Stage:
         """The settings that decide how texts become the model's input."""
         return EncodingSettings(**{name.name: getattr(self, name.name) for name in fields(EncodingSettings)})
 
-    def make_batch(self, table: pa.Table, where: str) -> Batch:
+    def make_batch(self, table: pa.Table, where: str, planned_negatives: int | None = None) -> Batch:
         """Make a batch of a table of rows.
 
         Args:
             table: The rows of one step.
             where: Names the rows in error messages.
+            planned_negatives: How many negatives the plan of the batches gives to each row, if it says so.
 
         Raises:
             UserError: The rows lack something that the stage needs.
@@ -100,7 +108,7 @@ class Stage:
             return Batch(queries, _text_column(table, "document", where))
         if self.stage == "supervised":
             positives = _text_column(table, "document", where)
-            count = max(1, min(self.negatives, _shortest_list(table, "negatives", where)))
+            count = planned_negatives or max(1, min(self.negatives, _shortest_list(table, "negatives", where)))
             negatives = _first_items(table, "negatives", count, where).to_pylist()
             documents = [
                 text
@@ -129,10 +137,17 @@ class Stage:
         if batch.teacher is not None:
             return distillation_loss(batch.teacher.to(device), self.document_length)
         per_query = len(batch.documents) // len(batch.queries)
-        scale = float(batch_size) if self.gradient == "reference" else 1.0
         return contrastive_loss(
-            per_query, self.temperature if temperature is None else temperature, self.document_length, scale, scorer
+            per_query,
+            self.temperature if temperature is None else temperature,
+            self.document_length,
+            self.gradient_factor(batch_size),
+            scorer,
         )
+
+    def gradient_factor(self, batch_size: int) -> float:
+        """By what the gradient of the mean loss of `batch_size` rows is multiplied before it is clipped."""
+        return float(batch_size if self.gradient == "reference" else self.gradient_scale)
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The learning rate of a step (from 0): rises linearly from 0 during warm-up, then falls linearly to 0."""

@@ -1,8 +1,8 @@
 """Train one stage of a recipe: unsupervised, supervised or distillation.
 
-    python -m colbert_zero.training.train --spec JSON [--threads N] [--device auto|cpu|cuda] [--tokens-per-chunk N]
-        [--tokens-in-memory N] [--loader-workers N] [--attention NAME] [--checkpoint-seconds N] [--tensorboard]
-        [--evaluate JSON]
+    python -m colbert_zero.training.train --spec JSON [--threads N] [--device auto|cpu|cuda] [--memory-mb N]
+        [--tokens-per-chunk N] [--tokens-in-memory N] [--loader-workers N] [--attention NAME] [--maxsim NAME]
+        [--checkpoint-seconds N] [--tensorboard] [--evaluate JSON]
     torchrun --nproc-per-node N -m colbert_zero.training.train ...
 
 All stages share one training loop. A stage turns the rows of a step into texts and a loss on their embeddings;
@@ -11,11 +11,11 @@ parameters.
 
 No random generator runs through the training: the seed, the step and the purpose decide every draw. A checkpoint thus
 needs only parameters, optimiser and history, and a stopped and resumed run ends with the same bytes as an uninterrupted
-one, on a CPU with the same number of threads.
+one, on a CPU with the same number of threads and the same memory.
 
 Several processes share the rows of each step and sum their gradients: the model equals that of one process up to
-rounding (and up to dropout, see `gradcache`). Any number of processes can resume a checkpoint. `--threads` is the
-number of threads that all processes of a node have together.
+rounding (and up to dropout, see `gradcache`). Any number of processes can resume a checkpoint. `--threads` and
+`--memory-mb` are what all processes of a node have together.
 
 The model is published with `losses.jsonl`, a line per step; during training this file grows in the state folder.
 """
@@ -30,34 +30,42 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
+from pylate import models
 
 from colbert_zero.data.batches import BatchPlan
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import RetryableError, UserError, log
+from colbert_zero.graph.text_files import json_argument
 from colbert_zero.machine.devices import add_device_option, choose_device, threads_per_process
-from colbert_zero.machine.distributed import SINGLE_PROCESS, PeerLostError, ProcessGroup, init_process_group
+from colbert_zero.machine.distributed import (
+    SINGLE_PROCESS,
+    PeerLostError,
+    ProcessGroup,
+    init_process_group,
+    local_size,
+)
+from colbert_zero.machine.memory import available_memory_mb
 from colbert_zero.machine.slurm import deadline_is_near
-from colbert_zero.models.colbert import load_colbert, save_colbert
+from colbert_zero.models.colbert import drawn_parts, load_colbert, save_colbert
+from colbert_zero.models.loading import model_name
 from colbert_zero.training.checkpoints import Checkpoint, Checkpoints
 from colbert_zero.training.fused import check_fused, fused_maxsim
 from colbert_zero.training.gradcache import GradCache, MemoryBudget
 from colbert_zero.training.loader import BatchLoader
 from colbert_zero.training.losses import Scorer, maxsim
+from colbert_zero.training.memory import TOKENS_IN_MEMORY, TOKENS_PER_CHUNK, cpu_budget
 from colbert_zero.training.metrics_log import LOSSES_FILE
 from colbert_zero.training.monitor import TrainingMonitor
 from colbert_zero.training.stages import Stage
 from colbert_zero.training.trainer import DivergedError, Trainer
 
 CHECKPOINT_SECONDS = 600.0
-TOKENS_PER_CHUNK = {"cpu": 2048, "cuda": 16384}
-"""Padded tokens encoded at once: few enough for a CPU's cache, enough to keep a GPU busy."""
-TOKENS_IN_MEMORY = 65536
-"""Padded tokens whose activations are kept: about 1 GB for 2 layers of 128, 70 GB for ModernBERT-base in bf16."""
 LOADER_WORKERS = {"cpu": 0, "cuda": 2}
 """Threads that prepare the next steps; none on a CPU, whose threads all compute."""
 SCORERS: dict[str, Scorer] = {"torch": maxsim, "fused": fused_maxsim}
@@ -190,14 +198,28 @@ def _build_trainer(job: Job, device: str, group: ProcessGroup = SINGLE_PROCESS) 
         # A stage may encode with other settings than the stage before: a mismatched recipe tests exactly that.
         strict=False,
         attention=options.attention,
+        name=model_name(start),
     )
     if options.maxsim == "fused":
         check_fused(stage.stage, device, stage.precision, model.get_sentence_embedding_dimension() or stage.dimensions)
-    budget = MemoryBudget(options.tokens_per_chunk or TOKENS_PER_CHUNK[device], options.tokens_in_memory)
-    grad_cache = GradCache(model, budget, stage.precision, stage.seed, group)
+    grad_cache = GradCache(model, _memory_budget(job, model, device, stage), stage.precision, stage.seed, group)
     workers = LOADER_WORKERS[device] if options.loader_workers is None else options.loader_workers
     loader = BatchLoader(plan, stage, model, group, workers)
     return Trainer(stage, plan, model, grad_cache, loader, group, SCORERS[options.maxsim])
+
+
+def _memory_budget(job: Job, model: models.ColBERT, device: str, stage: Stage) -> MemoryBudget:
+    """How much to compute at once: what the flags say, else what suits the device and, on a CPU, the memory."""
+    options, budget = job.options, MemoryBudget(TOKENS_PER_CHUNK[device], TOKENS_IN_MEMORY)
+    if device == "cpu" and None in (options.tokens_per_chunk, options.tokens_in_memory):
+        memory_mb = (options.memory_mb or available_memory_mb()) // local_size()
+        longest = max(stage.query_length, stage.document_length)
+        budget = cpu_budget(model, memory_mb, longest, stage.precision == "bf16")
+    if options.tokens_per_chunk is not None:
+        budget = replace(budget, tokens_per_chunk=options.tokens_per_chunk)
+    if options.tokens_in_memory is not None:
+        budget = replace(budget, tokens_in_memory=options.tokens_in_memory)
+    return budget
 
 
 def _deterministic_device(job: Job, group: ProcessGroup) -> str:
@@ -238,6 +260,7 @@ def _facts(job: Job, trainer: Trainer, device: str) -> dict[str, Any]:
         "processes": trainer.group.size,
         "nodes": trainer.group.nodes,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "drawn_parts": drawn_parts(trainer.model),
         "tokens_per_chunk": trainer.grad_cache.budget.tokens_per_chunk,
         "tokens_in_memory": trainer.grad_cache.budget.tokens_in_memory,
         "maxsim": job.options.maxsim,
@@ -256,17 +279,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that decide how fast a model is trained, but not which model results."""
     add_device_option(parser)
     parser.add_argument(
+        "--memory-mb",
+        type=int,
+        help="memory that all processes of a node may take together; on a CPU it decides the next two (what is free)",
+    )
+    parser.add_argument(
         "--tokens-per-chunk",
         type=int,
-        help=f"padded tokens to encode at once ({TOKENS_PER_CHUNK['cpu']} on a CPU, "
+        help=f"padded tokens to encode at once (up to {TOKENS_PER_CHUNK['cpu']} on a CPU, "
         f"{TOKENS_PER_CHUNK['cuda']} on a GPU)",
     )
     parser.add_argument(
         "--tokens-in-memory",
         type=int,
-        default=TOKENS_IN_MEMORY,
         help="maximum padded tokens of a step with one forward pass; larger steps take two passes and less memory "
-        f"({TOKENS_IN_MEMORY})",
+        f"(up to {TOKENS_IN_MEMORY} on a CPU, {TOKENS_IN_MEMORY} on a GPU)",
     )
     parser.add_argument(
         "--loader-workers",
@@ -288,10 +315,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard files to logs/tensorboard")
     parser.add_argument(
         "--evaluate",
-        type=json.loads,
+        type=lambda argument: json.loads(json_argument(argument)),
         default={},
-        help='{"steps": [100, ...], "collections": {NAME: DROP_SELF, ...}}: the steps after which to evaluate, the '
-        "collections, and whether to drop a document that is the query itself",
+        help='{"steps": [100, ...], "collections": {NAME: SETTINGS, ...}}, or its file: the steps after which to '
+        "evaluate, and the collections, with drop_self (whether to drop a document that is the query itself), query_length and "
+        "document_length",
     )
     parser.add_argument(
         "--checkpoint-seconds",

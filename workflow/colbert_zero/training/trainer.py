@@ -164,15 +164,11 @@ class Trainer:
         )
 
     def _typical_gradient_norm(self) -> float | None:
-        """The median gradient norm of the last steps, None in the first steps.
-
-        It is at least 1, or the batch size if the gradient is scaled by the batch size.
-        """
+        """The median gradient norm of the last steps, at least the gradient's factor; None in the first steps."""
         if self.step < NORM_WARMUP_STEPS:
             return None
         norms: list[float] = [json.loads(line)["gradient_norm"] for line in self.history[-NORM_WINDOW:]]
-        least = self.plan.batch_size if self.stage.gradient == "reference" else 1
-        return max(float(least), statistics.median(norms))
+        return max(self.stage.gradient_factor(self.plan.batch_size), statistics.median(norms))
 
     def checkpoint(self) -> Checkpoint:
         """Everything that a run needs to resume from here."""
@@ -200,7 +196,7 @@ class Trainer:
 
 
 def adamw(parameters: Mapping[str, torch.nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with the settings of the reference's trainer; biases, norms and the temperature do not decay."""
+    """AdamW as in the reference's trainer: biases and norms do not decay, nor, unlike there, the temperature."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
+from colbert_zero.graph.saved_encoding import read_saved_encoding
 
 Measures = dict[str, Spec]
 """Measures by collection."""
+SAVED_SETTINGS = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
+"""What a late-interaction model is saved with, if its folder says it."""
 
 
 class BaselinePlanner:
@@ -25,7 +29,7 @@ class BaselinePlanner:
         """Plan a baseline.
 
         Raises:
-            UserError: The baseline names something that is not in the config.
+            UserError: The baseline names something that is not in the config, or contradicts its model's folder.
         """
         kind = only_key(baseline, tuple(KINDS), f"baselines.{name}")
         return Row(name, "baseline", (), KINDS[kind](self._draft, self._bases, self._evaluation, name, baseline))
@@ -39,14 +43,34 @@ def _bm25(_draft: Draft, _bases: BasePlanner, evaluation: EvaluationPlanner, _na
 def _late_interaction(
     draft: Draft, bases: BasePlanner, evaluation: EvaluationPlanner, name: str, baseline: Config
 ) -> Measures:
-    """A late-interaction model without further training."""
-    encoding = dict(baseline["late_interaction"])
+    """A late-interaction model without further training, with the prompts and lengths that it was saved with."""
     where = f"baselines.{name}"
-    model = bases.base(encoding.pop("model"), where)
-    encoding |= draft.prompts(encoding.pop("prompts"), where)
+    given = dict(baseline["late_interaction"])
+    model = bases.base(given.pop("model"), where)
     # A model without a projection is given one, as the first stage of a recipe would give it.
-    projection = {"dimensions": encoding.pop("dimensions"), "seed": draft.seed}
-    return evaluation.late_interaction(model, encoding, projection=projection)
+    projection = {"dimensions": given.pop("dimensions"), "seed": draft.seed}
+    meant = given.pop("override")
+    if "prompts" in given:
+        given |= draft.prompts(given.pop("prompts"), where)
+    if model.label.startswith("hub."):  # The step reads what it was saved with, once it is fetched.
+        return evaluation.late_interaction(model, given, where, meant=given if meant else (), projection=projection)
+    saved = read_saved_encoding(draft.paths[model.key]) if model.key in draft.paths else None
+    saved = saved or {"query_expansion": given.get("query_expansion", False)}
+    differing = [setting for setting, value in given.items() if value != saved.get(setting, value)]
+    if differing and not meant:
+        others = "; ".join(f"{setting} is {given[setting]!r} here, {saved[setting]!r} there" for setting in differing)
+        raise UserError(
+            f"config.yaml: {where}: the model was saved with other settings: {others}; leave them out, "
+            "or say that they are meant with override: true"
+        )
+    encoding = saved | given
+    for setting in SAVED_SETTINGS:
+        if setting not in encoding:
+            named = "prompts" if setting.endswith("prompt") else setting
+            raise UserError(f"config.yaml: {where}: the model's folder does not say its {named}; give {named}")
+    lengths = {length: encoding[length] for length in ("query_length", "document_length")}
+    bases.check(model, where, lengths, projection["dimensions"])
+    return evaluation.late_interaction(model, encoding, where, meant=differing, projection=projection)
 
 
 KINDS: Mapping[str, Callable[[Draft, BasePlanner, EvaluationPlanner, str, Config], Measures]] = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from colbert_zero.graph import registry
-from colbert_zero.graph.artifact import Spec, folder_digest
+from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.model_folder import check_lengths, check_model_folder, check_projection
 from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.relations import check_random, check_texts
 from colbert_zero.graph.planners.sources import SourcePlanner
 
 
@@ -28,6 +30,24 @@ class BasePlanner:
         kind = only_key(model, tuple(KINDS), f"models.{name}")
         return KINDS[kind](self._draft, self._sources, name, model)
 
+    def check(self, model: Spec, where: str, lengths: Config, dimensions: int | None = None) -> None:
+        """Check settings against a model that is a local folder; any other is checked by the step that loads it.
+
+        Args:
+            model: A base, or what was trained from it.
+            where: The place in the config.
+            lengths: The lengths of its input, by setting.
+            dimensions: The size of its embeddings, as the config says.
+
+        Raises:
+            UserError: The model cannot take such long texts, or has a projection of another size.
+        """
+        folder = self._draft.paths.get(model.key)
+        if folder is not None:
+            name = f"config.yaml: {where}: {folder}"
+            check_lengths(folder, lengths, name)
+            check_projection(folder, dimensions, name)
+
 
 def _from_registry(draft: Draft, _sources: SourcePlanner, name: str, model: Config) -> Spec:
     """A model of the Hub at a pinned revision."""
@@ -36,14 +56,19 @@ def _from_registry(draft: Draft, _sources: SourcePlanner, name: str, model: Conf
 
 def _from_folder(draft: Draft, _sources: SourcePlanner, name: str, model: Config) -> Spec:
     """A local folder that transformers, sentence-transformers or PyLate can load."""
-    path = draft.local_path(model["folder"], f"models.{name}")
-    return draft.add("bases", f"folder.{name}", {"sha256": draft.digest(path, folder_digest)}, path=path)
+    path = draft.local_path(model["folder"])
+    settings = {"sha256": draft.local_folder(path, f"models.{name}.folder")}
+    check_model_folder(path, f"config.yaml: models.{name}: {path}")
+    return draft.add("bases", f"folder.{name}", settings, path=path)
 
 
 def _random(draft: Draft, sources: SourcePlanner, name: str, model: Config) -> Spec:
     """A small ModernBERT with random weights and a tokenizer trained on sources."""
     random = dict(model["random"])
-    texts = [spec for _, spec in sources.named(random.pop("sources"), f"models.{name}")]
+    check_random(random, f"models.{name}.random")
+    named = sources.named(random.pop("sources"), f"models.{name}")
+    check_texts(named, f"models.{name}.random")
+    texts = [spec for _, spec in named]
     settings = {**random, "architecture": "modernbert", "seed": draft.seed}
     return draft.add("bases", f"random.{name}", settings, {"sources": texts})
 

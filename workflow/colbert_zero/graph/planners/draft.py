@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.artifact import Spec, folder_digest
 from colbert_zero.graph.config import Config, require_known
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.local_files import DigestCache
+from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.local_files import DigestCache, absolute_or_in, problem_with_file, problem_with_folder
 
 
 class Draft:
@@ -77,20 +78,43 @@ class Draft:
         prompts = self.entry("prompts", name, where)
         return {"query_prompt": prompts["query"], "document_prompt": prompts["document"]}
 
-    def local_path(self, text: str, where: str) -> Path:
-        """The path that the config gives as `text`.
+    def local_path(self, text: str) -> Path:
+        """The path that the config gives as `text`: relative to the study, absolute, or below a home (`~`)."""
+        return absolute_or_in(self.folder, text)
+
+    def local_file(self, path: Path, where: str) -> str:
+        """The digest of a file of the user's own.
 
         Raises:
-            UserError: The path does not exist; `where` is the setting that names it.
+            UserError: There is no file at `path`, or it cannot be read; `where` is the setting that names it.
         """
-        path = self.folder / text
-        if not path.exists():
-            raise UserError(f"{where}: {path} does not exist")
-        return path
+        return self._digest(path, problem_with_file, file_digest, where)
 
-    def digest(self, path: Path, compute: Callable[[Path], str]) -> str:
+    def local_folder(self, path: Path, where: str) -> str:
+        """The digest of a folder of the user's own.
+
+        Raises:
+            UserError: There is no folder at `path`, it is not one that can be copied, or this study is in it; `where`
+                is the setting that names it.
+        """
+        if self.folder.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"{where}: {path} holds this study, so it changes as the study runs: name a folder beside it"
+            )
+        return self._digest(path, problem_with_folder, folder_digest, where)
+
+    def _digest(
+        self, path: Path, problem_with: Callable[[Path], str | None], compute: Callable[[Path], str], where: str
+    ) -> str:
         """`compute(path)`, cached until the file or folder changes."""
-        return self._digest_cache.get(path, compute)
+        problem = problem_with(path)
+        if problem:
+            variable = "; write the path out: variables such as $HOME mean nothing here" if "$" in str(path) else ""
+            raise UserError(f"{where}: {path} {problem}{variable}")
+        try:
+            return self._digest_cache.get(path, compute)
+        except OSError as error:
+            raise UserError(f"{where}: {error.filename or path} cannot be read: {error.strerror}") from None
 
     def save_digests(self) -> None:
         """Write the cache of digests to disk, for the next time the study is planned."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config
+from colbert_zero.graph.measures import check_measures
 from colbert_zero.graph.planners.collections import Collection, CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.relations import check_room
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,53 @@ class EvaluationPlanner:
     """Plans indexes, runs and measures, as the section `evaluation` says."""
 
     def __init__(self, draft: Draft, collections: CollectionPlanner) -> None:
-        """Plan for `draft`, on all of `collections`."""
+        """Plan for `draft`, on all of `collections`.
+
+        Raises:
+            UserError: A measure is none, or is named twice.
+        """
         self._draft, self._collections = draft, collections
         self._settings = draft.config["evaluation"]
+        check_measures(self._settings["measures"], self._settings["depth"])
 
-    def late_interaction(self, model: Spec, encoding: Config, **settings: Config) -> dict[str, Spec]:
+    def late_interaction(
+        self,
+        model: Spec,
+        trained: Config,
+        where: str,
+        *,
+        changes: Config | None = None,
+        meant: Iterable[str] = (),
+        **settings: Any,
+    ) -> dict[str, Spec]:
         """The measures of a late-interaction model, by collection.
 
         Args:
             model: The model.
-            encoding: The model's prompts and lengths.
+            trained: The prompts and lengths that the model was trained with; the step reads from the model's folder
+                those that are not known yet.
+            where: The place in the config that names the model.
+            changes: Prompts and lengths that its evaluation has instead, on every collection.
+            meant: The names of those in `trained` that may be others than the model's folder says.
             settings: Further settings of the model's indexes.
+
+        Raises:
+            UserError: A prompt leaves no room for texts.
         """
 
         def plan_run(collection: Collection) -> Spec:
-            index = {"encoding": encoding, "index": {"kind": self._settings["index"], "seed": self._draft.seed}}
+            encoding = {**collection.encoding(trained), **(changes or {})}
+            check_room(encoding, f"{where}, on {collection.name}")
+            index: dict[str, Any] = {
+                "encoding": encoding,
+                "index": {"kind": self._settings["index"], "seed": self._draft.seed},
+            }
+            # The step refuses a model that was trained with other settings, these excepted. Left out where none is.
+            changed = {name for name, value in encoding.items() if value != trained.get(name)}.union(meant)
+            if changed:
+                index["changed"] = sorted(changed)
+            if unknown := {k: v for k, v in collection.minimum_lengths.items() if k not in encoding}:
+                index["minimum_lengths"] = unknown
             inputs = {"model": model, "collection": collection.spec}
             planned = self._draft.add("indexes", collection.name, index | settings, inputs)
             inputs = {"index": planned, "collection": collection.spec}

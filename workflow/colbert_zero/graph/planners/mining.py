@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from colbert_zero.graph.artifact import Spec
-from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.config import Config, only_key, require_known
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.relations import check_negatives
 
 
 class MiningPlanner:
@@ -21,24 +23,44 @@ class MiningPlanner:
         """Each miner's candidates for the queries of a source's shards.
 
         Raises:
-            UserError: A miner is unknown; `where` is the place in the config that names it.
+            UserError: A miner is unknown, or two are the same; `where` is the place in the config that names them.
         """
-        planned = []
+        planned: dict[str, Spec] = {}
         for name in miners:
             miner = self._draft.entry("miners", name, where)
             kind = only_key(miner, tuple(KINDS), f"miners.{name}")
-            planned.append(KINDS[kind](self._draft, self._bases, name, miner, shards))
-        return planned
+            candidates = KINDS[kind](self._draft, self._bases, name, miner, shards)
+            if same := [other for other, spec in planned.items() if spec == candidates]:
+                raise UserError(f"config.yaml: {where}: miners {same[0]} and {name} are the same; name one of them")
+            planned[name] = candidates
+        return list(planned.values())
+
+    def entries(self, miners: Sequence[str], where: str) -> list[Config]:
+        """The entries called `miners`.
+
+        Raises:
+            UserError: One is unknown; `where` is the place in the config that names it.
+        """
+        return [self._draft.entry("miners", name, where) for name in miners]
 
     def negatives(self, name: str, shards: Spec, where: str) -> Spec:
         """The negatives of a source's shards, mined as the entry `name` of `mining` says.
 
         Raises:
-            UserError: There is no such entry; `where` is the place in the config that names it.
+            UserError: There is no such entry, or its miners cannot give so many negatives; `where` is the place in the
+                config that names it.
         """
         mining = dict(self._draft.entry("mining", name, where))
-        candidates = self.candidates(mining.pop("miners"), shards, f"mining.{name}")
+        check_negatives(mining, self.entries(mining["miners"], f"mining.{name}"), f"mining.{name}")
+        miners = mining.pop("miners")
+        filters = [
+            miners.index(require_known(miner, miners, f"mining.{name}.filter", f"mining.{name}.miners"))
+            for miner in mining.pop("filter", miners)
+        ]
+        candidates = self.candidates(miners, shards, f"mining.{name}")
         settings = {**mining, "seed": self._draft.seed}
+        if len(miners) > 1:  # A single miner always filters: its negatives keep the key that they had before `filter`.
+            settings["filter"] = sorted(filters)
         return self._draft.add("negatives", shards.label, settings, {"shards": shards, "candidates": candidates})
 
 
@@ -59,6 +81,7 @@ def _encoder(draft: Draft, bases: BasePlanner, name: str, miner: Config, shards:
     """A sentence-transformers model."""
     encoder = {"kind": "sentence-transformers", **miner["encoder"]}
     model = bases.base(encoder.pop("model"), f"miners.{name}")
+    bases.check(model, f"miners.{name}", {"maximum_length": encoder["maximum_length"]})
     settings = {"encoder": encoder, "depth": miner["depth"]}
     return draft.add("candidates", f"dense.{shards.label}", settings, {"shards": shards, "model": model})
 

@@ -12,6 +12,7 @@ from colbert_zero.graph.planners.collections import CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
+from colbert_zero.graph.planners.relations import check_at_most, check_batch, check_own_settings, check_room, check_rows
 from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
 
@@ -37,7 +38,7 @@ TRAINING_SETTINGS = (
 )
 """Settings of every stage that decide its training, but not its data."""
 ENCODING_SETTINGS = ("query_length", "document_length", "query_expansion")
-"""Settings of the last stage, besides its prompts, with which its model is evaluated."""
+"""Settings of a stage, besides its prompts, that say how texts become its model's input."""
 
 
 class RecipePlanner:
@@ -45,7 +46,7 @@ class RecipePlanner:
 
     Attributes:
         evaluations: What a model is evaluated on during its training, by the model's key: `steps`, and `collections`,
-            which maps a collection's artifact name to its `drop_self`.
+            which maps a collection's artifact name to its `drop_self`, `query_length` and `document_length`.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class RecipePlanner:
         """Plan a recipe.
 
         Raises:
-            UserError: The stages are out of order, or one lacks a setting or names something that is not in the config.
+            UserError: The stages are out of order; or one lacks a setting, has settings that contradict each other, or
+                names something that is not in the config.
         """
-        model = self._bases.base(recipe["base"], f"recipes.{name}.base")
+        base = model = self._bases.base(recipe["base"], f"recipes.{name}.base")
         models: list[Spec] = []
         settings: dict[str, Any] = {}
         last = -1
@@ -78,46 +80,83 @@ class RecipePlanner:
             stage, stage_overrides = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
             where = f"recipes.{name}, stage {stage}"
             if STAGES.index(stage) <= last:
-                raise UserError(f"{where}: stages go in the order {', '.join(STAGES)}, each at most once")
+                raise UserError(f"config.yaml: {where}: stages go in the order {', '.join(STAGES)}, each at most once")
             last = STAGES.index(stage)
             common = self._draft.config["stages"].get(stage, {})
+            check_own_settings(stage, common, f"stages.{stage}")
+            check_own_settings(stage, stage_overrides, where)
+            dimensions = settings.get("dimensions")
             settings = stage_defaults() | common | recipe.get("every_stage", {}) | stage_overrides
+            if models and settings["dimensions"] != dimensions:
+                raise UserError(
+                    f"config.yaml: {where}: dimensions is {settings['dimensions']}, but {dimensions} in the stage "
+                    "before, whose projection it trains further; give all stages the same"
+                )
             model = self._model(stage, settings, model, where)
+            lengths = {length: settings[length] for length in ("query_length", "document_length")}
+            self._bases.check(base, where, lengths, settings["dimensions"])
             models.append(model)
-        encoding = {field: settings[field] for field in ENCODING_SETTINGS}
-        encoding |= self._draft.prompts(settings["prompts"], f"recipes.{name}")
-        return Row(name, "recipe", tuple(models), self._evaluation.late_interaction(model, encoding))
+        encoding = self._encoding(settings, f"recipes.{name}")
+        changes = dict(recipe.get("evaluate_with", {}))
+        if "prompts" in changes:
+            changes |= self._draft.prompts(changes.pop("prompts"), f"recipes.{name}.evaluate_with")
+        measures = self._evaluation.late_interaction(model, encoding, f"recipes.{name}", changes=changes)
+        return Row(name, "recipe", tuple(models), measures)
+
+    def _encoding(self, settings: Config, where: str) -> dict[str, Any]:
+        """How texts become the input of the model that a stage with these settings trains."""
+        lengths = {field: settings[field] for field in ENCODING_SETTINGS}
+        return lengths | self._draft.prompts(settings["prompts"], where)
 
     def _model(self, stage: str, settings: Config, start: Spec, where: str) -> Spec:
         """The model that a stage trains, starting from the model `start`."""
         for field in (*REQUIRED_SETTINGS, *STAGE_SETTINGS[stage]):
             if settings.get(field) is None:
-                raise UserError(f"{where}: {field} is not set; set it under stages.{stage} or in the recipe")
+                raise UserError(
+                    f"config.yaml: {where}: {field} is not set; set it under stages.{stage} or in the recipe"
+                )
+        check_batch(stage, settings, where)
+        encoding = self._encoding(settings, where)
+        check_room(encoding, where)
         rows = self._rows(stage, settings, where)
         plan = {"batch_size": settings["batch_size"], "epochs": settings["epochs"], "seed": self._draft.seed}
+        if stage == "supervised" and settings["mining"] is None:
+            plan["negatives"] = settings["negatives"]
         batches = self._draft.add("batches", stage, plan, {"rows": rows})
         training = {"stage": stage, "seed": self._draft.seed, **self._draft.prompts(settings["prompts"], where)}
         training |= {field: settings[field] for field in (*TRAINING_SETTINGS, *STAGE_SETTINGS[stage])}
+        if stage == "supervised" and settings["gradient_scale"] != 1:  # Left out of older specs, which meant 1.
+            training["gradient_scale"] = settings["gradient_scale"]
         model = self._draft.add("models", stage, training, {"start": start, "rows": rows, "batches": batches})
-        self._evaluate_during_training(model, settings.get("evaluate", {}), where)
+        self._evaluate_during_training(model, encoding, settings.get("evaluate", {}), where)
         return model
 
     def _rows(self, stage: str, settings: Config, where: str) -> list[Spec]:
         """The training rows of a stage, by source: its shards, or the negatives or teacher scores made from them."""
         if not settings["sources"]:
-            raise UserError(f"{where}: no data; name at least one source under sources")
+            raise UserError(f"config.yaml: {where}: no data; name at least one source under sources")
+        check_rows(stage, settings, self._sources.named(settings["sources"], where), where)
         rows = self._sources.shards(settings["sources"], where)
         if stage == "supervised" and settings["mining"] is not None:
+            made = self._draft.entry("mining", settings["mining"], where)["negatives"]
+            check_at_most("negatives", settings["negatives"], f"mining.{settings['mining']}", made, where)
             return [self._mining.negatives(settings["mining"], shards, where) for shards in rows]
         if stage == "distillation" and settings["teacher"] is not None:
+            made = self._draft.entry("teachers", settings["teacher"], where)["documents"]
+            check_at_most("documents", settings["documents"], f"teachers.{settings['teacher']}", made, where)
             return [self._teachers.scores(settings["teacher"], shards, where) for shards in rows]
         return rows
 
-    def _evaluate_during_training(self, model: Spec, evaluate: Config, where: str) -> None:
+    def _evaluate_during_training(self, model: Spec, encoding: Config, evaluate: Config, where: str) -> None:
         """Add to the evaluations of a model; recipes that share its stage may ask for different ones, and get all."""
         if evaluate:
             planned = self.evaluations.setdefault(model.key, {"steps": [], "collections": {}})
             planned["steps"] = sorted({*planned["steps"], *evaluate["steps"]})
             for name in evaluate["collections"]:
                 for collection in self._collections.named(name, f"{where}, evaluate"):
-                    planned["collections"][collection.spec.name] = collection.drop_self
+                    used = collection.encoding(encoding)
+                    planned["collections"][collection.spec.name] = {
+                        "drop_self": collection.drop_self,
+                        "query_length": used["query_length"],
+                        "document_length": used["document_length"],
+                    }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
-from colbert_zero.graph import registry
+from colbert_zero.graph import data_files, registry
 from colbert_zero.graph.artifact import Spec
-from colbert_zero.graph.config import Config, only_key, require_known
-from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.config import Config, only_key, refuse_clashes, require_known
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.relations import check_shards
 
 Labelled = tuple[str, Spec]
 """A source's label, and its spec."""
@@ -18,12 +20,18 @@ class SourcePlanner:
     """Plans the entries of the section `sources`, and their shards."""
 
     def __init__(self, draft: Draft) -> None:
-        """Plan every source."""
+        """Plan every source.
+
+        Raises:
+            UserError: An entry has a mistake, or two sources have one name.
+        """
+        check_shards(draft.config["shards"])
         self._draft = draft
         self._by_name: dict[str, list[Labelled]] = {}
         for name, source in draft.config["sources"].items():
-            kind = only_key(source, tuple(KINDS), f"sources.{name}")
+            kind = only_key(source, tuple(KINDS), f"sources.{name}", OPTIONS)
             self._by_name[name] = KINDS[kind](draft, name, source)
+        refuse_clashes("sources", {name: dict(planned) for name, planned in self._by_name.items()})
 
     def named(self, names: Iterable[str], where: str) -> list[Labelled]:
         """The sources called `names`: entries of the config (all members, if a group), or single members of groups.
@@ -38,6 +46,8 @@ class SourcePlanner:
     def shards(self, names: Iterable[str], where: str) -> list[Spec]:
         """The shards of each of the sources called `names`."""
         settings = {**self._draft.config["shards"], "seed": self._draft.seed}
+        if settings["deduplicate"]:
+            del settings["deduplicate"]  # Left out of older specs, which meant true.
         return [
             self._draft.add("shards", label, settings, {"source": source}) for label, source in self.named(names, where)
         ]
@@ -55,11 +65,33 @@ def _from_package(draft: Draft, name: str, source: Config) -> list[Labelled]:
 
 
 def _from_file(draft: Draft, name: str, source: Config) -> list[Labelled]:
-    """A local file of rows."""
-    path = draft.local_path(source["file"], f"sources.{name}")
+    """A local file of rows, or all files of a folder or a glob."""
+    where = f"sources.{name}.file"
     columns = {"query": "query", "document": "document", "negatives": "negatives"} | source.get("columns", {})
-    settings = {"file": path.name, "sha256": draft.digest(path, file_digest), "columns": columns}
-    return [(name, draft.add("sources", f"file.{name}", settings, path=path))]
+    found = _found(draft, source["file"], where)
+    if isinstance(found, Path):
+        settings = {"file": found.name, "sha256": draft.local_file(found, where), "columns": columns}
+        return [(name, draft.add("sources", f"file.{name}", settings, path=_of_a_kind(found, where)))]
+    folder, names = found
+    files = [{"name": inner, "sha256": draft.local_file(folder / inner, where)} for inner in names]
+    return [(name, draft.add("sources", f"file.{name}", {"files": files, "columns": columns}, path=folder))]
+
+
+def _found(draft: Draft, text: str, where: str) -> Path | tuple[Path, list[str]]:
+    """What `data_files.find` finds; `where` is the setting that gives `text`."""
+    try:
+        return data_files.find(draft.folder, text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _of_a_kind(path: Path, where: str) -> Path:
+    """`path`, if it is a file that can hold rows."""
+    if not path.name.endswith(data_files.SUFFIXES):
+        raise UserError(f"{where}: {path} is neither Parquet nor JSONL: name a .parquet, .jsonl or .jsonl.gz file")
+    if not path.stat().st_size:
+        raise UserError(f"{where}: {path} is empty")
+    return path
 
 
 KINDS: Mapping[str, Callable[[Draft, str, Config], list[Labelled]]] = {
@@ -68,3 +100,8 @@ KINDS: Mapping[str, Callable[[Draft, str, Config], list[Labelled]]] = {
     "file": _from_file,
 }
 """Where a source can come from: the config's key, and the function that plans it."""
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("minimum_words", "minimum_query_words", "maximum_words"), ("package",)),
+    "columns": ("file",),
+}
+"""Settings that only sources from some places have."""

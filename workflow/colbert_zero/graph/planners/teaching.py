@@ -10,6 +10,7 @@ from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.mining import MiningPlanner
+from colbert_zero.graph.planners.relations import check_documents
 
 
 class TeacherPlanner:
@@ -23,10 +24,12 @@ class TeacherPlanner:
         """A teacher's scores for the queries of a source's shards.
 
         Raises:
-            UserError: There is no such teacher; `where` is the place in the config that names it.
+            UserError: There is no such teacher, or its miners cannot give so many documents; `where` is the place in
+                the config that names it.
         """
         teacher = self._draft.entry("teachers", name, where)
         kind = only_key(teacher, tuple(KINDS), f"teachers.{name}")
+        check_documents(teacher, self._mining.entries(teacher["miners"], f"teachers.{name}"), f"teachers.{name}")
         candidates = self._mining.candidates(teacher["miners"], shards, f"teachers.{name}")
         return KINDS[kind](self._draft, self._bases, name, teacher, shards, candidates)
 
@@ -50,6 +53,7 @@ def _neural(
     """A re-ranker."""
     neural = dict(teacher[kind])
     model = bases.base(neural.pop("model"), f"teachers.{name}")
+    bases.check(model, f"teachers.{name}", {"maximum_length": neural["maximum_length"]})
     settings = {"documents": teacher["documents"], "teacher": {"kind": kind, **neural}}
     inputs: dict[str, Spec | list[Spec]] = {"shards": shards, "candidates": candidates, "model": model}
     return draft.add("scores", f"neural.{shards.label}", settings, inputs)

@@ -1,0 +1,336 @@
+"""Settings that contradict each other are one line when planning; at the limit they are not."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from colbert_zero.graph.console import UserError
+from colbert_zero.graph.study import Study
+
+ROOT = Path(__file__).parents[3]
+EMBEDDED = yaml.safe_load((ROOT / "local" / "config.yaml").read_text())
+PAPER = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def with_changes(config, changes):
+    """A copy of a config, with the value at each dotted path set."""
+    config = copy.deepcopy(config)
+    for path, value in changes.items():
+        *steps, last = path.split("/")
+        inner = config
+        for step in steps:
+            inner = inner.setdefault(step, {})
+        inner[last] = value
+    return config
+
+
+def plan(changes, config=EMBEDDED, folder=ROOT / "local"):
+    return Study(with_changes(config, changes), folder)
+
+
+# The embedded study mines with BM25 and LSA at depth 50 each; its teacher scores the candidates of LSA.
+CONTRADICTIONS = {
+    "more negatives than candidates": (
+        {"mining/fused/negatives": 99},
+        "mining.fused: negatives is 99, but depth 50 of bm25 + depth 50 of lsa gives at most 98 candidates",
+    ),
+    "skipping all candidates": ({"mining/fused/skip": 96}, "negatives is 3 after skip: 96"),
+    "more negatives than one miner's candidates": (
+        {"mining/fused/miners": ["lsa"], "mining/fused/negatives": 50},
+        "at most 49",
+    ),
+    "more negatives than are mined": (
+        {"stages/supervised/negatives": 4},
+        "stage supervised: negatives is 4, but mining.fused makes 3",
+    ),
+    "more documents than candidates": (
+        {"teachers/bm25/documents": 52},
+        "teachers.bm25: documents is 52, but depth 50 of lsa gives at most 50 candidates beside the positive",
+    ),
+    "more documents than are scored": (
+        {"stages/distillation/documents": 7},
+        "stage distillation: documents is 7, but teachers.bm25 makes 6",
+    ),
+    "one miner under two names": (
+        {"miners/other": EMBEDDED["miners"]["bm25"], "mining/fused/miners": ["bm25", "other"]},
+        "mining.fused: miners bm25 and other are the same",
+    ),
+    "no scores": (
+        {"stages/distillation/teacher": None},
+        "stage distillation: source pandas has no scores; name an entry of teachers",
+    ),
+    "no negatives": (
+        {"stages/supervised/mining": None},
+        "stage supervised: source scipy has no negatives; name an entry of mining",
+    ),
+    "one source twice": (
+        {"stages/supervised/sources": ["scipy", "scipy"]},
+        "two sources are called scipy; name each source once",
+    ),
+    "nothing to contrast": ({"stages/unsupervised/batch_size": 1}, "stage unsupervised: batch_size is 1"),
+    "nothing but negatives to contrast": ({"stages/supervised/batch_size": 1}, "stage supervised: batch_size is 1"),
+    "a setting of another stage": (
+        {"stages/supervised/documents": 6},
+        "stages.supervised: the supervised stage does not use documents; remove it",
+    ),
+    "a setting of another stage in a recipe": (
+        {"recipes": {"r": {"base": "tiny", "stages": [{"distillation": {"temperature": 0.1}}]}}},
+        "recipes.r, stage distillation: the distillation stage does not use temperature",
+    ),
+    "a prompt that fills a query": (
+        {
+            "prompts/search/query": "find in all that is written here what answers: ",
+            "stages/unsupervised/query_length": 9,
+        },
+        "stage unsupervised: query_length is 9, which the prompt",
+    ),
+    "a prompt that fills a document": (
+        {"prompts/search/document": "word " * 70},
+        "document_length is 63, which the prompt",
+    ),
+    "a prompt that fills a query in evaluation alone": (
+        {"collections/numpy/query_length": 4, "prompts/search/query": "search query: "},
+        "recipes.colbert-zero, on numpy: query_length is 4, which the prompt",
+    ),
+    "heads that do not share a model": (
+        {"models/tiny/random/hidden": 130},
+        "models.tiny.random: hidden is 130, which 4 heads do not share evenly; set it to a multiple of 8",
+    ),
+    "an odd head": ({"models/tiny/random/hidden": 20}, "hidden is 20, which 4 heads"),
+    "texts that are both too short and too long": (
+        {"shards/minimum_characters": 30, "shards/maximum_characters": 20},
+        "shards: maximum_characters is 20, less than minimum_characters (30)",
+    ),
+    "no steps to evaluate at": (
+        {"stages/unsupervised/evaluate": {"steps": [], "collections": ["numpy"]}},
+        "stages.unsupervised.evaluate.steps: there is nothing in it",
+    ),
+    "scores for a supervised stage": (
+        {"sources/s": {"registry": "lightonai-bge-gemma"}, "stages/supervised/sources": ["s"]},
+        "source ms-marco-en-bge-gemma has scores already, so it is for distillation without a teacher only",
+    ),
+    "scores for a teacher": (
+        {"sources/s": {"registry": "lightonai-bge-gemma"}, "stages/distillation/sources": ["s"]},
+        "source ms-marco-en-bge-gemma has scores already, so it needs no teacher",
+    ),
+    "scores for a vocabulary": (
+        {"sources/s": {"registry": "lightonai-bge-gemma"}, "models/tiny/random/sources": ["s"]},
+        "models.tiny.random: source ms-marco-en-bge-gemma has scores, not rows of texts",
+    ),
+    "more documents than a source has scores": (
+        {
+            "sources/s": {"registry": "lightonai-bge-gemma"},
+            "stages/distillation/sources": ["s"],
+            "stages/distillation/teacher": None,
+            "stages/distillation/documents": 33,
+        },
+        "documents is 33, but source ms-marco-en-bge-gemma has 32 scored documents per query",
+    ),
+    "pairs without negatives of the registry": (
+        {
+            "sources/s": {"registry": "nomic-unsupervised/squad"},
+            "stages/supervised/sources": ["s"],
+            "stages/supervised/mining": None,
+        },
+        "source squad has no negatives",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_contradiction_is_one_line_when_planning(name):
+    changes, words = CONTRADICTIONS[name]
+    with pytest.raises(UserError, match=r"^config.yaml: ") as caught:
+        plan(changes)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mining/fused/negatives": 98},
+        {"mining/fused/negatives": 90, "mining/fused/skip": 8},
+        {"mining/fused/negatives": 99, "mining/fused/filter": ["lsa"]},
+        {"teachers/bm25/documents": 51},
+        {"stages/supervised/negatives": 1, "stages/distillation/documents": 2},
+        {"stages/distillation/batch_size": 1, "stages/supervised/batch_size": 2},
+        {"recipes/colbert-zero/every_stage": {"temperature": 0.3, "documents": 4}},
+        {"models/tiny/random/hidden": 24},
+        {"miners/unused": {"bm25": {}, "depth": 1}, "mining/unused": {"miners": ["unused"], "negatives": 5}},
+    ],
+    ids=str,
+)
+def test_the_limit_itself_is_fine(changes):
+    assert plan(changes).specs
+
+
+# Lengths at evaluation
+
+
+def encodings(study, row_name, field="query_length"):
+    """A field of the encoding with which a row is evaluated on each collection."""
+    (row,) = [row for row in study.rows if row.name == row_name]
+    return {
+        name: study.inputs_of(_run(study, spec))[0].settings["encoding"][field] for name, spec in row.measures.items()
+    }
+
+
+def _run(study, measures):
+    return study.inputs_of(measures)[0]
+
+
+def test_the_papers_queries_have_the_lengths_of_the_authors_script_and_never_fewer_than_in_training():
+    lengths = encodings(plan({}, PAPER, ROOT), "colbert-zero")
+    assert len(lengths) == 26
+    longer = {"arguana": 64, "climate-fever": 64, "scifact": 48, "trec-covid": 48, "scidocs": 48}
+    assert lengths == dict.fromkeys(lengths, 39) | longer
+    long = encodings(plan({"stages/distillation/query_length": 256}, PAPER, ROOT), "colbert-zero")
+    assert set(long.values()) == {256}
+
+
+def test_a_documents_own_query_is_dropped_on_every_collection_of_the_registry_and_on_no_other():
+    for config, folder, drops in ((PAPER, ROOT, {True}), (EMBEDDED, ROOT / "local", {False})):
+        runs = [spec for spec in plan({}, config, folder).specs.values() if spec.kind == "runs"]
+        assert {spec.settings["drop_self"] for spec in runs} == drops
+
+
+def test_a_recipes_lengths_at_evaluation_go_before_the_collections_and_those_before_the_models():
+    study = plan(
+        {
+            "recipes/longer": EMBEDDED["recipes"]["colbert-zero"] | {"evaluate_with": {"document_length": 100}},
+            "collections/numpy/document_length": 50,
+            "collections/numpy/query_length": 50,
+        }
+    )
+    documents = {"networkx": 87, "numpy": 50, "sqlalchemy": 87, "fonttools": 87}
+    assert encodings(study, "colbert-zero", "document_length") == documents
+    assert encodings(study, "longer", "document_length") == dict.fromkeys(documents, 100)
+    assert encodings(study, "longer")["numpy"] == encodings(study, "untrained")["numpy"] == 50
+    by_name = {row.name: row for row in study.rows}
+    assert by_name["longer"].stages == by_name["colbert-zero"].stages
+
+
+def test_only_the_indexes_of_collections_with_another_length_get_another_name():
+    before, after = plan({}), plan({"collections/numpy/query_length": 50})
+    moved = {spec.name for spec in after.specs.values()} - {spec.name for spec in before.specs.values()}
+    labels = {name.rpartition("-")[0] for name in moved}
+    assert labels == {
+        "indexes/numpy", "runs/colbert.numpy", "measures/numpy", "reports/embedded",
+    }  # fmt: skip
+    for name in moved:
+        if name.startswith("indexes/"):
+            assert after.specs[name[-12:]].settings["changed"] == ["query_length"]
+
+
+def test_prompts_at_evaluation_can_be_others_than_in_training():
+    study = plan({"recipes/bare": EMBEDDED["recipes"]["colbert-zero"] | {"evaluate_with": {"prompts": "none"}}})
+    assert set(encodings(study, "bare", "query_prompt").values()) == {""}
+    assert encodings(study, "bare") == encodings(study, "colbert-zero")
+
+
+def test_the_same_lengths_said_again_move_no_key():
+    changes = {
+        "collections/numpy/query_length": 39,
+        "recipes/colbert-zero/evaluate_with": {"query_length": 39, "document_length": 87, "prompts": "search"},
+    }
+    assert plan(changes).report.key == plan({}).report.key
+
+
+def test_evaluations_during_training_have_the_collections_lengths():
+    study = plan(
+        {
+            "stages/unsupervised/evaluate": {"steps": [1], "collections": ["numpy", "networkx"]},
+            "collections/numpy/query_length": 50,
+        }
+    )
+    for planned in study.evaluations.values():
+        lengths = {name.split("-")[0]: settings for name, settings in planned["collections"].items()}
+        assert lengths == {
+            "collections/package.numpy": {"drop_self": False, "query_length": 50, "document_length": 63},
+            "collections/package.networkx": {"drop_self": False, "query_length": 39, "document_length": 63},
+        }
+
+
+# What a model's folder was saved with
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A study's folder with a late-interaction model in it, and the changes that make it a baseline."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    said = {
+        "query_length": 39,
+        "document_length": 519,
+        "do_query_expansion": True,
+        "prompts": {"query": "search_query: ", "document": "search_document: "},
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    (folder / "config.json").write_text(json.dumps({"model_type": "modernbert", "max_position_embeddings": 8192}))
+    (folder / "modules.json").write_text("[]")
+    return lambda **given: plan(
+        {
+            "models/theirs": {"folder": "theirs"},
+            "baselines/theirs": {"late_interaction": {"model": "theirs", **given}},
+        },
+        folder=tmp_path,
+    )
+
+
+def test_a_baseline_has_the_prompts_and_lengths_that_its_model_was_saved_with(saved):
+    study = saved()
+    for field, value in {
+        "query_prompt": "search_query: ",
+        "document_prompt": "search_document: ",
+        "query_length": 39,
+        "document_length": 519,
+        "query_expansion": True,
+    }.items():
+        assert set(encodings(study, "theirs", field).values()) == {value}
+    again = saved(prompts="search", query_length=39, document_length=519, query_expansion=True)
+    assert again.report.key == study.report.key
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"query_length": 32}, "query_length is 32 here, 39 there"),
+        ({"document_length": 300}, "document_length is 300 here, 519 there"),
+        ({"prompts": "none"}, "query_prompt is '' here, 'search_query: ' there"),
+        ({"query_expansion": False}, "query_expansion is False here, True there"),
+    ],
+)
+def test_a_baseline_with_other_settings_is_refused_unless_they_are_meant(saved, given, words):
+    with pytest.raises(UserError, match="say that they are meant with override: true") as caught:
+        saved(**given)
+    assert words in str(caught.value)
+    study = saved(**given, override=True)
+    (row,) = [row for row in study.rows if row.name == "theirs"]
+    index = study.inputs_of(_run(study, row.measures["numpy"]))[0]
+    assert index.settings["changed"]
+
+
+def test_a_baseline_whose_model_says_nothing_needs_prompts_and_lengths():
+    for missing in ("prompts", "query_length", "document_length"):
+        given = {key: value for key, value in EMBEDDED["baselines"]["untrained"]["late_interaction"].items()}
+        del given[missing]
+        with pytest.raises(UserError, match=rf"^config.yaml: baselines.untrained: .* does not say its {missing}"):
+            plan({"baselines/untrained/late_interaction": given})
+
+
+def test_what_a_baseline_of_the_hub_leaves_out_is_read_when_it_is_there():
+    changes = {
+        "models/theirs": {"registry": "colbert-zero"},
+        "baselines/theirs": {"late_interaction": {"model": "theirs", "document_length": 300}},
+        "collections": {"arguana": {"registry": "arguana"}, "nfcorpus": {"registry": "nfcorpus"}},
+    }
+    study = plan(changes)
+    (row,) = [row for row in study.rows if row.name == "theirs"]
+    arguana, nfcorpus = (study.inputs_of(_run(study, row.measures[name]))[0] for name in ("arguana", "nfcorpus"))
+    assert arguana.settings["encoding"] == nfcorpus.settings["encoding"] == {"document_length": 300}
+    assert arguana.settings["minimum_lengths"] == {"query_length": 64}
+    assert "minimum_lengths" not in nfcorpus.settings

@@ -1,0 +1,85 @@
+"""Laws of candidates: read as they were written, counted, and fused by normalised scores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytest import MonkeyPatch
+
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.mining import candidates as mining_candidates
+from colbert_zero.mining.candidates import (
+    Candidates,
+    fuse,
+    highest_unknown_score,
+    raw_scores,
+    read_candidates,
+    read_lists,
+    write_candidates,
+)
+from publishing import publish
+
+
+def candidates_of(ids: Sequence[int], scores: Sequence[float], positive: float) -> Candidates:
+    return Candidates(np.array(ids, np.int32), np.array(scores, np.float32), np.float32(positive))
+
+
+ROWS = [candidates_of([4, 0], [2.5, 1.0], 1.0), candidates_of([], [], 0.0), candidates_of([3, 2, 9], [3, 3, -1], 7)]
+ROWS += [candidates_of([row, 7], [0.5, 0.25], 0.5) for row in range(4)]
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 3, 1024])
+def test_candidates_are_read_as_they_were_written_and_counted(
+    tmp_path: Path, monkeypatch: MonkeyPatch, rows_per_group: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", rows_per_group)
+    positives = np.array([0, 1, 5, 0, 7, 3, 3], np.int32)
+    made = publish(Spec("candidates", "a", {}), lambda folder: write_candidates(folder, ROWS, positives))
+    assert made.facts == {"rows": 7, "candidates": 13, "rows_without_candidates": 1, "positives_found": 4}
+    found = list(read_candidates(made))
+    assert len(found) == len(ROWS)
+    for row, (both, expected) in enumerate(zip(read_lists([made, made]), ROWS, strict=True)):
+        for candidates in (found[row], *both):
+            assert candidates.documents.tolist() == expected.documents.tolist()
+            assert candidates.scores.tolist() == expected.scores.tolist()
+            assert candidates.positive_score == expected.positive_score
+
+
+def test_a_single_miners_candidates_stay_as_they_are() -> None:
+    single = candidates_of([4, 7], [10.0, -6.0], 2.0)
+    assert fuse([single]) is single
+
+
+def test_a_document_that_a_miner_lacks_has_no_score_of_it() -> None:
+    found = raw_scores(candidates_of([4, 7, 2], [10.0, 6.0, 5.0], 2.0), np.array([9, 7, 2, 0, 4], np.int32))
+    np.testing.assert_array_equal(found, [np.nan, 6.0, 5.0, np.nan, 10.0])
+
+
+@pytest.mark.parametrize(("depth", "highest"), [(2, -3.0), (3, 0.0), (1, -3.0)])
+def test_an_unknown_score_is_at_most_the_last_one_of_a_full_list(depth: int, highest: float) -> None:
+    assert highest_unknown_score(candidates_of([4, 7], [9.0, -3.0], 2.0), depth) == highest
+
+
+def test_one_miners_scores_are_used_as_they_are_and_several_are_normalised_and_averaged() -> None:
+    fused = fuse([candidates_of([4, 7, 2], [10.0, 6.0, 5.0], 2.0), candidates_of([7, 9], [0.9, 0.5], 0.7)])
+    # First miner: (s - 2) / 8; second: (s - 0.5) / 0.4; a document that a miner lacks scores 0 there.
+    expected = {4: 0.5, 7: (0.5 + 1) / 2, 2: 0.375 / 2, 9: 0.0}
+    assert fused.documents.tolist() == [7, 4, 2, 9]
+    np.testing.assert_allclose(fused.scores, [expected[number] for number in (7, 4, 2, 9)], rtol=1e-6)
+    assert fused.positive_score == pytest.approx((0 + 0.5) / 2)
+
+
+def test_a_miner_with_all_scores_equal_adds_nothing() -> None:
+    fused = fuse(
+        [candidates_of([3, 1], [2.0, 2.0], 2.0), candidates_of([1, 3], [4.0, 2.0], 3.0), candidates_of([], [], 0.0)]
+    )
+    assert fused.documents.tolist() == [1, 3]
+    np.testing.assert_allclose([*fused.scores, fused.positive_score], [1 / 3, 0, 0.5 / 3], rtol=1e-6)
+
+
+def test_fused_ties_go_to_the_lower_number() -> None:
+    assert fuse(
+        [candidates_of([5, 2], [1.0, 0.0], 0.0), candidates_of([2, 5], [1.0, 0.0], 0.0)]
+    ).documents.tolist() == [2, 5]

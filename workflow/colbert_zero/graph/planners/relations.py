@@ -1,0 +1,179 @@
+"""Check settings against each other: what each allows by itself, and what together cannot work.
+
+Each check raises `UserError` with one line for the first mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.console import UserError
+
+# Not from `graph.config`, which imports what images lack: `models.colbert` shares a limit with this module.
+Config = Mapping[str, Any]
+
+SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
+    "unsupervised": frozenset({"mining", "negatives", "teacher", "documents", "gradient_scale"}),
+    "supervised": frozenset({"teacher", "documents", "gradient"}),
+    "distillation": frozenset(
+        {"mining", "negatives", "temperature", "learnable_temperature", "gradient", "gradient_scale"}
+    ),
+}
+"""The settings that a stage does not use."""
+MINIMUM_TEXT_TOKENS = 2
+"""Tokens of a text that must fit beside prompt and marker. `models.colbert` checks it again, with the tokenizer."""
+
+
+def check_own_settings(stage: str, settings: Config, where: str) -> None:
+    """Check that settings which are given to one stage alone are settings that it uses."""
+    for name in settings:
+        if name in SETTINGS_OF_OTHER_STAGES[stage] and settings[name] is not None:
+            raise UserError(f"config.yaml: {where}: the {stage} stage does not use {name}; remove it")
+
+
+def check_rows(stage: str, settings: Config, sources: Iterable[tuple[str, Spec]], where: str) -> None:
+    """Check that a stage's sources have what the stage needs.
+
+    Args:
+        stage: The stage's name.
+        settings: Its settings.
+        sources: The label and the spec of each of its sources.
+        where: The place in the config.
+    """
+    labels: set[str] = set()
+    for label, source in sources:
+        if label in labels:
+            raise UserError(f"config.yaml: {where}: two sources are called {label}; name each source once")
+        labels.add(label)
+        scored = has_scores(source)
+        if stage != "distillation" or settings["teacher"] is not None:
+            if scored:
+                what = "needs no teacher" if stage == "distillation" else "is for distillation without a teacher only"
+                raise UserError(f"config.yaml: {where}: source {label} has scores already, so it {what}")
+        elif not scored:
+            raise UserError(
+                f"config.yaml: {where}: source {label} has no scores; name an entry of teachers under teacher"
+            )
+        elif settings["documents"] > source.settings["documents"]:
+            raise UserError(
+                f"config.yaml: {where}: documents is {settings['documents']}, but source {label} has "
+                f"{source.settings['documents']} scored documents per query; ask for at most so many"
+            )
+        if stage == "supervised" and settings["mining"] is None and not _may_have_negatives(source):
+            raise UserError(
+                f"config.yaml: {where}: source {label} has no negatives; name an entry of mining under mining"
+            )
+
+
+def check_shards(shards: Config) -> None:
+    """Check that some texts are neither too short nor too long."""
+    least, most = shards["minimum_characters"], shards["maximum_characters"]
+    if most is not None and most < least:
+        raise UserError(
+            f"config.yaml: shards: maximum_characters is {most}, less than minimum_characters ({least}), so every row "
+            "would be dropped; swap them"
+        )
+
+
+def check_random(random: Config, where: str) -> None:
+    """Check the sizes of a model with random weights: its rotary positions rotate pairs of a head's dimensions."""
+    hidden, heads = random["hidden"], random["heads"]
+    if hidden % (2 * heads):
+        raise UserError(
+            f"config.yaml: {where}: hidden is {hidden}, which {heads} heads do not share evenly; "
+            f"set it to a multiple of {2 * heads}"
+        )
+
+
+def check_texts(sources: Iterable[tuple[str, Spec]], where: str) -> None:
+    """Check that sources have texts, from which a vocabulary can be made."""
+    for label, source in sources:
+        if has_scores(source):
+            raise UserError(f"config.yaml: {where}: source {label} has scores, not rows of texts; name other sources")
+
+
+def has_scores(source: Spec) -> bool:
+    """Whether the rows of a source are a teacher's scores."""
+    return bool(source.settings.get("format") == "scored")
+
+
+def _may_have_negatives(source: Spec) -> bool:
+    return "negatives" in source.settings.get("columns", ())
+
+
+def check_batch(stage: str, settings: Config, where: str) -> None:
+    """Check that a batch has rows to compare."""
+    if stage != "distillation" and settings["batch_size"] == 1:
+        raise UserError(
+            f"config.yaml: {where}: batch_size is 1, so a query has no documents of other rows to be compared with; "
+            "set it to 2 or more"
+        )
+
+
+def check_at_most(setting: str, value: int, other: str, limit: int, where: str) -> None:
+    """Check a number that a stage uses against the number that there is of them, the setting `other`."""
+    if value > limit:
+        raise UserError(
+            f"config.yaml: {where}: {setting} is {value}, but {other} makes {limit}; lower the one or raise the other"
+        )
+
+
+def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> None:
+    """Check that an entry of `mining` can find the negatives it asks for.
+
+    Where a miner filters, a row keeps candidates of that miner only if it retrieved the row's own document: all of them
+    would otherwise score too much. So one place of its depth is not for negatives.
+
+    Args:
+        mining: The entry.
+        miners: The entries of its miners.
+        where: The place in the config.
+    """
+    most = _total_depth(miners) - len(mining.get("filter", miners))
+    if mining["negatives"] + mining["skip"] > most:
+        skipped = f" after skip: {mining['skip']}" if mining["skip"] else ""
+        raise UserError(
+            f"config.yaml: {where}: negatives is {mining['negatives']}{skipped}, but {_depths(mining, miners)} gives "
+            f"at most {most} candidates beside the positive; ask for fewer, or raise the depth"
+        )
+
+
+def check_documents(teacher: Config, miners: Sequence[Config], where: str) -> None:
+    """Check that an entry of `teachers` can find the documents it scores: the positive, and candidates."""
+    if teacher["documents"] - 1 > _total_depth(miners):
+        raise UserError(
+            f"config.yaml: {where}: documents is {teacher['documents']}, but {_depths(teacher, miners)} gives at most "
+            f"{_total_depth(miners)} candidates beside the positive; ask for fewer, or raise the depth"
+        )
+
+
+def _total_depth(miners: Iterable[Config]) -> int:
+    return sum(miner["depth"] for miner in miners)
+
+
+def _depths(entry: Config, miners: Sequence[Config]) -> str:
+    """The depths of miners, in words."""
+    return " + ".join(f"depth {miner['depth']} of {name}" for name, miner in zip(entry["miners"], miners, strict=True))
+
+
+def check_room(encoding: Config, where: str) -> None:
+    """Check that prompts leave room for texts, as far as it is known without a tokenizer.
+
+    Every tokenizer makes at least one token of each word; there is also the marker.
+
+    Args:
+        encoding: `query_prompt`, `query_length`, `document_prompt` and `document_length`, those that are known.
+        where: The place in the config.
+    """
+    for side in ("query", "document"):
+        prompt, length = encoding.get(f"{side}_prompt"), encoding.get(f"{side}_length")
+        if prompt is None or length is None:
+            continue
+        least = 1 + len(prompt.split()) + MINIMUM_TEXT_TOKENS
+        if length < least:
+            raise UserError(
+                f"config.yaml: {where}: {side}_length is {length}, which the prompt {prompt!r} fills, so that all "
+                f"texts would become the same input; set it well above {least}"
+            )

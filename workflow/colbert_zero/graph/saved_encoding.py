@@ -1,0 +1,44 @@
+"""What a late-interaction model's folder says about the prompts and lengths that it was trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from colbert_zero.graph.model_folder import is_stanford_checkpoint, read_json_object
+
+CONFIG_FILE = "config_sentence_transformers.json"
+"""Where PyLate saves a model's prompts and lengths."""
+STANFORD_CONFIG_FILE = "artifact.metadata"
+"""Where Stanford's ColBERT saves its settings, as JSON."""
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""The names under which sentence-transformers looks for a document's prompt, the first first."""
+
+
+def read_saved_encoding(folder: Path) -> dict[str, Any] | None:
+    """The prompts, lengths and query expansion that a model's folder was saved with.
+
+    Returns:
+        Some or all of `query_prompt`, `document_prompt`, `query_length`, `document_length` and `query_expansion`, as an
+        index's setting `encoding` names them; None if the folder is no late-interaction model, which has no lengths.
+
+    Raises:
+        UserError: A file of the folder is not JSON.
+    """
+    config = read_json_object(folder / CONFIG_FILE)
+    if "query_length" in config:
+        prompts = config.get("prompts") or {}
+        return {
+            "query_prompt": prompts.get("query") or "",
+            "document_prompt": next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), ""),
+            "query_length": config["query_length"],
+            "document_length": config.get("document_length", 180),  # PyLate's default
+            "query_expansion": config.get("do_query_expansion", True),
+        }
+    if not is_stanford_checkpoint(folder):
+        return None
+    # Stanford's code has no prompts, and always expands queries. Without its file, PyLate takes other lengths.
+    metadata = read_json_object(folder / STANFORD_CONFIG_FILE)
+    lengths = {"query_length": metadata.get("query_maxlen"), "document_length": metadata.get("doc_maxlen")}
+    saved = {"query_prompt": "", "document_prompt": "", "query_expansion": True}
+    return saved | {name: length for name, length in lengths.items() if length is not None}

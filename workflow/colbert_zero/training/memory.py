@@ -1,0 +1,96 @@
+"""How many tokens a training encodes at once on a CPU: by the model's shape, and by the memory that it may take.
+
+More at once takes less time, and changes the model by no more than rounding (and dropout, see `gradcache`). On a GPU
+`GradCache` lowers a budget that is too large. On a CPU it cannot: the kernel ends a process that has run out of memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from pylate import models
+from torch import Tensor
+
+from colbert_zero.graph.console import log
+from colbert_zero.models.colbert import embed
+from colbert_zero.training.gradcache import MINIMUM_TOKENS_PER_CHUNK, MemoryBudget
+
+TOKENS_PER_CHUNK = {"cpu": 2048, "cuda": 16384}
+"""Padded tokens encoded at once: few enough for a CPU's cache, enough to keep a GPU busy."""
+TOKENS_IN_MEMORY = 65536
+"""Padded tokens whose activations are kept: about 1 GB for 2 layers of 128, 70 GB for ModernBERT-base in bf16."""
+LIBRARIES_MB = 800
+"""What a training takes besides parameters and activations: Python, its libraries, a block of a loss."""
+BYTES_PER_PARAMETER = 16
+"""A weight, its gradient and AdamW's two moments, in fp32."""
+MB = 10**6
+
+
+def cpu_budget(model: models.ColBERT, memory_mb: int, length: int, bf16: bool = False) -> MemoryBudget:
+    """What fits into a process's memory.
+
+    The numbers of tokens are powers of two, so that not every change of the memory rounds otherwise, and at most
+    `TOKENS_PER_CHUNK` and `TOKENS_IN_MEMORY`.
+
+    Args:
+        model: The model to train.
+        memory_mb: The memory of the process, in MB.
+        length: Tokens of the longest text.
+        bf16: Whether the model computes under autocast.
+    """
+    parameters_mb = BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in model.parameters()) // MB
+    needed_mb = LIBRARIES_MB + parameters_mb
+    per_token = activation_bytes_per_token(model, length, bf16)
+    fitting = max(0, memory_mb - needed_mb) * MB // per_token
+    if fitting < MINIMUM_TOKENS_PER_CHUNK:
+        log.warning(
+            "a training of this model takes about %d MB before it encodes a text, and may take %d: raise mem_mb, "
+            "under resources in config.yaml",
+            needed_mb,
+            memory_mb,
+        )
+    tokens = min(TOKENS_IN_MEMORY, 2 ** max(0, fitting.bit_length() - 1))
+    return MemoryBudget(max(MINIMUM_TOKENS_PER_CHUNK, min(TOKENS_PER_CHUNK["cpu"], tokens)), tokens)
+
+
+def activation_bytes_per_token(model: models.ColBERT, length: int, bf16: bool = False) -> int:
+    """The bytes that autograd keeps of a padded token between forward and backward pass, on a CPU.
+
+    They are counted in two small batches, and not computed from the model's config, whose fields differ from one
+    architecture to the next. With some implementations of attention they grow with the length of the texts.
+
+    Args:
+        model: The model; afterwards it is in the mode that it was in.
+        length: Tokens of each text.
+        bf16: Whether the model computes under autocast.
+    """
+    was_training = model.training
+    model.train()
+    # What does not grow with the number of texts, such as weights in half precision, is in both counts.
+    one, three = (_saved_bytes(model, texts, length, bf16) for texts in (1, 3))
+    model.train(was_training)
+    return (three - one) // (2 * length)
+
+
+def _saved_bytes(model: models.ColBERT, texts: int, length: int, bf16: bool) -> int:
+    """The bytes that autograd keeps of a batch, besides the model's parameters."""
+    token_ids = torch.zeros(texts, length, dtype=torch.int64)
+    # Where no text is padded, an implementation of attention may need no mask.
+    mask = torch.ones_like(token_ids)
+    mask[:, -1] = 0
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    bytes_by_storage: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            bytes_by_storage[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+    ):
+        # The result keeps the graph, and so each counted storage, until all are counted.
+        embeddings = embed(model, {"input_ids": token_ids, "attention_mask": mask}, bf16)
+    return sum(bytes_by_storage.values()) + embeddings.nbytes
