@@ -53,6 +53,8 @@ OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
+GUARDS = {"strict", "frozen"}
+"""Arguments of `zip` and of data classes that refuse what no code here does."""
 FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
@@ -94,11 +96,8 @@ def mutants(module: str, source: str) -> Iterator[Mutant]:
 
 
 def _places(parent: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.expr | ast.stmt]]:
-    """Yield every expression and statement, and where it stands; not types, messages, or `strict` of `zip`.
-
-    That two sequences have one length is asserted for the day that somebody errs.
-    """
-    if isinstance(parent, ast.JoinedStr) or (isinstance(parent, ast.keyword) and parent.arg == "strict"):
+    """Yield every expression and statement, and where it stands; not types, messages, or what only guards."""
+    if isinstance(parent, ast.JoinedStr) or (isinstance(parent, ast.keyword) and parent.arg in GUARDS):
         return
     for field, value in ast.iter_fields(parent):
         if field in ("annotation", "returns"):

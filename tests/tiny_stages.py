@@ -103,7 +103,8 @@ def job(spec: Spec, folder: Path, *flags: str) -> Job:
     parser.add_argument("--threads", type=int, default=1)
     train.add_options(parser)
     folder.mkdir(exist_ok=True)
-    return Job(spec, folder, parser.parse_args(["--device", "cpu", *flags]), lambda **_: None)
+    # What the machine has free must not decide what the tests compute.
+    return Job(spec, folder, parser.parse_args(["--device", "cpu", "--memory-mb", "4000", *flags]), lambda **_: None)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

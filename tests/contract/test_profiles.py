@@ -195,8 +195,11 @@ def test_a_study_cannot_bring_modules_along(own_study):
     """Python would look for them in the folder that it starts in, before its own."""
     names = {*sys.stdlib_module_names, *packages_distributions(), "colbert_zero", "sitecustomize", "usercustomize"}
     mark = own_study / "imported"
-    for name in names:
+    for name in filter(str.isidentifier, names):
         (own_study / f"{name}.py").write_text(EVIL.format(mark=str(mark)))
+    subprocess.run([sys.executable, "-m", "colbert_zero"], cwd=own_study, capture_output=True)
+    assert mark.exists()
+    mark.unlink()
     make_shards(own_study)
     assert not mark.exists()
 

@@ -120,7 +120,7 @@ onstart:
                     step.restart_times = None
             for folder in ("benchmarks", "logs", "resources", "results"):
                 check_writable(Path(folder))
-            jobs = workflow.dag.needrun_jobs()
+            jobs = list(workflow.dag.needrun_jobs())
             write_arguments(
                 study,
                 [
@@ -129,7 +129,7 @@ onstart:
                     if "key" in job.wildcards.keys()
                 ],
             )
-            for line in steps_beyond_memory():
+            for line in steps_beyond_memory(jobs):
                 print(f"colbert-zero: {line}", file=sys.stderr)
 
 
@@ -151,15 +151,17 @@ wildcard_constraints:
     image="|".join(IMAGE_NAMES),
 
 
-def steps_beyond_memory():
-    """A line for each step that asks for more memory than this machine has."""
+def steps_beyond_memory(jobs):
+    """A line for each step of the jobs that asks for more memory than this machine has."""
+    steps = {getattr(job.wildcards, "label", None) for job in jobs}
+    steps |= {job.rule.name for job in jobs} | {"default"}
     asked = {
         step: of.get("mem_mb", 0) for step, of in study.config["resources"].items()
     }
     return [
         f"resources.{step}.mem_mb is {mem_mb}, and this machine has {MEMORY_MB} MB free: such a step runs alone here"
         for step, mem_mb in asked.items()
-        if MEMORY_MB is not None and mem_mb > MEMORY_MB
+        if MEMORY_MB is not None and mem_mb > MEMORY_MB and step in steps
     ]
 
 
@@ -249,11 +251,12 @@ def evaluation_inputs(wildcards):
     return [ancient(artifact_folder(name) / "spec.json") for name in planned]
 
 
-def training_flags(wildcards):
+def training_flags(wildcards, resources):
     """Flags that say how to train a stage; they decide no result."""
     step = wildcards.label
     flags = {
         "device": device(step),
+        "memory-mb": resources.mem_mb,
         "checkpoint-seconds": resource(step, "checkpoint_seconds"),
         "attention": resource(step, "attention"),
         "maxsim": resource(step, "maxsim"),

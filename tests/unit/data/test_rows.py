@@ -13,6 +13,7 @@ from pytest import MonkeyPatch, TempPathFactory
 
 from colbert_zero.data import rows as rows_module
 from colbert_zero.data.rows import MINED_SCHEMA, RowReader, RowWriter, min_max, text_digest, text_digests
+from colbert_zero.data.text import are_same, normalise
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.console import UserError
 
@@ -149,6 +150,12 @@ def test_min_max_is_per_query() -> None:
 def test_a_digest_depends_on_where_one_text_ends_and_the_next_begins(one: str, other: str) -> None:
     assert text_digest(f" {one.upper()}", other) == text_digest(one.upper(), f"{other}\n")
     assert text_digest("a" + one, other) != text_digest("", "a" + one + other)
+
+
+@given(one=TEXTS.map(str.strip), other=TEXTS.map(str.strip))
+def test_texts_are_the_same_if_they_are_normalised_to_the_same(one: str, other: str) -> None:
+    assert are_same(one, other) == (normalise(one) == normalise(other))
+    assert are_same(one, one.swapcase()) == (normalise(one) == normalise(one.swapcase()))
 
 
 @given(rows=st.lists(st.tuples(TEXTS, TEXTS)), skipped=st.integers(0, 3))

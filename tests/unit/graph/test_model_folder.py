@@ -267,10 +267,12 @@ def test_a_plan_knows_what_a_local_model_can_take(changes: dict[str, int], messa
     stage = STAGE | {name: changes[name] for name in changes.keys() & STAGE}
     last = STAGE | {"dimensions": changes.get("next", 16)}
     config["recipes"]["all"]["stages"] = [{"supervised": stage}, {"distillation": last}]
-    baseline = {"model": "small", "dimensions": changes.get("baseline", 16)}
+    # Without `dimensions`, a baseline has those of the projection that its model brings.
+    baseline = {"model": "small"} | ({"dimensions": changes["baseline"]} if "baseline" in changes else {})
     config["baselines"]["saved"] = {"late_interaction": baseline}
     if message is None:
-        Study(config, tmp_path)
+        indexes = [spec for spec in Study(config, tmp_path).specs.values() if "projection" in spec.settings]
+        assert [spec.settings["projection"]["dimensions"] for spec in indexes] == [16]
     else:
         with pytest.raises(UserError, match=f"config.yaml: {message}"):
             Study(config, tmp_path)

@@ -161,6 +161,14 @@ def test_code_that_ends_the_process_for_lack_of_memory(study, last_words):
     assert ": killed for memory: train_stage had 64000 MB; " in line
 
 
+def test_a_step_that_ended_before_it_could_report_errors(study):
+    """With too little address space, the import of torch fails."""
+    model = spec_of(study, "models/unsupervised")
+    log = "Traceback ...\nImportError: libtorch_cpu.so: failed to map segment from shared object\n"
+    (line,) = explain_failures(attempt(model, "train_stage", rule_log=log), study)
+    assert line.startswith(f"{model.name} (of all): not enough memory: ")
+
+
 def test_of_many_rows_a_line_names_some(study):
     model = spec_of(study, "models/unsupervised")
     study.used_by[model.key] = {f"row{number:04}" for number in range(5000)}

@@ -57,9 +57,9 @@ def test_a_document_that_a_miner_lacks_has_no_score_of_it() -> None:
     np.testing.assert_array_equal(found, [np.nan, 6.0, 5.0, np.nan, 10.0])
 
 
-@pytest.mark.parametrize(("depth", "highest"), [(2, -3.0), (3, 0.0), (1, -3.0)])
+@pytest.mark.parametrize(("depth", "highest"), [(3, -3.0), (4, 0.0), (2, -3.0)])
 def test_an_unknown_score_is_at_most_the_last_one_of_a_full_list(depth: int, highest: float) -> None:
-    assert highest_unknown_score(candidates_of([4, 7], [9.0, -3.0], 2.0), depth) == highest
+    assert highest_unknown_score(candidates_of([4, 7, 1], [9.0, 5.0, -3.0], 2.0), depth) == highest
 
 
 def test_one_miners_scores_are_used_as_they_are_and_several_are_normalised_and_averaged() -> None:

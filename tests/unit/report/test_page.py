@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
+import matplotlib as mpl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -314,6 +315,14 @@ def test_names_beside_the_cost_figure_do_not_overlap() -> None:
     svg = figures.quality_against_cost(points, "nDCG@10")
     heights = sorted(float(part.split('y="')[1].split('"')[0]) for part in svg.split("<text")[1:] if ">name" in part)
     assert min(after - before for before, after in pairwise(heights)) > 9
+
+
+def test_a_matplotlibrc_of_the_study_changes_no_figure() -> None:
+    """Matplotlib reads one from the folder that it starts in; with usetex it would run programs."""
+    points = [figures.Point("name", 10.0, 50.0, "#000000")]
+    figure = figures.quality_against_cost(points, "nDCG@10")
+    with mpl.rc_context({"text.usetex": True, "font.size": 30, "lines.linewidth": 9}):
+        assert figures.quality_against_cost(points, "nDCG@10") == figure
 
 
 def test_durations_are_in_the_unit_a_person_would_use() -> None:

@@ -24,6 +24,9 @@ LISTED_NAMES = 20
 """How many names of columns a message lists."""
 IDS_ADVICE = "if these are ids, write the texts that they stand for"
 
+COLLECTION_PATTERN = re.compile(r"\s*(array)?[\[({]+\s*(['\"]|[bf]['\"]).*[\])}]\s*$", re.DOTALL)
+"""A text that a program printed: a list that cannot be read, a tuple, a set, a record, numpy's array."""
+
 FieldPath = tuple[str, ...]
 """Where a value is in a record: a column, then the fields of the records in it."""
 
@@ -100,7 +103,8 @@ class Column:
         while isinstance(value, list) and value:
             value = value[0]
         if isinstance(value, Mapping):
-            return f"name the field that has the text, such as {self.names[0]}.{next(iter(value), 'text')}"
+            field = "text" if "text" in value else next(iter(value), "text")
+            return f"name the field that has the text, such as {self.names[0]}.{field}"
         if self.is_text and isinstance(value, int | float):
             return IDS_ADVICE
         return "write it so, or name another column"
@@ -251,7 +255,7 @@ def _to_texts(value: Any) -> list[str] | None:
     if isinstance(value, str):
         parsed = parse_list(value)
         # A list that is cut or printed by another library must not pass for one text.
-        if parsed is None and re.match(r"\s*[\[(]\s*['\"{].*[\])]\s*$", value, re.DOTALL):
+        if parsed is None and COLLECTION_PATTERN.match(value):
             return None
         value = [value] if parsed is None else parsed
     if not isinstance(value, list):

@@ -61,7 +61,8 @@ def measure(names: Sequence[str], qrels: Qrels, run: Run) -> dict[tuple[str, str
         for query, documents in run.items()
         if query in qrels and documents
     }
-    values = {(query, name): 0.0 for query in qrels for name in names}
+    # A query that is missing from `ranks` gets a 0 from ir_measures, by every measure.
+    values = {}
     for name in names:
         # One by one: asked for two names of one measure, ir_measures would compute one of them.
         for metric in ir_measures.iter_calc([_parse_measure(name)], grades, ranks):

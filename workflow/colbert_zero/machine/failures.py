@@ -8,6 +8,7 @@ from pathlib import Path
 
 from colbert_zero.graph.artifact import KEY_DIGITS, Spec
 from colbert_zero.graph.console import MESSAGE_PREFIX, one_line
+from colbert_zero.graph.faults import explain_fault
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import hint_for
 
@@ -78,6 +79,12 @@ def _artifact_and_rows(output: str, study: Study) -> str:
     return f"{spec.name}" + (f" (of {rows})" if rows else "")
 
 
+def _fault_at_the_end(log_text: str) -> str | None:
+    """The fault of the machine that the last line of a log tells of: a step may end before it can report errors."""
+    lines = log_text.splitlines()
+    return explain_fault(RuntimeError(lines[-1])) if lines else None
+
+
 def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, killed: Sequence[str]) -> str:
     """Why the last attempt failed, and what to do; `killed` has the commands that were killed on this machine."""
     spec = _spec(output, study)
@@ -113,7 +120,7 @@ def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, kil
     messages = [line for line in log_text.splitlines() if line.startswith(MESSAGE_PREFIX)]
     if messages:
         return messages[-1].removeprefix(MESSAGE_PREFIX)
-    hint = hint_for(log_text)
+    hint = hint_for(log_text) or _fault_at_the_end(log_text)
     if hint:
         return hint
     slurm_status = f"SLURM says {status}; " if status else ""

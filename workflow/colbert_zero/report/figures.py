@@ -220,7 +220,10 @@ def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, li
         "text.parse_math": False,
     }
     svg: list[str] = []
-    with mpl.rc_context(style):
+    with mpl.rc_context():
+        # A `matplotlibrc` in the study's folder has been read: it could have programs of TeX set the text.
+        mpl.rcdefaults()
+        mpl.rcParams.update(style)
         figure = Figure(figsize=(width, height))
         figure.patch.set_alpha(0)
         yield figure, svg

@@ -1,7 +1,8 @@
 """MaxSim of all queries with all documents, with the fused kernels that PyLate offers (late-interaction-kernels).
 
 The kernels never write the similarities to memory, so a large step takes less time and memory on a GPU. They multiply
-in half precision, as a stage in bf16 does in every matrix product anyway.
+in half precision. `losses.maxsim` and the reference multiply in fp32, in a stage in bf16 as well, since autocast covers
+the model alone: with these kernels, scores and gradients are rounded to bf16, and no longer the reference's.
 """
 
 from __future__ import annotations

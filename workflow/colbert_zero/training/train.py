@@ -54,12 +54,12 @@ from colbert_zero.machine.memory import available_memory_mb
 from colbert_zero.machine.slurm import deadline_is_near
 from colbert_zero.models.colbert import drawn_parts, load_colbert, save_colbert
 from colbert_zero.models.loading import model_name
+from colbert_zero.training.budget import TOKENS_IN_MEMORY, TOKENS_PER_CHUNK, cpu_budget
 from colbert_zero.training.checkpoints import Checkpoint, Checkpoints
 from colbert_zero.training.fused import check_fused, fused_maxsim
 from colbert_zero.training.gradcache import GradCache, MemoryBudget
 from colbert_zero.training.loader import BatchLoader
 from colbert_zero.training.losses import Scorer, maxsim
-from colbert_zero.training.memory import TOKENS_IN_MEMORY, TOKENS_PER_CHUNK, cpu_budget
 from colbert_zero.training.metrics_log import LOSSES_FILE
 from colbert_zero.training.monitor import TrainingMonitor
 from colbert_zero.training.stages import Stage
@@ -281,7 +281,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-mb",
         type=int,
-        help="memory that all processes of a node may take together; on a CPU it decides the next two (what is free)",
+        default=0,
+        help="memory that the processes of a node may take together; on a CPU decides the next two (0: what is free)",
     )
     parser.add_argument(
         "--tokens-per-chunk",
@@ -318,8 +319,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=lambda argument: json.loads(json_argument(argument)),
         default={},
         help='{"steps": [100, ...], "collections": {NAME: SETTINGS, ...}}, or its file: the steps after which to '
-        "evaluate, and the collections, with drop_self (whether to drop a document that is the query itself), query_length and "
-        "document_length",
+        "evaluate, and the collections, with drop_self (whether to drop a document that is the query itself), "
+        "query_length and document_length",
     )
     parser.add_argument(
         "--checkpoint-seconds",

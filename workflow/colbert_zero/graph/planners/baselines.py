@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.model_folder import projection_size
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
@@ -16,6 +17,8 @@ Measures = dict[str, Spec]
 """Measures by collection."""
 SAVED_SETTINGS = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
 """What a late-interaction model is saved with, if its folder says it."""
+DEFAULT_DIMENSIONS = 128
+"""Of each token's vector, unless the model's folder or the config says another number."""
 
 
 class BaselinePlanner:
@@ -47,14 +50,16 @@ def _late_interaction(
     where = f"baselines.{name}"
     given = dict(baseline["late_interaction"])
     model = bases.base(given.pop("model"), where)
+    folder = draft.paths.get(model.key)
     # A model without a projection is given one, as the first stage of a recipe would give it.
-    projection = {"dimensions": given.pop("dimensions"), "seed": draft.seed}
+    brought = projection_size(folder) if folder else None
+    projection = {"dimensions": given.pop("dimensions", brought or DEFAULT_DIMENSIONS), "seed": draft.seed}
     meant = given.pop("override")
     if "prompts" in given:
         given |= draft.prompts(given.pop("prompts"), where)
     if model.label.startswith("hub."):  # The step reads what it was saved with, once it is fetched.
         return evaluation.late_interaction(model, given, where, meant=given if meant else (), projection=projection)
-    saved = read_saved_encoding(draft.paths[model.key]) if model.key in draft.paths else None
+    saved = read_saved_encoding(folder) if folder else None
     saved = saved or {"query_expansion": given.get("query_expansion", False)}
     differing = [setting for setting, value in given.items() if value != saved.get(setting, value)]
     if differing and not meant:

@@ -18,8 +18,8 @@ TOKENS_PER_CHUNK = {"cpu": 2048, "cuda": 16384}
 """Padded tokens encoded at once: few enough for a CPU's cache, enough to keep a GPU busy."""
 TOKENS_IN_MEMORY = 65536
 """Padded tokens whose activations are kept: about 1 GB for 2 layers of 128, 70 GB for ModernBERT-base in bf16."""
-LIBRARIES_MB = 800
-"""What a training takes besides parameters and activations: Python, its libraries, a block of a loss."""
+LIBRARIES_MB = 900
+"""What a training takes besides parameters and activations: Python and its libraries."""
 BYTES_PER_PARAMETER = 16
 """A weight, its gradient and AdamW's two moments, in fp32."""
 MB = 10**6
@@ -28,8 +28,8 @@ MB = 10**6
 def cpu_budget(model: models.ColBERT, memory_mb: int, length: int, bf16: bool = False) -> MemoryBudget:
     """What fits into a process's memory.
 
-    The numbers of tokens are powers of two, so that not every change of the memory rounds otherwise, and at most
-    `TOKENS_PER_CHUNK` and `TOKENS_IN_MEMORY`.
+    Both numbers of tokens are powers of two, so that few changes of the memory change the rounding, and at most
+    `TOKENS_PER_CHUNK` and `TOKENS_IN_MEMORY`. A single text is encoded at once in any case.
 
     Args:
         model: The model to train.
@@ -41,15 +41,21 @@ def cpu_budget(model: models.ColBERT, memory_mb: int, length: int, bf16: bool = 
     needed_mb = LIBRARIES_MB + parameters_mb
     per_token = activation_bytes_per_token(model, length, bf16)
     fitting = max(0, memory_mb - needed_mb) * MB // per_token
-    if fitting < MINIMUM_TOKENS_PER_CHUNK:
+    # The backward pass of a chunk takes about as much again as its activations.
+    per_chunk = max(MINIMUM_TOKENS_PER_CHUNK, min(TOKENS_PER_CHUNK["cpu"], _power_of_two(fitting // 2)))
+    if fitting < 2 * MINIMUM_TOKENS_PER_CHUNK:
         log.warning(
             "a training of this model takes about %d MB before it encodes a text, and may take %d: raise mem_mb, "
             "under resources in config.yaml",
             needed_mb,
             memory_mb,
         )
-    tokens = min(TOKENS_IN_MEMORY, 2 ** max(0, fitting.bit_length() - 1))
-    return MemoryBudget(max(MINIMUM_TOKENS_PER_CHUNK, min(TOKENS_PER_CHUNK["cpu"], tokens)), tokens)
+    return MemoryBudget(per_chunk, min(TOKENS_IN_MEMORY, _power_of_two(fitting - per_chunk)))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that is at most `number`; 0 if there is none."""
+    return 1 << number.bit_length() - 1 if number > 0 else 0
 
 
 def activation_bytes_per_token(model: models.ColBERT, length: int, bf16: bool = False) -> int:
@@ -66,9 +72,9 @@ def activation_bytes_per_token(model: models.ColBERT, length: int, bf16: bool = 
     was_training = model.training
     model.train()
     # What does not grow with the number of texts, such as weights in half precision, is in both counts.
-    one, three = (_saved_bytes(model, texts, length, bf16) for texts in (1, 3))
+    one, two = (_saved_bytes(model, texts, length, bf16) for texts in (1, 2))
     model.train(was_training)
-    return (three - one) // (2 * length)
+    return (two - one) // length
 
 
 def _saved_bytes(model: models.ColBERT, texts: int, length: int, bf16: bool) -> int:

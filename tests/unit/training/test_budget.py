@@ -1,0 +1,103 @@
+"""The activations of a training on a CPU fit into its memory, whatever the model's shape; small models keep all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from colbert_zero.models.colbert import EncodingSettings, load_colbert
+from colbert_zero.training import budget, train
+from colbert_zero.training.budget import activation_bytes_per_token, cpu_budget
+from colbert_zero.training.gradcache import MemoryBudget
+from tiny_stages import job, model_spec, never
+
+LENGTH = 20
+HIDDEN, INTERMEDIATE, DIMENSIONS = 32, 48, 16
+
+
+def load(folder: Path, **options: Any) -> Any:
+    return load_colbert(folder, EncodingSettings("", "", 14, LENGTH), dimensions=DIMENSIONS, **options)
+
+
+def variant(bert: Path, folder: Path, **changes: Any) -> Any:
+    """A BERT with other settings, and random weights."""
+    shutil.copytree(bert, folder)
+    AutoModel.from_config(AutoConfig.from_pretrained(bert, **changes)).save_pretrained(folder)
+    return load(folder)
+
+
+def test_the_bytes_of_a_token_are_those_of_the_layers(modernbert: Path) -> None:
+    found = activation_bytes_per_token(load(modernbert), LENGTH)
+    # What a layer's backward pass needs in fp32. Attention: its input, queries and keys before and after rotation,
+    # values, its output. The rest: its input, both halves of the first product, the activation, the gated product.
+    floats = 2 * (8 * HIDDEN + 4 * INTERMEDIATE)
+    assert 4 * floats <= found <= 2 * 4 * (floats + 3 * (HIDDEN + DIMENSIONS))
+
+
+def test_the_bytes_of_a_token_follow_depth_and_width(bert: Path, tmp_path: Path) -> None:
+    one, two, three = (
+        activation_bytes_per_token(variant(bert, tmp_path / str(layers), num_hidden_layers=layers), LENGTH)
+        for layers in (1, 2, 3)
+    )
+    assert three - two == two - one >= 4 * (7 * HIDDEN + 2 * INTERMEDIATE)
+    wider = activation_bytes_per_token(variant(bert, tmp_path / "wider", intermediate_size=10 * INTERMEDIATE), LENGTH)
+    assert wider - two == pytest.approx(2 * 4 * 2 * 9 * INTERMEDIATE)
+
+
+def test_the_bytes_of_a_token_follow_the_length_where_attention_keeps_its_weights(modernbert: Path) -> None:
+    model = load(modernbert, attention="eager")
+    shorter, longer = (activation_bytes_per_token(model, length) for length in (10, 20))
+    assert longer - shorter >= 2 * 2 * 10 * 4  # Layers, heads, tokens, bytes.
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "per_chunk", "in_memory"),
+    [
+        # Libraries and parameters take 900 and 1,000 MB, a token 1,000 bytes.
+        (10**6, 2048, 65536),
+        (1900 + 68, 2048, 65536),
+        (1900 + 67, 2048, 32768),
+        (1900 + 35, 2048, 32768),
+        (1900 + 34, 2048, 16384),
+        (1900 + 4, 1024, 2048),
+        (1900 + 1, 256, 512),
+        (1900, 64, 0),
+        (500, 64, 0),
+    ],
+)
+def test_the_budget_is_the_largest_that_fits(
+    memory_mb: int, per_chunk: int, in_memory: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(budget, "activation_bytes_per_token", lambda *_: 1000)
+    model: Any = torch.nn.Linear(10**9 // 16, 1, bias=False, device="meta")
+    assert cpu_budget(model, memory_mb, LENGTH) == MemoryBudget(per_chunk, in_memory)
+    too_little = f"takes about 1900 MB before it encodes a text, and may take {memory_mb}: raise mem_mb"
+    assert (too_little in caplog.text) == (memory_mb <= 1900)
+
+
+def facts_with(spec: Any, *flags: str) -> dict[str, Any]:
+    shutil.rmtree(spec.state, ignore_errors=True)
+    shutil.rmtree("out", ignore_errors=True)
+    return dict(train.train(job(spec, Path("out"), *flags), never))
+
+
+@pytest.mark.usefixtures("study")
+def test_a_training_takes_the_memory_that_it_is_given(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = model_spec(modernbert, "unsupervised")
+    much, little = (facts_with(spec, "--memory-mb", number) for number in ("2000", "902"))
+    assert (much["tokens_per_chunk"], much["tokens_in_memory"]) == (2048, 65536)
+    assert little["tokens_per_chunk"] < 2048 and little["tokens_in_memory"] < 2048
+    assert little["final_loss"] == pytest.approx(much["final_loss"], abs=1e-4)
+    # A flag of its own decides alone. The processes of a node share its memory.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert facts_with(spec, "--memory-mb", "1804")["tokens_in_memory"] == little["tokens_in_memory"]
+    assert facts_with(spec, "--memory-mb", "902", "--tokens-in-memory", "70000")["tokens_in_memory"] == 70000
+    # Started by hand, it takes what is free.
+    monkeypatch.setattr(train, "available_memory_mb", lambda: 1804)
+    assert facts_with(spec, "--memory-mb", "0")["tokens_in_memory"] == little["tokens_in_memory"]
