@@ -277,11 +277,13 @@ def main() -> int:
                 failed = True
                 continue
             trials = [Trial(mutant, tests, SECONDS + 3 * seconds) for mutant in to_try]
-            survivors = [mutant for mutant, noticed in pool.imap(_try, trials) if not noticed]
-            print(f"{module}: {len(to_try)} changes, {len(survivors)} not noticed ({' '.join(tests)})", flush=True)
-            for mutant in survivors:
-                print(f"\n# line {mutant.line}\n{mutant.block}\n", flush=True)
-            failed |= bool(survivors)
+            unnoticed = 0
+            for mutant, noticed in pool.imap(_try, trials):
+                if not noticed:
+                    print(f"\nline {mutant.line} of\n{mutant.block}\n", flush=True)
+                    unnoticed += 1
+            print(f"{module}: {len(trials)} changes, {unnoticed} not noticed by {' '.join(tests)}", flush=True)
+            failed |= bool(unnoticed)
     return int(failed)
 
 

@@ -54,7 +54,7 @@ with exit_on_error():
         check_writable(Path(".snakemake"))
 
 # No Python that is started from here on, such as a job's Snakemake, imports modules from the study's folder.
-os.environ["PYTHONSAFEPATH"] = "1"
+os.environ.update(PYTHONSAFEPATH="1")
 use_images = images_requested and shutil.which("apptainer") is not None
 if workflow.is_main_process:
     os.environ[RUN_VARIABLE] = uuid4().hex

@@ -489,3 +489,22 @@ def test_a_source_of_scores_without_texts_is_refused(capsys: CaptureFixture[str]
     roles = {"train": ["1.jsonl"], "queries": ["q.parquet"], "documents": ["d.parquet"]}
     source = publish(Spec("sources", "hub.marco", {"format": "scored"}), files, {"files": roles})
     assert "none of its queries has an id and a text" in fails_with(capsys, source)
+
+
+def test_unfinished_work_is_on_disk_before_its_name_is(monkeypatch: MonkeyPatch) -> None:
+    """After a power loss, files of zeros under a finished name would be taken for finished work."""
+    synced: set[int] = set()
+    renamed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    rename = os.replace
+
+    def replace(one: Path, other: Path) -> None:
+        if Path(other).is_relative_to("results/state/shards") and not str(other).endswith(".jsonl"):
+            files = [path for path in Path(one).rglob("*") if path.is_file()] if Path(one).is_dir() else [Path(one)]
+            renamed.extend(path.stat().st_ino for path in files)
+            assert synced >= {path.stat().st_ino for path in files}
+        rename(one, other)
+
+    monkeypatch.setattr(os, "replace", replace)
+    shards_of({"a.jsonl": [{"query": f"question {row}", "document": f"answer {row}"} for row in range(10)]})
+    assert len(renamed) >= 4

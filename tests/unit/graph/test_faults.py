@@ -23,7 +23,9 @@ def test_a_fault_is_known_by_its_number_or_its_words(number):
     somewhere = FAULTS[number].format(where="the study's folder") + f", {AGAIN}"
     assert explain_fault(OSError(number, words)) == somewhere
     assert explain_fault(RuntimeError(f"Error while serializing: I/O error: {words} (os error {number})")) == somewhere
-    assert explain_fault(OSError(f"[Errno {number}] Error writing bytes. Detail: [errno {number}] {words}")) == somewhere
+    assert (
+        explain_fault(OSError(f"[Errno {number}] Error writing bytes. Detail: [errno {number}] {words}")) == somewhere
+    )
     assert explain_fault(RuntimeError(f"write error: 3 != 4 ({words})")) == somewhere
 
 
@@ -79,7 +81,7 @@ def raised(error, **how):
         except OSError as full:
             if how.get("from_full"):
                 raise error from full
-            raise error
+            raise error  # noqa: B904 (its context is what is tested)
     except Exception as caught:
         return caught
 

@@ -108,6 +108,17 @@ CONTRADICTIONS = {
         {"stages/unsupervised/evaluate": {"steps": [], "collections": ["numpy"]}},
         "stages.unsupervised.evaluate.steps: there is nothing in it",
     ),
+    "a large collection to evaluate on in a training": (
+        {
+            "collections/nq": {"registry": "nq"},
+            "stages/unsupervised/evaluate": {"steps": [8], "collections": ["nq"]},
+        },
+        "stage unsupervised, evaluate: nq has 2681468 documents, too many to evaluate on while training",
+    ),
+    "more processes than rows": (
+        {"resources": {"distillation": {"gpu": 8, "nodes": 4}}},
+        "resources.distillation: batch_size is 16, but resources give the stage 32 processes",
+    ),
     "scores for a supervised stage": (
         {"sources/s": {"registry": "lightonai-bge-gemma"}, "stages/supervised/sources": ["s"]},
         "source ms-marco-en-bge-gemma has scores already, so it is for distillation without a teacher only",

@@ -114,7 +114,8 @@ def test_any_number_of_processes_trains_the_same_model(modernbert: Path) -> None
                 for line, others_line in zip(history, others_history, strict=True):
                     assert others_line["source"] == line["source"]
                     assert others_line["loss"] == pytest.approx(line["loss"], abs=1e-5)
-                    assert others_line["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=1e-4)
+                    # Where a query's scores are close together, distillation stretches them, and their rounding too.
+                    assert others_line["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=1e-3)
                 assert others_totals | {"seconds": 0} == totals | {"seconds": 0}
 
 

@@ -93,7 +93,45 @@ def test_too_little_memory_for_the_smallest_chunk_is_one_line(
         trained(model_spec(modernbert, "unsupervised"))
 
 
+# The scale of the gradient
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "factor"),
+    [
+        ("unsupervised", {}, 1),
+        ("unsupervised", {"gradient": "reference"}, BATCH_SIZE),
+        ("supervised", {"gradient_scale": 3}, 3),
+        ("supervised", {"gradient_scale": 0.5}, 0.5),
+    ],
+)
+def test_the_gradient_alone_is_scaled_and_what_is_usual_with_it(
+    modernbert: Path, stage: str, changes: dict[str, Any], factor: float
+) -> None:
+    plain, scaled = (
+        train._build_trainer(job(model_spec(modernbert, stage, gradient_clip=None, **settings), Path("out")), "cpu")
+        for settings in ({}, changes)
+    )
+    expected, found = plain.train_step(), scaled.train_step()
+    assert found["loss"] == expected["loss"]
+    assert found["gradient_norm"] == pytest.approx(factor * expected["gradient_norm"], rel=1e-5)
+    # A gradient is far too large if it is a thousand times the usual one, which is at least this factor.
+    scaled.step, scaled.history = trainer.NORM_WARMUP_STEPS, [json.dumps({"gradient_norm": 0.0})]
+    assert scaled._typical_gradient_norm() == factor
+
+
 # The temperature
+
+
+def test_a_learned_temperature_does_not_decay(modernbert: Path) -> None:
+    spec = model_spec(modernbert, "supervised", learnable_temperature=True, weight_decay=0.5)
+    built = train._build_trainer(job(spec, Path("out")), "cpu")
+    assert built.temperature is not None
+    decay = {
+        id(parameter): group["weight_decay"] for group in built.optimiser.param_groups for parameter in group["params"]
+    }
+    assert decay[id(built.temperature)] == 0
+    assert {decay[id(parameter)] for parameter in built.model.parameters() if parameter.ndim == 2} == {0.5}
 
 
 def test_a_learned_temperature_begins_as_given_learns_and_survives_a_resume(modernbert: Path) -> None:

@@ -53,6 +53,7 @@ from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.text_files import sync
 from colbert_zero.machine.pool import run_parallel
 
 ROWS_PER_WRITE = 512
@@ -303,6 +304,9 @@ def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:
     writer.close()
     facts = {"rows": writer.rows, "dropped": dropped, "characters": characters}
     path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+    # On disk before the name is: a power loss would otherwise leave a shard of zeros, which counts as done.
+    for written in (unfinished, path.with_suffix(".json")):
+        sync(written)
     os.replace(unfinished, path)
 
 

@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from colbert_zero.data.text import normalise
 from colbert_zero.graph.digests import canonical_json
 from colbert_zero.graph.draws import draws
+from colbert_zero.graph.text_files import sync
 
 BUCKETS = 4096
 """The number of equal ranges into which the places are divided; a shard consists of whole buckets."""
@@ -83,6 +84,9 @@ def partition(
     try:
         counts = _write_spills(batches, unfinished)
         (unfinished / COUNTS_FILE).write_text(json.dumps({**counts, **extra_counts()}), encoding="utf-8")
+        # On disk before the name is: a power loss would otherwise leave a complete folder with files of zeros.
+        for path in unfinished.iterdir():
+            sync(path)
         os.replace(unfinished, folder)
     except OSError:
         if not folder.is_dir():

@@ -30,6 +30,7 @@ from colbert_zero.evaluation.vectors import Matrix, TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.draws import draw
+from colbert_zero.graph.planners.relations import PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.saved_encoding import read_saved_encoding
 from colbert_zero.machine.devices import add_device_option, choose_device
 from colbert_zero.models.colbert import (
@@ -40,8 +41,6 @@ from colbert_zero.models.colbert import (
 )
 from colbert_zero.models.loading import model_name
 
-PLAID_MIN_DOCUMENTS = 100_000
-"""From this many documents on, `auto` means PLAID. An exact search of fewer takes seconds, without PLAID's variance."""
 TEXTS_PER_CHUNK, TEXTS_PER_BATCH = 4096, 64
 """Texts in memory at once, sorted by length so that a batch needs little padding; texts in one forward pass."""
 RESIDUAL_BITS, KMEANS_ITERATIONS = 4, 4

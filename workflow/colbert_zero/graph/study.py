@@ -20,6 +20,7 @@ from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner
 from colbert_zero.graph.planners.mining import MiningPlanner
 from colbert_zero.graph.planners.recipes import RecipePlanner
+from colbert_zero.graph.planners.relations import check_processes
 from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
 
@@ -87,6 +88,10 @@ class Study:
         draft.save_digests()
         self.specs = draft.specs
         self.specs = {spec.key: spec for spec in self._with_ancestors(self.report)}
+        for model in (spec for spec in self.specs.values() if spec.kind == "models"):
+            (batches,) = (spec for spec in self.inputs_of(model) if spec.kind == "batches")
+            processes = max(1, self.resource(model.label, "gpu")) * self.resource(model.label, "nodes")
+            check_processes(batches.settings["batch_size"], processes, f"resources.{model.label}")
         self.used_by: dict[str, set[str]] = {}
         for row in self.rows:
             for spec in self._with_ancestors(*row.measures.values()):

@@ -13,13 +13,14 @@ import torch
 from pylate import models
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.index import PLAID_MIN_DOCUMENTS, document_texts, encode_texts
+from colbert_zero.evaluation.index import document_texts, encode_texts
 from colbert_zero.evaluation.measure import measure
 from colbert_zero.evaluation.search import search_exact
 from colbert_zero.evaluation.trec import drop_self_match
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.planners.relations import PLAID_MIN_DOCUMENTS
 
 MEASURE, DEPTH = "nDCG@10", 10
 

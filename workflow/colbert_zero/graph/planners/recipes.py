@@ -12,7 +12,14 @@ from colbert_zero.graph.planners.collections import CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
-from colbert_zero.graph.planners.relations import check_at_most, check_batch, check_own_settings, check_room, check_rows
+from colbert_zero.graph.planners.relations import (
+    check_at_most,
+    check_batch,
+    check_own_settings,
+    check_room,
+    check_rows,
+    check_small,
+)
 from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
 
@@ -154,6 +161,7 @@ class RecipePlanner:
             planned["steps"] = sorted({*planned["steps"], *evaluate["steps"]})
             for name in evaluate["collections"]:
                 for collection in self._collections.named(name, f"{where}, evaluate"):
+                    check_small(collection.name, collection.spec, f"{where}, evaluate")
                     used = collection.encoding(encoding)
                     planned["collections"][collection.spec.name] = {
                         "drop_self": collection.drop_self,

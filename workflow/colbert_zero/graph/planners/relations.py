@@ -25,6 +25,10 @@ SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
 MINIMUM_TEXT_TOKENS = 2
 """Tokens of a text that must fit beside prompt and marker. `models.colbert` checks it again, with the tokenizer."""
 
+PLAID_MIN_DOCUMENTS = 100_000
+"""From this many documents on, `index: auto` means PLAID, and a collection is too large to evaluate on in a training.
+An exact search of fewer takes seconds, without PLAID's variance."""
+
 
 def check_own_settings(stage: str, settings: Config, where: str) -> None:
     """Check that settings which are given to one stage alone are settings that it uses."""
@@ -109,6 +113,25 @@ def check_batch(stage: str, settings: Config, where: str) -> None:
         raise UserError(
             f"config.yaml: {where}: batch_size is 1, so a query has no documents of other rows to be compared with; "
             "set it to 2 or more"
+        )
+
+
+def check_processes(batch_size: int, processes: int, where: str) -> None:
+    """Check that each process of a training has rows of every step."""
+    if batch_size < processes:
+        raise UserError(
+            f"config.yaml: {where}: batch_size is {batch_size}, but resources give the stage {processes} processes, one "
+            "per GPU; ask for fewer"
+        )
+
+
+def check_small(name: str, collection: Spec, where: str) -> None:
+    """Check that a collection can be searched during a training, if its size is known before it is fetched."""
+    documents = collection.settings.get("documents", 0)
+    if documents >= PLAID_MIN_DOCUMENTS:
+        raise UserError(
+            f"config.yaml: {where}: {name} has {documents} documents, too many to evaluate on while "
+            f"training; name collections of fewer than {PLAID_MIN_DOCUMENTS}"
         )
 
 
