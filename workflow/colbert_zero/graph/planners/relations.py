@@ -120,8 +120,8 @@ def check_processes(batch_size: int, processes: int, where: str) -> None:
     """Check that each process of a training has rows of every step."""
     if batch_size < processes:
         raise UserError(
-            f"config.yaml: {where}: batch_size is {batch_size}, but resources give the stage {processes} processes, one "
-            "per GPU; ask for fewer"
+            f"config.yaml: {where}: batch_size is {batch_size}, but resources give the stage {processes} processes, "
+            "one per GPU; ask for fewer"
         )
 
 
