@@ -190,7 +190,7 @@ def test_preemption(training, prepared):
 def test_a_users_error_is_not_retried(training):
     """One job is submitted, whatever the number of retries."""
     config = short_study()
-    config["stages"]["unsupervised"]["learning_rate"] = 1.0e30
+    config["stages"]["unsupervised"]["learning_rate"] = 2.0e9
     training.write(config)
     status, output = training.run("--", training.target)
     assert status == 1

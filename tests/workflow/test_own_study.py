@@ -141,7 +141,7 @@ def test_a_shard_edited_by_hand_is_found_when_read(studies, tmp_path):
 def test_a_learning_rate_that_breaks_the_loss_is_one_line(studies, tmp_path):
     folder = shutil.copytree(studies[0], tmp_path / "study")
     config = yaml.safe_load(yaml.safe_dump(CONFIG))
-    config["stages"]["unsupervised"]["learning_rate"] = 1.0e30
+    config["stages"]["unsupervised"]["learning_rate"] = 2.0e9
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     status, output = run(folder)
     assert status != 0
