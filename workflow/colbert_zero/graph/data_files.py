@@ -41,6 +41,8 @@ def find(study: Path, text: str) -> Path | tuple[Path, list[str]]:
     parts = Path(text).parts
     plain = list(takewhile(lambda part: not has_magic(part), parts))
     folder = absolute_or_in(study, str(Path(*plain)))
+    if os.path.isdir(folder):
+        _list(folder)  # In a folder that cannot be read, a glob matches nothing, and does not say why.
     names = _matching(folder, "/".join(parts[len(plain) :]))
     own = [study.absolute() / name for name in OWN_FOLDERS]
     for name in names:
