@@ -32,7 +32,9 @@ def recipes() -> dict[str, str]:
     _, *parts = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     codes = {}
     for part in parts:
-        (codes[part.partition("\n")[0]],) = re.findall(r"^```python\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        code = re.search(r"^```python\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        if code:  # A section without code is no recipe.
+            codes[part.partition("\n")[0]] = code[1]
     return codes
 
 
