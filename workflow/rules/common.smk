@@ -16,7 +16,7 @@ from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.arguments import delete_used_arguments, write_arguments
 from colbert_zero.graph.console import UserError, exit_on_error
 from colbert_zero.machine.failures import explain_failures
-from colbert_zero.machine.memory import available_memory_mb
+from colbert_zero.machine.memory import available_memory_mb, steps_beyond_memory
 from colbert_zero.machine.images import (
     APPTAINER_TO_RUN,
     IMAGE_NAMES,
@@ -129,7 +129,11 @@ onstart:
                     if "key" in job.wildcards.keys()
                 ],
             )
-            for line in steps_beyond_memory(jobs):
+            steps = {getattr(job.wildcards, "label", None) for job in jobs}
+            steps |= {job.rule.name for job in jobs}
+            for line in steps_beyond_memory(
+                study.config["resources"], steps, MEMORY_MB
+            ):
                 print(f"colbert-zero: {line}", file=sys.stderr)
 
 
@@ -149,20 +153,6 @@ wildcard_constraints:
     label="[^/]+",
     key="[0-9a-f]{12}",
     image="|".join(IMAGE_NAMES),
-
-
-def steps_beyond_memory(jobs):
-    """A line for each step of the jobs that asks for more memory than this machine has."""
-    steps = {getattr(job.wildcards, "label", None) for job in jobs}
-    steps |= {job.rule.name for job in jobs} | {"default"}
-    asked = {
-        step: of.get("mem_mb", 0) for step, of in study.config["resources"].items()
-    }
-    return [
-        f"resources.{step}.mem_mb is {mem_mb}, and this machine has {MEMORY_MB} MB free: such a step runs alone here"
-        for step, mem_mb in asked.items()
-        if MEMORY_MB is not None and mem_mb > MEMORY_MB and step in steps
-    ]
 
 
 def input_specs(wildcards):

@@ -93,7 +93,7 @@ def test_the_other_names_of_families_are_those_of_ir_measures():
     ],
 )
 def test_a_mistaken_name_is_one_line(name, words):
-    with pytest.raises(UserError, match=r"^config.yaml: evaluation.measures: ") as caught:
+    with pytest.raises(UserError, match=r"^evaluation.measures: ") as caught:
         check_measures(["nDCG@10", name], DEPTH)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from colbert_zero.machine.memory import available_memory_mb
+from colbert_zero.machine.memory import available_memory_mb, steps_beyond_memory
 
 GB = 10**9
 V2 = {"limit": "memory.max", "usage": "memory.current", "cached": "inactive_file {}\nactive_file 0\nanon 9\n"}
@@ -59,3 +59,13 @@ def test_a_containers_own_group_may_be_the_top(machine, version, entry):
     (machine / "proc" / "self" / "cgroup").write_text(f"{entry}\n")
     add_group(machine, version, "", 2 * GB)
     assert available_memory_mb(machine) == 2000
+
+
+def test_only_settings_of_steps_to_run_that_ask_for_too_much_have_a_line():
+    resources = {"default": {"mem_mb": 2001}, "mine": {"mem_mb": 3000}, "teach": {"mem_mb": 9000}, "plan": {"gpu": 1}}
+    assert [line.split()[:3] for line in steps_beyond_memory(resources, ["mine", "plan"], 2000)] == [
+        ["resources.default.mem_mb", "is", "2001,"],
+        ["resources.mine.mem_mb", "is", "3000,"],
+    ]
+    assert steps_beyond_memory(resources, ["mine"], 3000) == []
+    assert steps_beyond_memory(resources, ["mine"], None) == []

@@ -6,11 +6,8 @@ oddities. Only judged queries are evaluated: a query without a judgement in the 
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 import string
-from collections.abc import Collection as Sized
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,28 +15,17 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from colbert_zero.data.json_lines import read_lines, read_records
+from colbert_zero.data.json_lines import read_records
+from colbert_zero.data.qrels import Qrels, read_judgements, write_judgements
 from colbert_zero.data.text import document_text
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError, log
 
 CORPUS_FILE, QUERIES_FILE, DEFAULT_SPLIT = "corpus.jsonl", "queries.jsonl", "test"
-QRELS_HEADER = ("query-id", "corpus-id", "score")
-FIELD_NAMES: Mapping[str, tuple[str, ...]] = {
-    "query-id": ("query-id", "query_id", "queryid", "qid", "query"),
-    "corpus-id": ("corpus-id", "corpus_id", "document-id", "document_id", "doc-id", "doc_id", "docid", "pid"),
-    "score": ("score", "grade", "relevance", "rel", "label"),
-}
-"""The names, in small letters, under which files of judgements have the query's id, the document's id and the grade."""
-GRADE_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-MAXIMUM_GRADE = 1_000_000
-"""Grades are 0 to 4 or so; trec_eval's code makes a table as long as the greatest one."""
 BYTE_ORDER_MARK = "\ufeff"
 MAXIMUM_UNKNOWN_SHARE = 0.1
 """The share of judgements of unknown documents or queries above which a collection gets a warning."""
 
-Qrels = dict[str, dict[str, int]]
-"""Grade by query id and document id, both in the file's order."""
 Judgement = tuple[str, str, int]
 """Query id, document id and grade."""
 
@@ -103,7 +89,7 @@ class Collection:
     @cached_property
     def qrels(self) -> Qrels:
         """The split's judgements, including those of unknown documents and queries."""
-        return _read_qrels(self.qrels_file)
+        return read_judgements(self.qrels_file)
 
     @property
     def judged_queries(self) -> dict[str, str]:
@@ -124,7 +110,7 @@ def read_queries(folder: Path) -> dict[str, str]:
 
 def read_qrels(folder: Path, split: str = DEFAULT_SPLIT) -> Qrels:
     """The judgements of one split of a BEIR-format folder."""
-    return _read_qrels(_qrels_file(folder, split))
+    return read_judgements(_qrels_file(folder, split))
 
 
 def check_collection(folder: Path, split: str = DEFAULT_SPLIT) -> dict[str, int]:
@@ -193,7 +179,7 @@ def check_collection(folder: Path, split: str = DEFAULT_SPLIT) -> dict[str, int]
     return facts
 
 
-def _no_relevant_document(collection: Collection, document_ids: Sized[str], judgements: list[Judgement]) -> str:
+def _no_relevant_document(collection: Collection, document_ids: Mapping[str, None], judgements: list[Judgement]) -> str:
     """Why no judgement is positive and of a known query and document, with the first ids of both sides."""
     path = collection.qrels_file
     if not judgements:
@@ -244,10 +230,7 @@ def write_collection(
         file.writelines(_json_line({"_id": query, "text": text}) for query, text in queries.items())
     path = _qrels_path(folder, split)
     path.parent.mkdir(exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("\t".join(QRELS_HEADER) + "\n")
-        for query, row in qrels.items():
-            file.writelines(f"{_quoted(query)}\t{_quoted(document)}\t{grade}\n" for document, grade in row.items())
+    write_judgements(path, qrels)
 
 
 def _read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -274,107 +257,6 @@ def _read_queries(path: Path) -> dict[str, str]:
             raise UserError(f"{where}: query {query!r} is there twice; keep one")
         queries[query] = _text(record, where)
     return queries
-
-
-def _read_qrels(path: Path) -> Qrels:
-    qrels: Qrels = {}
-    layout: Layout | None = None
-    for number, line in read_lines(path):
-        where = f"{path}:{number}"
-        if layout is None:
-            layout = _find_layout(line, where)
-            if layout.is_header:
-                continue
-        fields = _split_line(line, layout, where)
-        if len(fields) != layout.width or not all(fields):
-            raise UserError(f"{where}: {line[:80]!r} is not {layout.description}")
-        query, document, score = (fields[column] for column in layout.columns)
-        add_judgement(qrels, query, document, score, where)
-    return qrels
-
-
-class Layout(NamedTuple):
-    """How a file of judgements is laid out.
-
-    Attributes:
-        width: The number of fields of a line.
-        columns: The places of query id, document id and score.
-        has_tabs: Whether tabs are between the fields, which may then be quoted; else any white space is.
-        is_header: Whether the file's first line is a header.
-    """
-
-    width: int
-    columns: tuple[int, int, int]
-    has_tabs: bool = True
-    is_header: bool = False
-
-    @property
-    def description(self) -> str:
-        """What a line has to be, for a message."""
-        if self.is_header and self.columns != (0, 1, 2):
-            return f"a line of {self.width} fields, as its header is"
-        return f"{', '.join(QRELS_HEADER[:2])} and score with tabs between" if self.has_tabs else TREC_DESCRIPTION
-
-
-BEIR_LAYOUT = Layout(3, (0, 1, 2))
-TREC_DESCRIPTION = "query-id, 0, document-id and score"
-
-
-def _find_layout(line: str, where: str) -> Layout:
-    """The layout of a file of judgements by its first line: BEIR's three columns, TREC's four, or as a header says."""
-    fields = _split_line(line, BEIR_LAYOUT, where)
-    for has_tabs, trec in ((True, fields), (False, re.split(r"[ \t]+", line.strip(string.whitespace)))):
-        if len(trec) == 4 and trec[1].upper() in ("0", "Q0") and GRADE_PATTERN.fullmatch(trec[3]):
-            return Layout(4, (0, 2, 3), has_tabs)
-    if len(fields) < 3 or GRADE_PATTERN.fullmatch(fields[2]):
-        return BEIR_LAYOUT
-    names = [field.lower() for field in fields]
-    columns = [[column for column, name in enumerate(names) if name in FIELD_NAMES[field]] for field in QRELS_HEADER]
-    if all(len(places) == 1 for places in columns):
-        query, document, score = (places[0] for places in columns)
-        return Layout(len(fields), (query, document, score), is_header=True)
-    raise UserError(
-        f"{where}: {line[:80]!r} is neither a judgement (query-id, corpus-id and a whole number as score with tabs "
-        f"between, or TREC's {TREC_DESCRIPTION}) nor the header {' '.join(QRELS_HEADER)}"
-    )
-
-
-def _split_line(line: str, layout: Layout, where: str) -> list[str]:
-    """The fields of a line of judgements. White space around a field is no part of it if no id may contain it."""
-    if not layout.has_tabs:
-        return re.split(r"[ \t]+", line.strip(string.whitespace))
-    fields = line.split("\t")
-    if '"' in line:
-        try:
-            # As BEIR reads the file: a field that begins with a quote ends with one, and inner ones are doubled.
-            (fields,) = csv.reader([line], delimiter="\t", strict=True)
-        except (csv.Error, ValueError) as error:
-            raise UserError(
-                f"{where}: {line[:80]!r} has a quoted field that does not end where it should ({error}): quote fields "
-                'as csv does, and double a quote within ("" for ")'
-            ) from None
-    return [field.strip(string.whitespace) for field in fields]
-
-
-def _quoted(name: str) -> str:
-    """An id as a field of a TSV file: one that begins with a quote would be read as a quoted one."""
-    return '"' + name.replace('"', '""') + '"' if name.startswith('"') else name
-
-
-def add_judgement(qrels: Qrels, query: str, document: str, score: object, where: str) -> None:
-    """Add a judgement to `qrels`.
-
-    Raises:
-        UserError: The score is not a whole number, or too large a one, or another than the pair has already.
-    """
-    text = str(score)
-    grade = float(text) if not isinstance(score, bool) and GRADE_PATTERN.fullmatch(text) else None
-    if grade is None or not grade.is_integer():
-        raise UserError(f"{where}: score {text[:80]!r} is not a whole number")
-    if abs(grade) > MAXIMUM_GRADE:
-        raise UserError(f"{where}: score {text[:80]!r} is beyond {MAXIMUM_GRADE}; grades are small whole numbers")
-    if qrels.setdefault(query, {}).setdefault(document, int(grade)) != int(grade):
-        raise UserError(f"{where}: query {query!r} and document {document!r} have two different scores; keep one")
 
 
 def _id(record: Mapping[str, Any], where: str) -> str:

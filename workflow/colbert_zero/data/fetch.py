@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from colbert_zero.data import beir
-from colbert_zero.data.beir import Document, Qrels
+from colbert_zero.data.beir import Document
 from colbert_zero.data.hub import Repository, first_few
 from colbert_zero.data.json_lines import read_lines, read_records
+from colbert_zero.data.qrels import FIELD_NAMES, Qrels, add_judgement
 from colbert_zero.data.sources import check_file, source_columns
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError, progress
@@ -256,9 +257,9 @@ def _read_qrels(paths: Sequence[Path], split: str) -> Qrels:
     qrels: Qrels = {}
     for path in paths:
         for where, record in _read_records(path):
-            query, document = (_id(record, beir.FIELD_NAMES[field], where) for field in ("query-id", "corpus-id"))
-            _, score = _first_value(record, beir.FIELD_NAMES["score"], where)
-            beir.add_judgement(qrels, query, document, score, where)
+            query, document = (_id(record, FIELD_NAMES[field], where) for field in ("query-id", "corpus-id"))
+            _, score = _first_value(record, FIELD_NAMES["score"], where)
+            add_judgement(qrels, query, document, score, where)
     return qrels
 
 

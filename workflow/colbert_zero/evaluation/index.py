@@ -30,7 +30,7 @@ from colbert_zero.evaluation.vectors import Matrix, TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.draws import draw
-from colbert_zero.graph.planners.relations import PLAID_MIN_DOCUMENTS
+from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.saved_encoding import read_saved_encoding
 from colbert_zero.machine.devices import add_device_option, choose_device
 from colbert_zero.models.colbert import (

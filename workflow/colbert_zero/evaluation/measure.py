@@ -16,7 +16,8 @@ import ir_measures
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colbert_zero.data.beir import Collection, Qrels
+from colbert_zero.data.beir import Collection
+from colbert_zero.data.qrels import Qrels
 from colbert_zero.evaluation.trec import Hits, Run, read_run
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError

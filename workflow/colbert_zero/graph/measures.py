@@ -76,10 +76,10 @@ def check_measures(names: Sequence[str], depth: int) -> None:
         try:
             canonical = canonical_name(name, depth)
         except ValueError as error:
-            raise UserError(f"config.yaml: evaluation.measures: {error}") from None
+            raise UserError(f"evaluation.measures: {error}") from None
         if canonical in known:
             what = f"{known[canonical]} and {name} are one measure" if known[canonical] != name else f"{name} is twice"
-            raise UserError(f"config.yaml: evaluation.measures: {what}; keep one of them")
+            raise UserError(f"evaluation.measures: {what}; keep one of them")
         known[canonical] = name
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """Limit and usage of a control group, in version 2 and in version 1."""
@@ -18,6 +20,26 @@ def available_memory_mb(root: Path = Path("/")) -> int:
         root: Where `proc` and `sys` are.
     """
     return min([_free_bytes(root), *_cgroup_bytes(root)]) // 10**6
+
+
+def steps_beyond_memory(
+    resources: Mapping[str, Mapping[str, Any]], steps: Iterable[str], memory_mb: int | None
+) -> list[str]:
+    """A line for each setting that asks for more memory than there is, of those that steps to run have.
+
+    Args:
+        resources: The section `resources` of the config.
+        steps: The names of the steps to run.
+        memory_mb: The memory that is there, in MB; None if it is not limited.
+    """
+    if memory_mb is None:
+        return []
+    asked = {step: settings.get("mem_mb", 0) for step, settings in resources.items() if step in {*steps, "default"}}
+    return [
+        f"resources.{step}.mem_mb is {mem_mb}, and this machine has {memory_mb} MB free: such a step runs alone here"
+        for step, mem_mb in asked.items()
+        if mem_mb > memory_mb
+    ]
 
 
 def _fields(path: Path) -> dict[str, int]:

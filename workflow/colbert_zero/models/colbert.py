@@ -23,6 +23,7 @@ from torch import Tensor
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
+from colbert_zero.graph.limits import DEFAULT_DIMENSIONS, MINIMUM_TEXT_TOKENS
 from colbert_zero.graph.model_folder import (
     STANFORD_PROJECTION,
     check_lengths,
@@ -32,7 +33,6 @@ from colbert_zero.graph.model_folder import (
     read_json_object,
     transformer_folder,
 )
-from colbert_zero.graph.planners.relations import MINIMUM_TEXT_TOKENS
 from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
 from colbert_zero.models.loading import (
     HEADS,
@@ -42,8 +42,6 @@ from colbert_zero.models.loading import (
     refuse_other_vocabulary,
     whole_model,
 )
-
-DEFAULT_DIMENSIONS = 128
 
 # On every load, these libraries report what is intended here: an added projection, added markers.
 logging.getLogger("pylate.models.colbert").setLevel(logging.ERROR)

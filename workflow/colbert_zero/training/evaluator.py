@@ -20,7 +20,7 @@ from colbert_zero.evaluation.trec import drop_self_match
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.planners.relations import PLAID_MIN_DOCUMENTS
+from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 
 MEASURE, DEPTH = "nDCG@10", 10
 

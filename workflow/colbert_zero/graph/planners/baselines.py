@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.limits import DEFAULT_DIMENSIONS
 from colbert_zero.graph.model_folder import projection_size
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
@@ -17,8 +18,6 @@ Measures = dict[str, Spec]
 """Measures by collection."""
 SAVED_SETTINGS = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
 """What a late-interaction model is saved with, if its folder says it."""
-DEFAULT_DIMENSIONS = 128
-"""Of each token's vector, unless the model's folder or the config says another number."""
 
 
 class BaselinePlanner:
@@ -65,14 +64,14 @@ def _late_interaction(
     if differing and not meant:
         others = "; ".join(f"{setting} is {given[setting]!r} here, {saved[setting]!r} there" for setting in differing)
         raise UserError(
-            f"config.yaml: {where}: the model was saved with other settings: {others}; leave them out, "
+            f"{where}: the model was saved with other settings: {others}; leave them out, "
             "or say that they are meant with override: true"
         )
     encoding = saved | given
     for setting in SAVED_SETTINGS:
         if setting not in encoding:
             named = "prompts" if setting.endswith("prompt") else setting
-            raise UserError(f"config.yaml: {where}: the model's folder does not say its {named}; give {named}")
+            raise UserError(f"{where}: the model's folder does not say its {named}; give {named}")
     lengths = {length: encoding[length] for length in ("query_length", "document_length")}
     bases.check(model, where, lengths, projection["dimensions"])
     return evaluation.late_interaction(model, encoding, where, meant=differing, projection=projection)

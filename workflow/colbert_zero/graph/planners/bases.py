@@ -44,7 +44,7 @@ class BasePlanner:
         """
         folder = self._draft.paths.get(model.key)
         if folder is not None:
-            name = f"config.yaml: {where}: {folder}"
+            name = f"{where}: {folder}"
             check_lengths(folder, lengths, name)
             check_projection(folder, dimensions, name)
 
@@ -58,7 +58,7 @@ def _from_folder(draft: Draft, _sources: SourcePlanner, name: str, model: Config
     """A local folder that transformers, sentence-transformers or PyLate can load."""
     path = draft.local_path(model["folder"])
     settings = {"sha256": draft.local_folder(path, f"models.{name}.folder")}
-    check_model_folder(path, f"config.yaml: models.{name}: {path}")
+    check_model_folder(path, f"models.{name}: {path}")
     return draft.add("bases", f"folder.{name}", settings, path=path)
 
 

@@ -31,7 +31,7 @@ class MiningPlanner:
             kind = only_key(miner, tuple(KINDS), f"miners.{name}")
             candidates = KINDS[kind](self._draft, self._bases, name, miner, shards)
             if same := [other for other, spec in planned.items() if spec == candidates]:
-                raise UserError(f"config.yaml: {where}: miners {same[0]} and {name} are the same; name one of them")
+                raise UserError(f"{where}: miners {same[0]} and {name} are the same; name one of them")
             planned[name] = candidates
         return list(planned.values())
 

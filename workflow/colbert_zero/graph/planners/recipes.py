@@ -87,7 +87,7 @@ class RecipePlanner:
             stage, stage_overrides = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
             where = f"recipes.{name}, stage {stage}"
             if STAGES.index(stage) <= last:
-                raise UserError(f"config.yaml: {where}: stages go in the order {', '.join(STAGES)}, each at most once")
+                raise UserError(f"{where}: stages go in the order {', '.join(STAGES)}, each at most once")
             last = STAGES.index(stage)
             common = self._draft.config["stages"].get(stage, {})
             check_own_settings(stage, common, f"stages.{stage}")
@@ -96,7 +96,7 @@ class RecipePlanner:
             settings = stage_defaults() | common | recipe.get("every_stage", {}) | stage_overrides
             if models and settings["dimensions"] != dimensions:
                 raise UserError(
-                    f"config.yaml: {where}: dimensions is {settings['dimensions']}, but {dimensions} in the stage "
+                    f"{where}: dimensions is {settings['dimensions']}, but {dimensions} in the stage "
                     "before, whose projection it trains further; give all stages the same"
                 )
             model = self._model(stage, settings, model, where)
@@ -119,9 +119,7 @@ class RecipePlanner:
         """The model that a stage trains, starting from the model `start`."""
         for field in (*REQUIRED_SETTINGS, *STAGE_SETTINGS[stage]):
             if settings.get(field) is None:
-                raise UserError(
-                    f"config.yaml: {where}: {field} is not set; set it under stages.{stage} or in the recipe"
-                )
+                raise UserError(f"{where}: {field} is not set; set it under stages.{stage} or in the recipe")
         check_batch(stage, settings, where)
         encoding = self._encoding(settings, where)
         check_room(encoding, where)
@@ -141,7 +139,7 @@ class RecipePlanner:
     def _rows(self, stage: str, settings: Config, where: str) -> list[Spec]:
         """The training rows of a stage, by source: its shards, or the negatives or teacher scores made from them."""
         if not settings["sources"]:
-            raise UserError(f"config.yaml: {where}: no data; name at least one source under sources")
+            raise UserError(f"{where}: no data; name at least one source under sources")
         check_rows(stage, settings, self._sources.named(settings["sources"], where), where)
         rows = self._sources.shards(settings["sources"], where)
         if stage == "supervised" and settings["mining"] is not None:

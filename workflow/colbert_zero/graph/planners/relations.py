@@ -6,13 +6,11 @@ Each check raises `UserError` with one line for the first mistake.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.config import Config
 from colbert_zero.graph.console import UserError
-
-# Not from `graph.config`, which imports what images lack: `models.colbert` shares a limit with this module.
-Config = Mapping[str, Any]
+from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
 
 SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
     "unsupervised": frozenset({"mining", "negatives", "teacher", "documents", "gradient_scale"}),
@@ -22,19 +20,13 @@ SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
     ),
 }
 """The settings that a stage does not use."""
-MINIMUM_TEXT_TOKENS = 2
-"""Tokens of a text that must fit beside prompt and marker. `models.colbert` checks it again, with the tokenizer."""
-
-PLAID_MIN_DOCUMENTS = 100_000
-"""From this many documents on, `index: auto` means PLAID, and a collection is too large to evaluate on in a training.
-An exact search of fewer takes seconds, without PLAID's variance."""
 
 
 def check_own_settings(stage: str, settings: Config, where: str) -> None:
     """Check that settings which are given to one stage alone are settings that it uses."""
     for name in settings:
         if name in SETTINGS_OF_OTHER_STAGES[stage] and settings[name] is not None:
-            raise UserError(f"config.yaml: {where}: the {stage} stage does not use {name}; remove it")
+            raise UserError(f"{where}: the {stage} stage does not use {name}; remove it")
 
 
 def check_rows(stage: str, settings: Config, sources: Iterable[tuple[str, Spec]], where: str) -> None:
@@ -49,26 +41,22 @@ def check_rows(stage: str, settings: Config, sources: Iterable[tuple[str, Spec]]
     labels: set[str] = set()
     for label, source in sources:
         if label in labels:
-            raise UserError(f"config.yaml: {where}: two sources are called {label}; name each source once")
+            raise UserError(f"{where}: two sources are called {label}; name each source once")
         labels.add(label)
         scored = has_scores(source)
         if stage != "distillation" or settings["teacher"] is not None:
             if scored:
                 what = "needs no teacher" if stage == "distillation" else "is for distillation without a teacher only"
-                raise UserError(f"config.yaml: {where}: source {label} has scores already, so it {what}")
+                raise UserError(f"{where}: source {label} has scores already, so it {what}")
         elif not scored:
-            raise UserError(
-                f"config.yaml: {where}: source {label} has no scores; name an entry of teachers under teacher"
-            )
+            raise UserError(f"{where}: source {label} has no scores; name an entry of teachers under teacher")
         elif settings["documents"] > source.settings["documents"]:
             raise UserError(
-                f"config.yaml: {where}: documents is {settings['documents']}, but source {label} has "
+                f"{where}: documents is {settings['documents']}, but source {label} has "
                 f"{source.settings['documents']} scored documents per query; ask for at most so many"
             )
         if stage == "supervised" and settings["mining"] is None and not _may_have_negatives(source):
-            raise UserError(
-                f"config.yaml: {where}: source {label} has no negatives; name an entry of mining under mining"
-            )
+            raise UserError(f"{where}: source {label} has no negatives; name an entry of mining under mining")
 
 
 def check_shards(shards: Config) -> None:
@@ -76,7 +64,7 @@ def check_shards(shards: Config) -> None:
     least, most = shards["minimum_characters"], shards["maximum_characters"]
     if most is not None and most < least:
         raise UserError(
-            f"config.yaml: shards: maximum_characters is {most}, less than minimum_characters ({least}), so every row "
+            f"shards: maximum_characters is {most}, less than minimum_characters ({least}), so every row "
             "would be dropped; swap them"
         )
 
@@ -86,8 +74,7 @@ def check_random(random: Config, where: str) -> None:
     hidden, heads = random["hidden"], random["heads"]
     if hidden % (2 * heads):
         raise UserError(
-            f"config.yaml: {where}: hidden is {hidden}, which {heads} heads do not share evenly; "
-            f"set it to a multiple of {2 * heads}"
+            f"{where}: hidden is {hidden}, which {heads} heads do not share evenly; set it to a multiple of {2 * heads}"
         )
 
 
@@ -95,7 +82,7 @@ def check_texts(sources: Iterable[tuple[str, Spec]], where: str) -> None:
     """Check that sources have texts, from which a vocabulary can be made."""
     for label, source in sources:
         if has_scores(source):
-            raise UserError(f"config.yaml: {where}: source {label} has scores, not rows of texts; name other sources")
+            raise UserError(f"{where}: source {label} has scores, not rows of texts; name other sources")
 
 
 def has_scores(source: Spec) -> bool:
@@ -111,7 +98,7 @@ def check_batch(stage: str, settings: Config, where: str) -> None:
     """Check that a batch has rows to compare."""
     if stage != "distillation" and settings["batch_size"] == 1:
         raise UserError(
-            f"config.yaml: {where}: batch_size is 1, so a query has no documents of other rows to be compared with; "
+            f"{where}: batch_size is 1, so a query has no documents of other rows to be compared with; "
             "set it to 2 or more"
         )
 
@@ -120,7 +107,7 @@ def check_processes(batch_size: int, processes: int, where: str) -> None:
     """Check that each process of a training has rows of every step."""
     if batch_size < processes:
         raise UserError(
-            f"config.yaml: {where}: batch_size is {batch_size}, but resources give the stage {processes} processes, "
+            f"{where}: batch_size is {batch_size}, but resources give the stage {processes} processes, "
             "one per GPU; ask for fewer"
         )
 
@@ -130,7 +117,7 @@ def check_small(name: str, collection: Spec, where: str) -> None:
     documents = collection.settings.get("documents", 0)
     if documents >= PLAID_MIN_DOCUMENTS:
         raise UserError(
-            f"config.yaml: {where}: {name} has {documents} documents, too many to evaluate on while "
+            f"{where}: {name} has {documents} documents, too many to evaluate on while "
             f"training; name collections of fewer than {PLAID_MIN_DOCUMENTS}"
         )
 
@@ -138,9 +125,7 @@ def check_small(name: str, collection: Spec, where: str) -> None:
 def check_at_most(setting: str, value: int, other: str, limit: int, where: str) -> None:
     """Check a number that a stage uses against the number that there is of them, the setting `other`."""
     if value > limit:
-        raise UserError(
-            f"config.yaml: {where}: {setting} is {value}, but {other} makes {limit}; lower the one or raise the other"
-        )
+        raise UserError(f"{where}: {setting} is {value}, but {other} makes {limit}; lower the one or raise the other")
 
 
 def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> None:
@@ -158,7 +143,7 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
     if mining["negatives"] + mining["skip"] > most:
         skipped = f" after skip: {mining['skip']}" if mining["skip"] else ""
         raise UserError(
-            f"config.yaml: {where}: negatives is {mining['negatives']}{skipped}, but {_depths(mining, miners)} gives "
+            f"{where}: negatives is {mining['negatives']}{skipped}, but {_depths(mining, miners)} gives "
             f"at most {most} candidates beside the positive; ask for fewer, or raise the depth"
         )
 
@@ -167,7 +152,7 @@ def check_documents(teacher: Config, miners: Sequence[Config], where: str) -> No
     """Check that an entry of `teachers` can find the documents it scores: the positive, and candidates."""
     if teacher["documents"] - 1 > _total_depth(miners):
         raise UserError(
-            f"config.yaml: {where}: documents is {teacher['documents']}, but {_depths(teacher, miners)} gives at most "
+            f"{where}: documents is {teacher['documents']}, but {_depths(teacher, miners)} gives at most "
             f"{_total_depth(miners)} candidates beside the positive; ask for fewer, or raise the depth"
         )
 
@@ -197,6 +182,6 @@ def check_room(encoding: Config, where: str) -> None:
         least = 1 + len(prompt.split()) + MINIMUM_TEXT_TOKENS
         if length < least:
             raise UserError(
-                f"config.yaml: {where}: {side}_length is {length}, which the prompt {prompt!r} fills, so that all "
+                f"{where}: {side}_length is {length}, which the prompt {prompt!r} fills, so that all "
                 f"texts would become the same input; set it well above {least}"
             )

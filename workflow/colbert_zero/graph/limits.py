@@ -1,0 +1,9 @@
+"""Numbers that the plan and the steps share: what one refuses early, the other refuses with the data at hand."""
+
+DEFAULT_DIMENSIONS = 128
+"""Of each token's vector, for a late-interaction model that brings no projection."""
+MINIMUM_TEXT_TOKENS = 2
+"""Tokens of a text that must fit beside prompt, marker and special tokens."""
+PLAID_MIN_DOCUMENTS = 100_000
+"""From this many documents on, `index: auto` means PLAID, and a collection is too large to evaluate on in a training.
+An exact search of fewer takes seconds, without PLAID's variance."""
