@@ -345,9 +345,9 @@ def run_snakemake(command, snakemake, study_folders):
 
 
 def run_colbert_zero(command, finished):
-    """A command that looks at a study, at the kept one."""
+    """A command that looks at a study, at the kept one: `verify` at what is there, others at what is planned today."""
     words = command.words[1:]
-    words[words.index("--directory") + 1] = str(finished)
+    words[words.index("--directory") + 1] = str(KEPT if words[0] == "verify" else finished)
     done = subprocess.run(
         [sys.executable, "-m", "colbert_zero.cli", *words],
         capture_output=True,
