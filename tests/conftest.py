@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+from colbert_zero.graph.paths import WORKFLOW
 from tiny_models import SENTENCES, tiny_bert, tiny_modernbert
 
 # A busy machine makes an example slow, and no law wrong.
@@ -23,6 +28,21 @@ def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bert(tmp_path_factory.mktemp("bert"), SENTENCES)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished study that today's code made, once for all processes: to be copied, and never changed."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "finished-study"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            program = Path(__file__).with_name("finished_study.py")
+            partial = folder.with_suffix(".partial")
+            environment = os.environ | {"PYTHONPATH": str(WORKFLOW)}
+            subprocess.run([sys.executable, program, partial], check=True, env=environment)
+            partial.rename(folder)
+    return folder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from colbert_zero.data import batches
 from colbert_zero.data.rows import PAIR_SCHEMA, SCORED_SCHEMA, TRIPLE_SCHEMA, RowWriter
-from colbert_zero.graph.artifact import Job, Spec, run_step
+from colbert_zero.graph.artifact import Job, Spec, input_records, run_step
 from colbert_zero.training import train
 
 STAGES = ("unsupervised", "supervised", "distillation")
@@ -104,7 +104,13 @@ def job(spec: Spec, folder: Path, *flags: str) -> Job:
     train.add_options(parser)
     folder.mkdir(exist_ok=True)
     # What the machine has free must not decide what the tests compute.
-    return Job(spec, folder, parser.parse_args(["--device", "cpu", "--memory-mb", "4000", *flags]), lambda **_: None)
+    return Job(
+        spec,
+        folder,
+        parser.parse_args(["--device", "cpu", "--memory-mb", "4000", *flags]),
+        input_records(spec),
+        lambda **_: None,
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

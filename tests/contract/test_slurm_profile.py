@@ -12,9 +12,10 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from colbert_zero.graph.code import COMMIT_VARIABLE, source_commit
 from colbert_zero.graph.config import validate
 from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.graph.provenance import COMMIT_VARIABLE, RUN_VARIABLE, source_commit
+from colbert_zero.graph.provenance import RUN_VARIABLE
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import IMAGE_NAMES, planned_images
 from own_study import CONFIG, write_data

@@ -26,7 +26,8 @@ from colbert_zero.machine.images import (
     planned_images,
 )
 from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.graph.provenance import COMMIT_VARIABLE, RUN_VARIABLE, source_commit
+from colbert_zero.graph.code import COMMIT_VARIABLE, source_commit
+from colbert_zero.graph.provenance import RUN_VARIABLE
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import check_writable
 

@@ -90,7 +90,7 @@ def from_path(
     kind: str, label: str, settings: dict[str, Any], path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Outcome:
     spec = Spec(kind, label, settings)
-    status = run_step(fetch.make, "", ["--spec", spec.text, "--path", str(path)], fetch._add_options)
+    status = run_step(fetch.make, "", ["--spec", spec.text, "--path", str(path)], fetch.add_options)
     return Outcome(spec, status, capsys.readouterr().err)
 
 
@@ -755,6 +755,6 @@ def test_a_bad_line_is_named_in_the_users_own_file(
     columns = {"query": "query", "document": "document"}
     spec = Spec("sources", "file.own", {"file": own.name, "sha256": file_digest(own), "columns": columns})
     arguments = ["--spec", spec.text, "--path", str(own)]
-    assert run_step(fetch.make, None, arguments, fetch._add_options) == 1
+    assert run_step(fetch.make, None, arguments, fetch.add_options) == 1
     assert capsys.readouterr().err.startswith(f"colbert-zero: {own}:2: not UTF-8")
     assert not spec.folder.exists()

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_zero.graph import locks, provenance
-from colbert_zero.graph.artifact import Artifact, Spec, artifact_folder, published_folders, run_step
+from colbert_zero.graph import artifact as artifact_module
+from colbert_zero.graph import code, locks, provenance
+from colbert_zero.graph.artifact import Artifact, Spec, artifact_folder, content_digest, published_folders, run_step
 from colbert_zero.graph.console import RetryableError, UserError
 from colbert_zero.graph.paths import WORKFLOW
 
@@ -91,8 +92,63 @@ def test_inputs_are_recorded_by_content(study):
     publish()
     child = Spec("batches", "x", {}, {"rows": [SPEC.name]})
     assert publish(child, lambda job: {"same": job.input("rows").facts["letters"]}) == 0
-    input_digest = Artifact.open(child.name).manifest["inputs"][SPEC.name]
-    assert len(input_digest) == 64
+    record = Artifact.open(child.name).manifest["inputs"][SPEC.name]
+    assert record == {
+        "spec": hashlib.sha256((SPEC.folder / "spec.json").read_bytes()).hexdigest(),
+        "files": content_digest(Artifact.open(SPEC.name).manifest["outputs"]),
+        "manifest": hashlib.sha256((SPEC.folder / "manifest.json").read_bytes()).hexdigest(),
+    }
+
+
+def test_a_manifest_names_its_format_and_the_whole_digest_of_its_spec(study):
+    publish()
+    manifest = Artifact.open(SPEC.name).manifest
+    assert (manifest["record"], manifest["spec"]) == (2, SPEC.digest)
+    assert SPEC.digest.startswith(SPEC.key) and len(SPEC.digest) == 64
+
+
+def test_an_input_that_changes_while_a_step_runs_is_not_recorded_as_what_it_was_made_from(study, capsys):
+    publish()
+    child = Spec("batches", "x", {}, {"rows": [SPEC.name]})
+
+    def make_while_the_input_is_made_again(job):
+        shutil.rmtree(SPEC.folder)
+        publish(SPEC, lambda other: other.folder.joinpath("other.txt").write_text("other") and {})
+        return {}
+
+    assert publish(child, make_while_the_input_is_made_again) == 1
+    assert "was made again, with other files, while batches/x-" in capsys.readouterr().err
+    assert publish(child, lambda job: {}) == 0
+
+
+def test_what_ran_is_what_was_there_when_the_attempt_began(study, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    before = code.part_digests()
+
+    def make_while_the_code_changes(job):
+        monkeypatch.setattr(artifact_module, "part_digests", lambda: before | {"package": "other"})
+        monkeypatch.setattr(artifact_module, "package_versions", lambda: {"torch": "0"})
+        return {}
+
+    publish(SPEC, make_while_the_code_changes)
+    manifest = Artifact.open(SPEC.name).manifest
+    assert manifest["code"]["parts"] == before
+    assert manifest["code"]["changed"] == ["package", "packages"]
+    assert manifest["packages"]["torch"] != "0"
+    assert manifest["attempts"][0]["code"] == before["package"]
+    assert "the package changed on disk while this ran" in caplog.text
+
+
+def test_unfinished_work_of_another_artifact_is_not_taken_up(study, capsys):
+    other = Spec("models", "b", {})
+
+    def stop(job):
+        raise RetryableError("time is up")
+
+    publish(other, stop)
+    shutil.copytree(other.state, SPEC.state)
+    assert publish() == 1
+    assert f"{SPEC.state} holds the unfinished work of {other.name}" in capsys.readouterr().err
 
 
 def test_a_failing_step_publishes_nothing_and_the_next_attempt_knows(study):
@@ -210,7 +266,7 @@ def test_an_attempt_records_where_it_ran(study, monkeypatch):
 
 def test_the_codes_commit_is_the_one_that_snakemake_passes_on(study, monkeypatch):
     """Images have no git."""
-    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0123abc, changed")
+    monkeypatch.setenv(code.COMMIT_VARIABLE, "0123abc, changed")
     publish()
     manifest = Artifact.open(SPEC.name).manifest
     assert manifest["code"]["commit"] == "0123abc, changed"
@@ -360,17 +416,6 @@ def test_a_second_process_makes_what_the_first_could_not(study, monkeypatch):
         "RetryableError: time is up",
         "published",
     ]
-
-
-def test_the_digest_of_the_code_is_over_the_modules_of_every_room(tmp_path, monkeypatch):
-    package = shutil.copytree(provenance.PACKAGE_FOLDER, tmp_path / "package")
-    monkeypatch.setattr(provenance, "PACKAGE_FOLDER", package)
-    digests = [provenance.code_identity()["digest"]]
-    for room in sorted(path for path in package.iterdir() if (path / "__init__.py").is_file()):
-        module = next(path for path in sorted(room.glob("*.py")) if path.name != "__init__.py")
-        module.write_text(module.read_text() + "\n")
-        digests.append(provenance.code_identity()["digest"])
-    assert len(set(digests)) == len(digests) == 10
 
 
 # Specs in files

@@ -35,7 +35,7 @@ def no_slurm_no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def job_with(device: str, count: int = 4) -> Job:
-    return Job(Spec("models", "a", {}), Path("out"), Namespace(device=device, threads=count), lambda **_: None)
+    return Job(Spec("models", "a", {}), Path("out"), Namespace(device=device, threads=count), {}, lambda **_: None)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import get_linear_schedule_with_warmup
 
-from colbert_zero.graph.artifact import Artifact, Spec, run_step
+from colbert_zero.graph.artifact import Artifact, Spec, input_records, run_step
 from colbert_zero.graph.console import RetryableError, UserError, run_reporting_errors
+from colbert_zero.graph.digests import canonical_json, digest
 from colbert_zero.machine.slurm import DEADLINE_MARGIN_SECONDS, DEADLINE_VARIABLE
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, tokenize
 from colbert_zero.training import train
@@ -332,7 +333,7 @@ def test_a_learning_rate_that_breaks_the_loss_is_named_and_nothing_is_published(
         )
         assert f"the checkpoint of step 0 is kept in {spec.state}/checkpoints" in line
     assert not spec.folder.exists()
-    kept = Checkpoints(spec.state / "checkpoints").load_last()
+    kept = Checkpoints(spec.state / "checkpoints", spec.name, input_records(spec)).load_last()
     assert kept is not None and all(tensor.isfinite().all() for tensor in kept.tensors.values())
 
 
@@ -376,10 +377,12 @@ def test_rows_that_lack_what_the_stage_needs_are_named(
 
 # Checkpoints
 
+INPUTS = {"models/start-0": {"spec": "a", "files": "b", "manifest": "c"}}
+
 
 @pytest.fixture
 def checkpoints() -> Checkpoints:
-    checkpoints = Checkpoints(Path("checkpoints"))
+    checkpoints = Checkpoints(Path("checkpoints"), "models/a-0", INPUTS)
     for step in (1, 2, 3):
         checkpoints.save(Checkpoint(step, {"w": torch.full((2, 2), float(step))}, {"lines": [step]}))
     return checkpoints
@@ -414,6 +417,35 @@ def test_a_damaged_checkpoint_is_logged_and_skipped(
     assert checkpoints.load_last() is None
     checkpoints.save(Checkpoint(0, {"w": torch.zeros(1)}, {}))
     assert checkpoints.load_last() is not None
+
+
+def test_a_checkpoint_of_another_artifact_is_refused_and_stays(checkpoints: Checkpoints) -> None:
+    other = Checkpoints(checkpoints.folder, "models/b-1", INPUTS)
+    with pytest.raises(UserError, match="step-000000003 is a checkpoint of models/a-0, not of models/b-1"):
+        other.load_last()
+    with pytest.raises(UserError, match="not of models/b-1"):
+        other.load(2)
+    assert len(list(checkpoints.folder.iterdir())) == 2
+
+
+def test_a_checkpoint_from_other_files_of_an_input_is_refused_and_one_from_the_same_is_said(
+    checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    changed = {"models/start-0": INPUTS["models/start-0"] | {"files": "d"}}
+    with pytest.raises(UserError, match="trained from other files of models/start-0"):
+        Checkpoints(checkpoints.folder, "models/a-0", changed).load_last()
+    again = {"models/start-0": INPUTS["models/start-0"] | {"manifest": "d"}}
+    assert Checkpoints(checkpoints.folder, "models/a-0", again).load_last() is not None
+    assert "models/start-0 was made again since" in caplog.text
+
+
+def test_a_checkpoint_without_a_name_is_one_of_an_older_version(checkpoints: Checkpoints) -> None:
+    path = checkpoints.folder / "step-000000003" / NOTES_FILE
+    content = {name: value for name, value in json.loads(path.read_text())["content"].items() if name != "artifact"}
+    path.write_text(canonical_json({"content": content, "sha256": digest(canonical_json(content))}))
+    last = checkpoints.load_last()
+    assert last is not None and last.step == 3
 
 
 def _full(error: Exception) -> Callable[..., None]:

@@ -10,6 +10,8 @@ rest is the document. The object's own name is removed from both; otherwise a st
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
 import inspect
 import re
 import warnings
@@ -28,6 +30,7 @@ from colbert_zero.data.rows import PAIR_SCHEMA
 from colbert_zero.data.text import normalise
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError, log
+from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.draws import draw
 
 DOCSTRING_SETTERS = frozenset({"add_docstr", "add_docstr_all", "add_newdoc"})
@@ -126,6 +129,11 @@ def make(job: Job) -> Mapping[str, Any]:
     """
     settings = job.settings
     files = package_files(settings["package"], settings["version"])
+    read_facts = {
+        "files_read": len(files),
+        "digest_of_files": digest(canonical_json({name: file_digest(path) for name, path in files.items()})),
+        "files_not_as_in_the_wheel": files_not_as_in_the_wheel(settings["package"]),
+    }
     limits = (settings["minimum_query_words"], settings["minimum_words"], settings["maximum_words"])
     pairs, facts = read_pairs(files, *limits)
     if not pairs:
@@ -135,7 +143,7 @@ def make(job: Job) -> Mapping[str, Any]:
         pq.write_table(
             pa.Table.from_arrays(columns, schema=PAIR_SCHEMA), job.folder / "pairs.parquet", compression="zstd"
         )
-        return {"rows": len(pairs), **facts}
+        return {"rows": len(pairs), **facts, **read_facts}
     shuffled = sorted(pairs, key=lambda pair: draw(settings["seed"], "collection queries", pair.name))
     queried = {pair.name for pair in shuffled[: settings["queries"]]}
     beir.write_collection(
@@ -145,7 +153,7 @@ def make(job: Job) -> Mapping[str, Any]:
         {f"summary:{pair.name}": pair.query for pair in pairs if pair.name in queried},
         {f"summary:{pair.name}": {pair.name: 1} for pair in pairs if pair.name in queried},
     )
-    return {**beir.check_collection(job.folder), **facts}
+    return {**beir.check_collection(job.folder), **facts, **read_facts}
 
 
 def package_files(package: str, version: str) -> dict[str, Path]:
@@ -180,6 +188,17 @@ def package_files(package: str, version: str) -> dict[str, Path]:
         ):
             files[".".join(parts)] = Path(str(distribution.locate_file(file)))
     return files
+
+
+def files_not_as_in_the_wheel(package: str) -> int:
+    """How many Python files of an installed distribution have other bytes than its wheel's record says."""
+    count = 0
+    for file in metadata.distribution(package).files or ():
+        if file.suffix == ".py" and file.hash is not None:
+            with Path(str(file.locate())).open("rb") as opened:
+                found = hashlib.file_digest(opened, file.hash.mode).digest()
+            count += base64.urlsafe_b64encode(found).decode().rstrip("=") != file.hash.value
+    return count
 
 
 def read_pairs(

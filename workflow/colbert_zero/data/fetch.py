@@ -390,9 +390,10 @@ FETCHERS: Mapping[tuple[str, str], Callable[[Job], Mapping[str, Any]]] = {
 """The function that fetches an artifact, by its kind and the first part of its label."""
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the step's own flag."""
     parser.add_argument("--path", default="", help="the local file or folder, for file.NAME and folder.NAME")
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=_add_options))
+    sys.exit(run_step(make, __doc__, add_options=add_options))

@@ -8,17 +8,15 @@ trec_eval. A mean is over all judged queries: a query that is missing from the r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ir_measures
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from colbert_zero.data.beir import Collection
 from colbert_zero.data.qrels import Qrels
 from colbert_zero.evaluation.trec import Hits, Run, read_run
+from colbert_zero.evaluation.values import mean_value, write_values
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.measures import canonical_name
@@ -30,12 +28,9 @@ def make(job: Job) -> Mapping[str, Any]:
     qrels = Collection.open(job.input("collection")).qrels
     names = job.settings["measures"]
     values = measure(names, qrels, run)
-    rows = sorted((query, name, value) for (query, name), value in values.items())
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    schema = pa.schema([("query_id", pa.string()), ("measure", pa.string()), ("value", pa.float64())])
-    pq.write_table(pa.table(columns, schema=schema), job.folder / "measures.parquet", compression="zstd")
+    write_values(job.folder, ((query, name, value) for (query, name), value in values.items()))
     return {
-        "means": {name: math.fsum(values[query, name] for query in qrels) / len(qrels) for name in names},
+        "means": {name: mean_value({query: values[query, name] for query in qrels}) for name in names},
         "queries": len(qrels),
         "queries_without_results": sum(query not in run for query in qrels),
     }

@@ -2,7 +2,8 @@
 
 An artifact is a folder `ROOT/KIND/LABEL-KEY/` with its files, `spec.json` and `manifest.json`. KEY is the first 12
 hex digits of the SHA-256 of `spec.json`, which holds everything that decides the files and nothing else. The manifest
-records how the files were made: digests, code, packages, host, times, attempts.
+records how the files were made: digests, code, packages, host, times, attempts. It also holds the digest of each
+input's whole manifest, so the digest of a report's manifest stands for every byte and every record that it rests on.
 
 Every step publishes through `run_step`. The output that a rule declares to Snakemake is `spec.json` alone. If Snakemake
 deletes that file (a forced rule, a failed job), the other files stay; the next run verifies them and writes the spec
@@ -27,14 +28,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.code import code_identity, part_digests, step_module
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.local_files import keep_private
 from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.graph.provenance import Attempts, code_identity, image_labels, package_versions
+from colbert_zero.graph.provenance import Attempts, image_labels, machine, package_versions
 from colbert_zero.graph.text_files import json_argument, replace_text, sync, sync_folder
 
 KEY_DIGITS = 12
+RECORD = 2
+"""The version of the manifest's format. The first, which names none, has of each input the digest of its files alone,
+and neither the parts nor the modules of the code nor its spec's whole digest."""
 LOCK_WAIT_SECONDS = 1800.0
 """How long a step waits for another process that is making the same artifact."""
 SPEC_FILE, MANIFEST_FILE = "spec.json", "manifest.json"
@@ -72,9 +77,14 @@ class Spec:
         )
 
     @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the text, in hex."""
+        return digest(self.text)
+
+    @property
     def key(self) -> str:
-        """The first 12 hex digits of the SHA-256 of the text."""
-        return digest(self.text)[:KEY_DIGITS]
+        """The first 12 hex digits of the digest."""
+        return self.digest[:KEY_DIGITS]
 
     @property
     def name(self) -> str:
@@ -85,6 +95,11 @@ class Spec:
     def folder(self) -> Path:
         """Where the artifact is published, relative to the study's folder."""
         return artifact_folder(self.name)
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of its inputs, in the order of the spec."""
+        return [name for names in self.inputs.values() for name in names]
 
     @property
     def state(self) -> Path:
@@ -142,6 +157,23 @@ def content_digest(outputs: Mapping[str, Mapping[str, Any]]) -> str:
 def folder_digest(folder: Path) -> str:
     """One digest of the files of a folder that is not an artifact yet."""
     return content_digest(file_digests(folder))
+
+
+def input_records(spec: Spec) -> dict[str, dict[str, str]]:
+    """What a manifest says of each input, by name: SHA-256 of its `spec.json` and its `manifest.json`, and its files'.
+
+    Raises:
+        UserError: An input is not there, or damaged.
+    """
+    artifacts = map(Artifact.open, spec.input_names)
+    return {
+        artifact.name: {
+            "spec": artifact.spec.digest,
+            "files": content_digest(artifact.manifest["outputs"]),
+            "manifest": file_digest(artifact.folder / MANIFEST_FILE),
+        }
+        for artifact in artifacts
+    }
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
@@ -252,12 +284,14 @@ class Job:
         spec: The artifact to make.
         folder: An empty folder to write the artifact's files in.
         options: The parsed command line.
+        input_records: What the manifest will say of each input, by name; see `input_records`.
         record: Adds facts about this attempt, for the manifest's list of attempts: `record(end_step=120)`.
     """
 
     spec: Spec
     folder: Path
     options: argparse.Namespace
+    input_records: Mapping[str, Mapping[str, str]]
     record: Callable[..., None]
 
     @property
@@ -315,16 +349,24 @@ def run_step(
         add_options(parser)
 
     def publish() -> int:
-        options = parser.parse_args(argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        options = parser.parse_args(words)
         lock = options.spec.state.with_name(f"{options.spec.state.name}.lock")
         # A job that a killed Snakemake left behind may still be making this artifact: wait for that job.
         with acquire_lock(lock, f"making {options.spec.name}", wait_seconds=LOCK_WAIT_SECONDS):
-            return _publish(make, options.spec, options)
+            return _publish(make, options.spec, options, _without_spec(words))
 
     return run_reporting_errors(publish)
 
 
-def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
+def _without_spec(words: Sequence[str]) -> list[str]:
+    """The arguments of a step but for its spec: with the spec they are the command that makes the artifact."""
+    at = next((at for at, word in enumerate(words) if word.partition("=")[0] == "--spec"), len(words))
+    taken = 2 if "--spec" in words[at : at + 1] else 1
+    return [*words[:at], *words[at + taken :]]
+
+
+def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Sequence[str]) -> int:
     target = spec.folder
     if target.parent.is_dir():
         # Listing the folder refreshes a network file system's cache, so that what another node published is seen.
@@ -338,32 +380,42 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
     if attempts.unrecoverable_error:
         log.info("not retried in this run of Snakemake: the last attempt failed with an error that a retry cannot fix")
         raise UserError(attempts.unrecoverable_error)
+    if others := attempts.names - {spec.name}:
+        raise UserError(
+            f"{spec.state} holds the unfinished work of {min(others)}: move it away and run snakemake again"
+        )
     # The leading dot hides unfinished folders from `published_folders`. What a killed attempt left there is deleted.
     folder = target.with_name(f".{target.name}.partial")
     _delete(folder)
     folder.mkdir(parents=True)
     started = time.time()
-    attempts.begin()
+    # What runs is what is there now: the code may change on disk before the step ends.
+    code, packages = code_identity(step_module(make)), package_versions()
+    attempts.begin(name=spec.name, code=code["digest"])
     try:
-        for original in filter(Path.is_dir, map(artifact_folder, _input_names(spec))):
+        inputs = input_records(spec)
+        for original in map(artifact_folder, inputs):
             # What is made from private data holds a part of them: it is as private.
             keep_private(folder, original)
             keep_private(spec.state, original)
-        facts = make(Job(spec, folder, options, attempts.record))
+        facts = make(Job(spec, folder, options, inputs, attempts.record))
         (folder / SPEC_FILE).write_text(spec.text, encoding="utf-8")
-        outputs = file_digests(folder)
+        _refuse_changed_inputs(spec, inputs)
         manifest = {
+            "record": RECORD,
             "name": spec.name,
-            "inputs": {name: content_digest(Artifact.open(name).manifest["outputs"]) for name in _input_names(spec)},
-            "outputs": outputs,
+            "spec": spec.digest,
+            "inputs": inputs,
+            "outputs": file_digests(folder),
             "facts": facts,
             "seconds": round(time.time() - started, 3),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "threads": options.threads,
-            "code": code_identity(),
-            "packages": package_versions(),
+            "arguments": list(arguments),
+            "code": code | {"changed": _changes_since(code, packages)},
+            "packages": packages,
             "python": platform.python_version(),
-            "platform": platform.platform(),
+            **machine(),
             "image": image_labels(),
             "attempts": attempts.end("published"),
         }
@@ -382,17 +434,29 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_changed_inputs(spec: Spec, before: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise `RetryableError` if an input was made again, with other files, while the step ran."""
+    after = input_records(spec)
+    for name, record in before.items():
+        if after[name]["files"] != record["files"]:
+            raise RetryableError(f"{name} was made again, with other files, while {spec.name} was made from it")
+
+
+def _changes_since(code: Mapping[str, Any], packages: Mapping[str, str]) -> list[str]:
+    """The parts of the code, and `packages`, that are others now than when the attempt began; each is logged."""
+    changed = [name for name, part in part_digests().items() if part != code["parts"][name]]
+    changed += ["packages"] * (package_versions() != packages)
+    for name in changed:
+        log.info("the %s changed on disk while this ran; the manifest names what was there at the start", name)
+    return changed
+
+
 def _restore_spec(spec: Spec) -> None:
     """Write the `spec.json` of a finished artifact again, once its other files are verified: Snakemake deleted it."""
     artifact = Artifact(spec, read_manifest(spec.folder), spec.folder)
     artifact.verified_folder()
     replace_text(spec.folder / SPEC_FILE, spec.text)
     log.info("%s is already there, and intact", spec.folder)
-
-
-def _input_names(spec: Spec) -> Iterator[str]:
-    for names in spec.inputs.values():
-        yield from names
 
 
 def _delete(path: Path) -> None:

@@ -1,22 +1,20 @@
-"""How an artifact was made, for its manifest: attempts, code, packages, image."""
+"""How an artifact was made, for its manifest: attempts, packages, image, machine."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
-import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import log
-from colbert_zero.graph.digests import canonical_json, digest, file_digest
+from colbert_zero.graph.digests import canonical_json
 from colbert_zero.graph.text_files import replace_text
-
-PACKAGE_FOLDER = Path(__file__).parents[1]
-"""The folder of this package's source files, rooms included."""
 
 RECORDED_PACKAGES = (
     "datasets",
@@ -38,8 +36,6 @@ RECORDED_PACKAGES = (
 
 RUN_VARIABLE = "COLBERT_ZERO_RUN"
 """The environment variable that identifies a run of Snakemake in all its jobs."""
-COMMIT_VARIABLE = "COLBERT_ZERO_COMMIT"
-"""The environment variable by which Snakemake tells its jobs the code's commit: images have no git."""
 RECORDED_VARIABLES = {
     "run": RUN_VARIABLE,
     "job": "SLURM_JOB_ID",
@@ -68,9 +64,14 @@ class Attempts:
         if unreadable:
             log.info("%s: of %d attempts no record can be read; going on", path, unreadable)
 
-    def begin(self) -> None:
-        """Record that an attempt starts, with time, host and `RECORDED_VARIABLES`."""
-        attempt = {"started": _now(), "host": socket.gethostname()}
+    @property
+    def names(self) -> set[str]:
+        """The artifacts that the attempts are said to be at: one, unless a file was put where it does not belong."""
+        return {str(attempt["name"]) for attempt in self._attempts if "name" in attempt}
+
+    def begin(self, **facts: Any) -> None:
+        """Record that an attempt starts, with time, host, `RECORDED_VARIABLES` and `facts`."""
+        attempt = {"started": _now(), "host": socket.gethostname(), **facts}
         environment = {name: os.environ.get(variable) for name, variable in RECORDED_VARIABLES.items()}
         self._attempts.append(attempt | {name: value for name, value in environment.items() if value})
         self._write()
@@ -112,24 +113,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def code_identity() -> dict[str, Any]:
-    """The digest of this package's source files, and their git commit if it is known."""
-    sources = {path.relative_to(PACKAGE_FOLDER).as_posix(): file_digest(path) for path in PACKAGE_FOLDER.rglob("*.py")}
-    return {"digest": digest(canonical_json(sources)), "commit": os.environ.get(COMMIT_VARIABLE) or source_commit()}
-
-
-def source_commit() -> str | None:
-    """The git commit of this package's source files, and whether they have changed since; None without git."""
-    git = ["git", "-C", str(PACKAGE_FOLDER)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = [*git, "status", "--porcelain", "--", "."]
-        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head}, changed" if changed.strip() else head
-
-
 def image_labels() -> dict[str, str] | None:
     """The labels of this process's Apptainer image, which identify its contents; None outside an image."""
     try:
@@ -148,3 +131,18 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def machine() -> dict[str, Any]:
+    """This machine: its kernel's name, its processor's, how many it has, and its memory in MB."""
+    processor = None
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return {
+        "platform": platform.platform(),
+        "processor": processor or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_mb": memory_mb,
+    }

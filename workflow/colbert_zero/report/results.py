@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
+from colbert_zero.evaluation.values import VALUES_FILE, mean_value, read_values
 from colbert_zero.graph.artifact import Artifact
 
 Z_95 = 1.96
@@ -52,8 +50,8 @@ class Row:
     measure: str
 
     def value(self, column: Column) -> float:
-        """The mean over queries, averaged over the column's collections."""
-        return fmean(self.measures[collection].facts["means"][self.measure] for collection in column.collections)
+        """The mean over queries, averaged over the column's collections: of the values themselves, not of a record."""
+        return fmean(mean_value(self.values_per_query[collection]) for collection in column.collections)
 
     @property
     def training_seconds(self) -> float:
@@ -65,9 +63,7 @@ class Row:
         """The value for each query, by collection."""
         values = {}
         for collection, artifact in self.measures.items():
-            table = pq.read_table(artifact.file("measures.parquet"))
-            table = table.filter(pc.equal(table["measure"], self.measure))
-            values[collection] = dict(zip(table["query_id"].to_pylist(), table["value"].to_pylist(), strict=True))
+            values[collection] = read_values(artifact.file(VALUES_FILE))[self.measure]
         return values
 
     def differences_to(self, reference: Row, columns: Sequence[Column]) -> list[Difference]:

@@ -1,8 +1,9 @@
 """Checkpoints: tensors and notes from which a run resumes after its process was killed.
 
 A checkpoint is a folder `step-000000120` with `state.safetensors` and `notes.json`. The notes hold a digest of the
-tensors and one of themselves, and both are checked on reading. A checkpoint is written to a temporary folder, which is
-then renamed, so a killed process leaves no partial checkpoint. The last two checkpoints are kept.
+tensors and one of themselves, the name of the artifact that is trained, and the records of its inputs; all are checked
+on reading. A checkpoint is written to a temporary folder, which is then renamed, so a killed process leaves no partial
+checkpoint. The last two checkpoints are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from colbert_zero.graph.console import RetryableError, log
+from colbert_zero.graph.console import RetryableError, UserError, log
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
 
 CHECKPOINTS_KEPT = 2
@@ -43,11 +44,17 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints in one folder."""
+    """The checkpoints of one training, in one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep checkpoints in `folder`; `save` creates the folder."""
-        self.folder = folder
+    def __init__(self, folder: Path, name: str, inputs: Mapping[str, Mapping[str, str]]) -> None:
+        """Keep the checkpoints of the artifact `name`, which is made from `inputs`, in `folder`; `save` creates it.
+
+        Args:
+            folder: Where the checkpoints are.
+            name: The artifact's name.
+            inputs: What its manifest will say of each input, by name.
+        """
+        self.folder, self._name, self._inputs = folder, name, inputs
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint to disk, then remove all but the last two."""
@@ -73,6 +80,7 @@ class Checkpoints:
 
         Raises:
             RetryableError: The checkpoint is missing or damaged.
+            UserError: It is one of another training.
         """
         path = self._folder(step)
         checkpoint = self._read(path)
@@ -83,7 +91,12 @@ class Checkpoints:
         return checkpoint
 
     def load_last(self) -> Checkpoint | None:
-        """Load the last intact checkpoint, None if there is none; damaged ones are logged and removed."""
+        """Load the last intact checkpoint, None if there is none; damaged ones are logged and removed.
+
+        Raises:
+            UserError: It is one of another training: of another artifact, or from inputs that were made again since,
+                with other files.
+        """
         for path in reversed(self._folders()):
             checkpoint = self._read(path)
             if checkpoint is not None:
@@ -108,6 +121,8 @@ class Checkpoints:
             raise OSError(int(error_number[1]), os.strerror(int(error_number[1])), str(path)) from error
         content = {
             "step": checkpoint.step,
+            "artifact": self._name,
+            "inputs": self._inputs,
             "notes": checkpoint.notes,
             "sha256": file_digest(path),
         }
@@ -128,6 +143,20 @@ class Checkpoints:
                 return None
             if file_digest(path / TENSORS_FILE) != content["sha256"]:
                 return None
+            self._refuse_foreign(path, content)
             return Checkpoint(content["step"], load_file(path / TENSORS_FILE), content["notes"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError):
             return None
+
+    def _refuse_foreign(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Raise `UserError` for a checkpoint of another training."""
+        advice = f"move {self.folder} away and run snakemake again"
+        # The first version of this project wrote no name.
+        if content.get("artifact", self._name) != self._name:
+            raise UserError(f"{path} is a checkpoint of {content['artifact']}, not of {self._name}: {advice}")
+        for name, record in content.get("inputs", {}).items():
+            now = self._inputs.get(name, {})
+            if now.get("files") != record["files"]:
+                raise UserError(f"{path} was trained from other files of {name} than are there now: {advice}")
+            if now != record:
+                log.info("%s was made again since %s was written, with the same files", name, path)

@@ -7,9 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.digests import digest
+
 LOSSES_FILE = "losses.jsonl"
 NOT_METRICS = frozenset({"step", "source"})
 """The fields of a step's record that TensorBoard cannot plot."""
+
+
+def losses_text(history: Sequence[str]) -> str:
+    """The text of `LOSSES_FILE` after some steps.
+
+    Args:
+        history: The record of each step, as a line of JSON.
+    """
+    return "".join(line + "\n" for line in history)
+
+
+def losses_digest(history: Sequence[str]) -> str:
+    """SHA-256 of `losses_text(history)`: what an attempt says of its steps and of all before them."""
+    return digest(losses_text(history))
 
 
 class MetricsLog:
@@ -23,7 +39,7 @@ class MetricsLog:
             history: The lines of the steps done so far.
             tensorboard_folder: The folder for TensorBoard files, or None.
         """
-        losses_file.write_text("".join(line + "\n" for line in history), encoding="utf-8")
+        losses_file.write_text(losses_text(history), encoding="utf-8")
         self._losses = losses_file.open("a", encoding="utf-8", buffering=1)
         self._tensorboard: Any = None
         if tensorboard_folder is not None:

@@ -60,7 +60,7 @@ from colbert_zero.training.fused import check_fused, fused_maxsim
 from colbert_zero.training.gradcache import GradCache, MemoryBudget
 from colbert_zero.training.loader import BatchLoader
 from colbert_zero.training.losses import Scorer, maxsim
-from colbert_zero.training.metrics_log import LOSSES_FILE
+from colbert_zero.training.metrics_log import LOSSES_FILE, losses_digest, losses_text
 from colbert_zero.training.monitor import TrainingMonitor
 from colbert_zero.training.stages import Stage
 from colbert_zero.training.trainer import DivergedError, Trainer
@@ -124,12 +124,12 @@ def train(job: Job, should_stop: Callable[[int], bool], group: ProcessGroup = SI
     device = group.run_on_all(lambda: _deterministic_device(job, group))
     group.set_device(device)
     trainer = group.run_on_all(lambda: _build_trainer(job, device, group))
-    checkpoints = Checkpoints(job.state / "checkpoints")
+    checkpoints = Checkpoints(job.state / "checkpoints", job.spec.name, job.input_records)
 
     def save() -> None:
         if group.rank == 0:
             checkpoints.save(trainer.checkpoint())
-            job.record(end_step=trainer.step)
+            job.record(end_step=trainer.step, history=losses_digest(trainer.history))
 
     checkpoint = _last_checkpoint(checkpoints, group)
     if checkpoint is not None:
@@ -168,9 +168,9 @@ def train(job: Job, should_stop: Callable[[int], bool], group: ProcessGroup = SI
                 )
     trainer.model.eval()
     if group.rank == 0:
-        job.record(end_step=trainer.step)
+        job.record(end_step=trainer.step, history=losses_digest(trainer.history))
         save_colbert(trainer.model, job.folder, trainer.stage.encoding)
-        (job.folder / LOSSES_FILE).write_text("".join(line + "\n" for line in trainer.history), encoding="utf-8")
+        (job.folder / LOSSES_FILE).write_text(losses_text(trainer.history), encoding="utf-8")
     return _facts(job, trainer, device)
 
 

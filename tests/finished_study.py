@@ -1,0 +1,73 @@
+"""A small finished study, made by today's code: every kind of step in a process, without Snakemake.
+
+It is that of `fixtures/study-0.1.0`, whose config and data it takes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import chdir
+from importlib import import_module
+from pathlib import Path
+
+from colbert_zero.graph.artifact import Spec, run_step
+from colbert_zero.graph.config import CONFIG_FILE, read_config
+from colbert_zero.graph.study import Study
+
+KEPT = Path(__file__).parent / "fixtures" / "study-0.1.0"
+STEPS = {
+    "sources/file": ("data.fetch", "add_options"),
+    "collections/folder": ("data.fetch", "add_options"),
+    "bases/random": ("models.random_base", None),
+    "shards": ("data.shards", None),
+    "candidates/bm25": ("mining.bm25", "add_heap_option"),
+    "candidates/dense": ("mining.dense", "add_device_option"),
+    "negatives": ("mining.negatives", None),
+    "scores/bm25": ("teaching.bm25", "add_heap_option"),
+    "batches": ("data.batches", None),
+    "models": ("training.train", "add_options"),
+    "indexes": ("evaluation.index", "add_device_option"),
+    "runs/colbert": ("evaluation.search", "add_device_option"),
+    "runs/bm25": ("evaluation.bm25", "add_heap_option"),
+    "measures": ("evaluation.measure", None),
+    "reports": ("report.page", None),
+}
+"""The module that makes the artifacts of a kind, or of a kind and the beginning of a label, and what adds its flags."""
+
+
+def make(study: Study, spec: Spec) -> None:
+    """Make one artifact of the study in the current folder, whose inputs are there."""
+    place = spec.kind if spec.kind in STEPS else f"{spec.kind}/{spec.label.partition('.')[0]}"
+    module_name, adder = STEPS[place]
+    module = import_module(f"colbert_zero.{module_name}")
+    path = study.paths.get(spec.key)
+    arguments = ["--spec", spec.text, *([f"--path={path}"] if path else [])]
+    add_options = getattr(module, adder) if adder else None
+    assert run_step(module.make, None, arguments, add_options) == 0, spec.name
+
+
+def make_study(folder: Path) -> None:
+    """Make the study with all its artifacts in `folder`, which does not exist yet."""
+    folder.mkdir(parents=True)
+    shutil.copy(KEPT / CONFIG_FILE, folder)
+    shutil.copytree(KEPT / "data", folder / "data")
+    with chdir(folder):
+        study = Study(read_config(Path(CONFIG_FILE)), Path())
+        made: set[str] = set()
+
+        def make_with_inputs(spec: Spec) -> None:
+            if spec.name in made:
+                return
+            for source in study.inputs_of(spec):
+                make_with_inputs(source)
+            make(study, spec)
+            made.add(spec.name)
+
+        make_with_inputs(study.report)
+    os.sync()
+
+
+if __name__ == "__main__":
+    make_study(Path(sys.argv[1]))

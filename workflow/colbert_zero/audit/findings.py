@@ -1,0 +1,32 @@
+"""What an audit finds: a fault, the artifact that has it, and what shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Check(StrEnum):
+    """What shows a fault."""
+
+    ARTIFACT = "the artifact alone"
+    CONSUMERS = "its consumers"
+    STUDY = "the study's config"
+    NUMBERS = "recomputation"
+    CHAIN = "the chain"
+    SIGNATURE = "the signature"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault.
+
+    Attributes:
+        artifact: The name of the artifact that has it, `KIND/LABEL-KEY`; or the path of what belongs to none.
+        check: What shows it.
+        problem: What is wrong, where, and what to do; the message for people.
+    """
+
+    artifact: str
+    check: Check
+    problem: str
