@@ -151,9 +151,10 @@ def test_the_supervised_gradient_has_the_scale_of_the_references_gpus(modernbert
     (two, theirs), (two_on_rank_1, _) = in_processes(2, gradients_of_first_step, specs[0])
     [(one, _)] = in_processes(1, gradients_of_first_step, specs[1])
     for name, gradient in theirs.items():
-        np.testing.assert_allclose(two[name], gradient, rtol=1e-5, atol=1e-5)
+        # Sums of another order: a factor is another matter. Processors differ in how far rounding goes.
+        np.testing.assert_allclose(two[name], gradient, rtol=1e-3, atol=1e-4)
         # In one process, too, the factor is that of the setting.
-        np.testing.assert_allclose(two[name], 2 * one[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(two[name], 2 * one[name], rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(two[name], two_on_rank_1[name])
     assert max(np.abs(gradient).max() for gradient in one.values()) > 0.01
 
