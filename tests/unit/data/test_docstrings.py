@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import sys
 from pathlib import Path
 
@@ -283,6 +285,27 @@ def test_which_queries_are_drawn_is_decided_by_the_seed(site: Path) -> None:
         assert artifact.run_step(make, None, ["--spec", made.text]) == 0
         drawn.add(tuple(beir.Collection.open(Artifact.open(made.name)).queries))
     assert len(drawn) > 1
+
+
+def test_the_bytes_that_were_read_are_on_record_and_compared_with_the_wheels(site: Path) -> None:
+    """A version says what was installed, not what a user's hands or a patch made of it."""
+    record = site / "graph_like-1.2.dist-info" / "RECORD"
+    digests = {
+        name: base64.urlsafe_b64encode(hashlib.sha256((site / name).read_bytes()).digest()).decode().rstrip("=")
+        for name in FILES
+    }
+    record.write_text("".join(f"{name},sha256={value},\n" for name, value in digests.items()))
+    facts = []
+    for edited in (False, True):
+        if edited:
+            path = site / "graphlike/paths.py"
+            path.write_text(path.read_text() + "# patched\n")
+        made = spec("sources", edited=edited)
+        assert artifact.run_step(make, None, ["--spec", made.text]) == 0
+        facts.append(Artifact.open(made.name).facts)
+    assert [one["files_not_as_in_the_wheel"] for one in facts] == [0, 1]
+    assert facts[0]["digest_of_files"] != facts[1]["digest_of_files"]
+    assert facts[0]["files_read"] == len(package_files("graph-like", "1.2"))
 
 
 def test_another_version_is_refused_with_both_named(site: Path) -> None:

@@ -131,7 +131,9 @@ def make(job: Job) -> Mapping[str, Any]:
     files = package_files(settings["package"], settings["version"])
     read_facts = {
         "files_read": len(files),
-        "digest_of_files": digest(canonical_json({name: file_digest(path) for name, path in files.items()})),
+        "digest_of_files": digest(
+            canonical_json({name: file_digest(path) for name, path in files.items() if path.is_file()})
+        ),
         "files_not_as_in_the_wheel": files_not_as_in_the_wheel(settings["package"]),
     }
     limits = (settings["minimum_query_words"], settings["minimum_words"], settings["maximum_words"])
@@ -191,13 +193,17 @@ def package_files(package: str, version: str) -> dict[str, Path]:
 
 
 def files_not_as_in_the_wheel(package: str) -> int:
-    """How many Python files of an installed distribution have other bytes than its wheel's record says."""
+    """How many Python files of an installed distribution are missing, or have other bytes than its wheel's record says.
+
+    The record (PEP 376, PEP 627) has a digest of each file: unpadded URL-safe base64.
+    """
     count = 0
     for file in metadata.distribution(package).files or ():
         if file.suffix == ".py" and file.hash is not None:
-            with Path(str(file.locate())).open("rb") as opened:
-                found = hashlib.file_digest(opened, file.hash.mode).digest()
-            count += base64.urlsafe_b64encode(found).decode().rstrip("=") != file.hash.value
+            path = Path(str(file.locate()))
+            content = path.read_bytes() if path.is_file() else b""
+            found = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, content).digest()).decode().rstrip("=")
+            count += found != file.hash.value
     return count
 
 
