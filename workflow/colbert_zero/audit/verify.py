@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 from colbert_zero.audit.findings import Check, Finding
@@ -86,3 +87,9 @@ def _problem_with_input(name: str, record: str | dict[str, str] | None) -> str |
     if isinstance(record, dict) and file_digest(artifact.folder / MANIFEST_FILE) != record["manifest"]:
         return f"its input {name} has the files it was made from, and another record: it was made again, or edited"
     return None
+
+
+def findings(folder: Path) -> list[Finding]:
+    """All findings in the study in `folder`, in the order in which `verify` tells them."""
+    with chdir(folder):
+        return [finding for artifact in published_folders(Path()) for finding in check_artifact(artifact)]
