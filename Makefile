@@ -19,7 +19,7 @@ demo: .venv/installed
 	colbert-zero table --directory local
 
 # The longest file first, so that no process is left alone with it.
-test: .venv/installed .venv/peers/installed lint
+test: .venv/installed .venv/peers/installed .venv/validators/installed lint
 	pytest -n auto --maxprocesses 4 --dist loadfile tests/workflow tests/unit tests/contract
 
 lint: .venv/installed
@@ -60,16 +60,18 @@ mutants: .venv/installed
 	@$(PYTHON) envs/install.py local
 	@touch .venv/host $@
 
-# What our models are compared with, for processes of their own: `PYTHONPATH=.venv/peers python ...`.
-.venv/peers/installed: envs/peers.txt envs/install.py | .venv/installed
-	@$(PYTHON) envs/install.py peers
+# What our models are compared with, and what our bundles and signatures are tried with, for processes of their own:
+# `PYTHONPATH=.venv/peers python ...`.
+.venv/peers/installed .venv/validators/installed: .venv/%/installed: envs/%.txt envs/install.py | .venv/installed
+	@$(PYTHON) envs/install.py $*
 	@touch $@
 
 # Packages in NAME.excludes are left out even where another package asks for them; those of local.txt have one version
-# everywhere. peers.txt is what is installed beside an environment, so it has no dependencies of its own.
+# everywhere. peers.txt is what is installed beside an environment, so it has no dependencies of its own; the validators
+# have other versions than the environment, and bring all that they need.
 lock:
-	cd envs && for name in local host torch lucene; do \
+	cd envs && for name in local host torch lucene validators; do \
 	  uv pip compile --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header \
-	    $$([ $$name = local ] || echo "--constraint local.txt") \
+	    $$([ $$name = local ] || [ $$name = validators ] || echo "--constraint local.txt") \
 	    $$([ ! -e $$name.excludes ] || echo "--excludes $$name.excludes") $$name.in --output-file $$name.txt; done
 	cd envs && uv pip compile --no-deps --generate-hashes --no-header peers.in --output-file peers.txt

@@ -1,9 +1,9 @@
 """Install one of the locks into .venv, and this package with it.
 
-    python3 envs/install.py local|host|peers
+    python3 envs/install.py local|host|peers|validators
 
-`peers` goes into `.venv/peers`, beside the environment's packages: only a process with that folder first on its
-PYTHONPATH sees it.
+`peers` and `validators` go into `.venv/peers` and `.venv/validators`, beside the environment's packages: only a process
+with that folder first on its PYTHONPATH sees it.
 
 A lock is whole: it names every package that is needed, at one version, with the digests of its files. So pip resolves
 nothing (`--no-deps`): a release that appears upstream tomorrow changes nothing here. What goes wrong is said in one
@@ -24,10 +24,11 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 """The first and the last Python that the locks are made for."""
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv"
-PEERS = ENVIRONMENT / "peers"
-SPACE_GB = {"local": 7.0, "host": 0.6, "peers": 0.1}
+BESIDE = ("peers", "validators")
+"""The locks that are installed beside the environment's packages, each in a folder of its name."""
+SPACE_GB = {"local": 7.0, "host": 0.6, "peers": 0.1, "validators": 0.2}
 """What the installed packages take on Linux, rounded up."""
-DOWNLOADS_GB = {"local": 1.0, "host": 0.1, "peers": 0.1}
+DOWNLOADS_GB = {"local": 1.0, "host": 0.1, "peers": 0.1, "validators": 0.1}
 """What the largest downloads of a lock take in the temporary folder while they are unpacked."""
 
 CAUSES = (
@@ -167,27 +168,27 @@ def pip_install(*arguments: object) -> None:
 
 
 def install(name: str) -> None:
-    """Install a lock: `peers` into its own folder, the others into the environment and this package with them."""
+    """Install a lock: one of `BESIDE` into its own folder, another into the environment and this package with it."""
     lock = ROOT / "envs" / (name + ".txt")
     count = len(re.findall(r"^[A-Za-z0-9]\S*==", lock.read_text(encoding="utf-8"), re.MULTILINE))
-    folder = PEERS if name == "peers" else ENVIRONMENT
+    folder = ENVIRONMENT / name if name in BESIDE else ENVIRONMENT
     packages = "{} package{}".format(count, "" if count == 1 else "s")
     sys.stderr.write(f"installing {packages} of {lock.relative_to(ROOT)} into {folder}\n")
     locked = ("--no-compile", "--require-hashes", "-r", lock)
-    if name == "peers":
-        install_beside(*locked)
+    if name in BESIDE:
+        install_beside(folder, *locked)
     else:
         pip_install(*locked)
         pip_install("--no-build-isolation", "--no-index", "--editable", ".")
 
 
-def install_beside(*arguments: object) -> None:
-    """Replace the folder of the peers by a new one, which takes its name when it is complete."""
-    unfinished = PEERS.with_name("peers.unfinished")
+def install_beside(folder: Path, *arguments: object) -> None:
+    """Replace the folder by a new one, which takes its name when it is complete."""
+    unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(str(unfinished), ignore_errors=True)
     pip_install("--target", unfinished, *arguments)
-    shutil.rmtree(str(PEERS), ignore_errors=True)
-    unfinished.rename(PEERS)
+    shutil.rmtree(str(folder), ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def main() -> int:
