@@ -152,3 +152,10 @@ def test_the_module_of_a_step_is_that_of_its_make():
     identity = code.code_identity(code.step_module(measure.make))
     assert identity["module"] in identity["modules"]
     assert "module" not in code.code_identity("tests.publishing")
+
+
+def test_every_module_has_a_digest():
+    """Some have literals that UTF-8 cannot hold, as a range of surrogates."""
+    for path in code.WORKFLOW.glob("colbert_zero/*/*.py"):
+        name = ".".join(path.relative_to(code.WORKFLOW).with_suffix("").parts)
+        assert name in code.module_digests(name)

@@ -124,7 +124,10 @@ def _essence(node: Any) -> Any:
             return [type(node).__name__, fields]
         case list():
             return [_essence(child) for child in node]
-        case str() | int() | None:
+        case str():
+            # A literal may have half a surrogate pair, which no UTF-8 holds.
+            return node.encode("utf-8", "backslashreplace").decode()
+        case int() | None:
             return node
         case _:
             return repr(node)
