@@ -140,15 +140,40 @@ def test_what_ran_is_what_was_there_when_the_attempt_began(study, monkeypatch, c
 
 
 def test_unfinished_work_of_another_artifact_is_not_taken_up(study, capsys):
-    other = Spec("models", "b", {})
-
     def stop(job):
         raise RetryableError("time is up")
 
+    other = Spec("models", "b", {})
     publish(other, stop)
     shutil.copytree(other.state, SPEC.state)
     assert publish() == 1
     assert f"{SPEC.state} holds the unfinished work of {other.name}" in capsys.readouterr().err
+    assert (SPEC.state / "artifact.json").is_file()
+
+
+def test_work_from_an_input_that_had_other_files_is_not_taken_up_and_from_the_same_is(study, capsys):
+    publish()
+    child = Spec("batches", "x", {}, {"rows": [SPEC.name]})
+
+    def stop(job):
+        (job.state / "half").write_text("half")
+        raise RetryableError("time is up")
+
+    publish(child, stop)
+    for text, status in (("abc", 1), ("other", 1), ("abc", 0)):
+        shutil.rmtree(SPEC.folder)
+        publish(SPEC, lambda job, text=text: job.folder.joinpath("letters.txt").write_text(text) and {})
+        resume = stop if status and text == "abc" else lambda job: {"half": (job.state / "half").read_text()}
+        assert publish(child, resume) == status
+        refused = f"holds work that began from other files of {SPEC.name}" in capsys.readouterr().err
+        assert refused == (text == "other")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 80, b"[]", b'{"name": 1}', b"{}"])
+def test_a_damaged_claim_is_written_again(study, damage):
+    SPEC.state.mkdir(parents=True)
+    (SPEC.state / "artifact.json").write_bytes(damage)
+    assert publish() == 0
 
 
 def test_a_failing_step_publishes_nothing_and_the_next_attempt_knows(study):

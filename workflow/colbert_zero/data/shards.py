@@ -49,7 +49,7 @@ from colbert_zero.data.shuffle import (
 )
 from colbert_zero.data.sources import read_rows
 from colbert_zero.data.text import are_same, stripped
-from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
+from colbert_zero.graph.artifact import Artifact, Job, Spec, claim_state, input_records, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.graph.locks import acquire_lock
@@ -209,7 +209,12 @@ class ShardBuild:
         self.partitions = [spec.state / "spills" / f"{number:05d}" for number in range(len(self.row_format.files))]
 
     def prepare(self) -> None:
-        """Prepare the row format; one job does the work while the others wait for it."""
+        """Prepare the row format; one job does the work while the others wait for it.
+
+        Raises:
+            UserError: The state folder holds the work of another artifact, or from another source.
+        """
+        claim_state(self.spec, input_records(self.spec))
         with acquire_lock(
             self.spec.state / "prepare.lock", f"reading the texts of {self.source.name}", wait_seconds=LOCK_WAIT_SECONDS
         ):

@@ -23,6 +23,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,9 @@ LOCK_WAIT_SECONDS = 1800.0
 """How long a step waits for another process that is making the same artifact."""
 SPEC_FILE, MANIFEST_FILE = "spec.json", "manifest.json"
 STATE_FOLDER = Path("results/state")
+ATTEMPTS_FILE = "attempts.jsonl"
+CLAIM_FILE = "artifact.json"
+"""In a state folder: whose unfinished work it holds, and the digests of the files of its inputs."""
 EXTERNAL_KINDS = frozenset({"sources", "collections", "bases"})
 """Kinds that come from outside the study. They live in `resources/`, all others in `results/`."""
 
@@ -174,6 +178,32 @@ def input_records(spec: Spec) -> dict[str, dict[str, str]]:
         }
         for artifact in artifacts
     }
+
+
+def claim_state(spec: Spec, inputs: Mapping[str, Mapping[str, str]]) -> None:
+    """Say in the artifact's state folder whose unfinished work is in it; refuse another's.
+
+    Args:
+        spec: The artifact.
+        inputs: The records of its inputs.
+
+    Raises:
+        UserError: The folder holds unfinished work of another artifact, or from inputs that had other files.
+    """
+    path = spec.state / CLAIM_FILE
+    files = {name: record["files"] for name, record in inputs.items()}
+    name, its_files = spec.name, files
+    # Else nothing is there yet, or what a power loss left.
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        claim = json.loads(path.read_bytes())
+        name, its_files = str(claim["name"]), dict(claim["inputs"])
+    advice = f"move {spec.state} away and run snakemake again"
+    if name != spec.name:
+        raise UserError(f"{spec.state} holds the unfinished work of {name}: {advice}")
+    others = sorted(name for name in {**files, **its_files} if files.get(name) != its_files.get(name))
+    if others and {file.name for file in spec.state.iterdir()} - {CLAIM_FILE, ATTEMPTS_FILE}:
+        raise UserError(f"{spec.state} holds work that began from other files of {others[0]}: {advice}")
+    replace_text(path, canonical_json({"name": spec.name, "inputs": files}))
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:
@@ -376,14 +406,10 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Seq
         return 0
     if target.is_dir() and any(target.iterdir()):
         raise UserError(f"{target} holds files but no manifest; it is not overwritten: move it away")
-    attempts = Attempts(spec.state / "attempts.jsonl")
+    attempts = Attempts(spec.state / ATTEMPTS_FILE)
     if attempts.unrecoverable_error:
         log.info("not retried in this run of Snakemake: the last attempt failed with an error that a retry cannot fix")
         raise UserError(attempts.unrecoverable_error)
-    if others := attempts.names - {spec.name}:
-        raise UserError(
-            f"{spec.state} holds the unfinished work of {min(others)}: move it away and run snakemake again"
-        )
     # The leading dot hides unfinished folders from `published_folders`. What a killed attempt left there is deleted.
     folder = target.with_name(f".{target.name}.partial")
     _delete(folder)
@@ -394,6 +420,7 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Seq
     attempts.begin(name=spec.name, code=code["digest"])
     try:
         inputs = input_records(spec)
+        claim_state(spec, inputs)
         for original in map(artifact_folder, inputs):
             # What is made from private data holds a part of them: it is as private.
             keep_private(folder, original)

@@ -64,11 +64,6 @@ class Attempts:
         if unreadable:
             log.info("%s: of %d attempts no record can be read; going on", path, unreadable)
 
-    @property
-    def names(self) -> set[str]:
-        """The artifacts that the attempts are said to be at: one, unless a file was put where it does not belong."""
-        return {str(attempt["name"]) for attempt in self._attempts if "name" in attempt}
-
     def begin(self, **facts: Any) -> None:
         """Record that an attempt starts, with time, host, `RECORDED_VARIABLES` and `facts`."""
         attempt = {"started": _now(), "host": socket.gethostname(), **facts}

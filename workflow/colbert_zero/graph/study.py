@@ -13,6 +13,7 @@ from typing import Any
 from colbert_zero.graph.artifact import KEY_DIGITS, Spec
 from colbert_zero.graph.config import Config, errors_in_config, validate
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.planners.audit import AUDIT_ROLE, AuditPlanner
 from colbert_zero.graph.planners.baselines import BaselinePlanner
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import CollectionPlanner
@@ -47,6 +48,9 @@ class Study:
         folder: The study's folder.
         name: The study's name.
         rows: The table's rows, baselines first.
+        contamination: By recipe, the specs of what says which test texts stand in its training rows; only of a study
+            that ends with an audit.
+        audit: The spec of the audit; None if the study ends without one.
         report: The spec of the report.
         specs: Every spec the report depends on, itself included, by key.
         paths: The local file or folder that an artifact is fetched from, by the artifact's key.
@@ -84,6 +88,13 @@ class Study:
         self.rows = baseline_rows + recipe_rows
         self.paths = draft.paths
         self.evaluations = recipes.evaluations
+        self.contamination: dict[str, list[Spec]] = {}
+        self.audit: Spec | None = None
+        if self.config["audit"]:
+            auditing = AuditPlanner(draft, (collection.spec for collection in collections.by_name.values()))
+            planned = {row.name: auditing.contamination(row) for row in self.rows}
+            self.contamination = {name: specs for name, specs in planned.items() if specs}
+            self.audit = auditing.audit(self.name, self.rows, planned)
         self.report = self._plan_report(draft, collections.groups)
         draft.save_digests()
         self.specs = draft.specs
@@ -150,4 +161,7 @@ class Study:
             "rows": {row.name: {"kind": row.kind, "stages": [spec.name for spec in row.stages]} for row in rows},
         }
         measures = {row.name: sorted(row.measures.values(), key=lambda spec: spec.name) for row in rows}
-        return draft.add("reports", self.name, settings, measures)
+        inputs: dict[str, Spec | list[Spec]] = (
+            {**measures} if self.audit is None else {**measures, AUDIT_ROLE: self.audit}
+        )
+        return draft.add("reports", self.name, settings, inputs)
