@@ -17,10 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import jinja2
-
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
-from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.report import figures
 from colbert_zero.report.results import Column, Lineage, Row
 from colbert_zero.report.sections import (
@@ -34,8 +31,8 @@ from colbert_zero.report.sections import (
     settings_tables,
     stage_name,
 )
+from colbert_zero.report.template import fill
 
-TEMPLATES = WORKFLOW / "report"
 MODEL_FOLDER = "results/models/distillation-KEY"
 """The model's folder in `LOADING`."""
 LOADING = {
@@ -215,15 +212,8 @@ class Report:
         ]
         curves = self._loss_curves(colours)
         measure = self.settings["measure"]
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        return environment.get_template("page.html").render(
+        return fill(
+            "page.html",
             study=self.settings["study"],
             measure=measure,
             summary=self._summary(),
