@@ -32,6 +32,8 @@ STEPS = {
     "runs/colbert": ("evaluation.search", "add_device_option"),
     "runs/bm25": ("evaluation.bm25", "add_heap_option"),
     "measures": ("evaluation.measure", None),
+    "contamination": ("audit.find_contamination", None),
+    "audits": ("audit.study_audit", None),
     "reports": ("report.page", None),
 }
 """The module that makes the artifacts of a kind, or of a kind and the beginning of a label, and what adds its flags."""
