@@ -1,4 +1,4 @@
-"""`colbert-zero verify` finds every damage to an artifact; `status` without a config is one line."""
+"""`colbert-zero`: `verify` of a study of two artifacts; commands without a study are one line."""
 
 import json
 import shutil
@@ -31,8 +31,11 @@ def verify(capsys):
     return status, capsys.readouterr().out.splitlines()
 
 
-def test_an_intact_study_has_no_findings(study, capsys):
-    assert verify(capsys) == (0, ["2 artifacts, 0 findings"])
+def test_an_intact_study_without_config_and_report_has_no_findings_and_is_not_called_clean(study, capsys):
+    status, lines = verify(capsys)
+    assert status == 2
+    assert lines[-1] == "2 artifacts, 0 findings; could not tell whether all is well"
+    assert all(line.startswith("note: could not tell") for line in lines[:-1])
 
 
 def flip_a_bit(folder):
@@ -50,8 +53,8 @@ def edit_spec(folder):
 def edit_manifest_input(folder):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["inputs"] = dict.fromkeys(manifest["inputs"], "0" * 64)
-    path.write_text(json.dumps(manifest))
+    manifest["inputs"] = {name: dict.fromkeys(record, "0" * 64) for name, record in manifest["inputs"].items()}
+    path.write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -61,17 +64,17 @@ def edit_manifest_input(folder):
         (CHILD, lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
         (CHILD, lambda folder: (folder / "spec.json").unlink(), "spec.json is missing"),
         (CHILD, lambda folder: (folder / "extra.txt").write_text("x"), "is not in the manifest"),
-        (CHILD, edit_manifest_input, "is not the one it was made from"),
+        (CHILD, edit_manifest_input, "its record of its input"),
         (PARENT, edit_spec, "was edited"),
         (PARENT, shutil.rmtree, "its input is not there"),
     ],
 )
-def test_each_damage_is_found(study, capsys, spec, damage, words):
+def test_each_damage_is_one_line(study, capsys, spec, damage, words):
     damage(spec.folder)
     status, lines = verify(capsys)
     assert status == 1
-    assert any(words in line for line in lines[:-1])
-    assert not lines[-1].endswith(" 0 findings")
+    assert sum(words in line for line in lines) == 1
+    assert lines[-1].endswith(" 1 findings")
 
 
 def test_a_rebuilt_input_with_other_bytes_is_found(study, capsys):
@@ -84,8 +87,8 @@ def test_a_rebuilt_input_with_other_bytes_is_found(study, capsys):
     run_step(write_other, "", ["--spec", PARENT.text])
     status, lines = verify(capsys)
     assert status == 1
-    assert len(lines) == 2
     assert "is not the one it was made from" in lines[0]
+    assert lines[-1] == "2 artifacts, 1 findings"
 
 
 def test_a_folder_without_a_config_is_one_line(tmp_path, monkeypatch, capsys):
@@ -94,3 +97,9 @@ def test_a_folder_without_a_config_is_one_line(tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.startswith("colbert-zero: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "status"), [("status", 1), ("table", 1), ("verify", 2)])
+def test_a_folder_that_is_not_there_is_one_line(tmp_path, capsys, command, status):
+    assert main([command, "--directory", str(tmp_path / "nowhere")]) == status
+    assert capsys.readouterr().err == f"colbert-zero: {tmp_path / 'nowhere'} is not a folder\n"

@@ -14,16 +14,26 @@ from colbert_zero.graph.console import UserError, run_reporting_errors
 COMMANDS = {
     "status": ("report.status", "recipes x stages: key, state, path"),
     "table": ("report.table", "the table, and where the report is"),
+    "trace": ("audit.trace", "where a number comes from: every artifact behind it, and how each was made"),
+    "diff": ("audit.diff", "what differs between two cells, artifacts, studies or clones, and what that reaches"),
+    "drift": ("audit.drift", "what today's code, libraries or machine would make otherwise"),
+    "replay": ("audit.replay", "whether an artifact's own command makes it again, byte by byte or within tolerance"),
+    "ladder": ("audit.ladder", "what can be checked without the GPUs, level by level"),
+    "contamination": ("audit.contamination", "how many texts of the test stand in the training rows of each recipe"),
+    "prompts": ("audit.prompts", "whether a recipe's prompts are the same bytes from its config to its index"),
+    "bundle": ("audit.bundle", "the study as a Workflow Run RO-Crate, to hand over or to publish"),
+    "sign": ("audit.sign", "sign the report, and with it all that it rests on; or a model"),
     "verify": ("audit.verify", "whether everything is as it was made; exit 1 and a line for each thing that is not"),
 }
 """By command, the module that defines `add_options(parser)` and `run(options)`, and what it answers. A module is
-imported only when its command is asked for."""
+imported only when its command is asked for. It may define `FAILED`, the exit status where it cannot run (1)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `colbert-zero`; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words and words[0] in COMMANDS else None
+    failed = 1
     parser = argparse.ArgumentParser(prog="colbert-zero", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, (_, answers) in COMMANDS.items():
@@ -35,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = import_module(f"colbert_zero.{COMMANDS[name][0]}")
             options.description = module.__doc__
             module.add_options(options)
+            failed = getattr(module, "FAILED", failed)
     parsed = parser.parse_args(words)
 
     def run() -> int:
@@ -43,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.chdir(parsed.directory)
         return int(module.run(parsed))
 
-    return run_reporting_errors(run)
+    return run_reporting_errors(run, failed)
 
 
 if __name__ == "__main__":

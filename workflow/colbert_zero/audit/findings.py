@@ -30,3 +30,16 @@ class Finding:
     artifact: str
     check: Check
     problem: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What an audit says that is no fault.
+
+    Attributes:
+        text: The message for people.
+        unsure: Whether it says why the audit cannot tell that all is well.
+    """
+
+    text: str
+    unsure: bool = False

@@ -1,95 +1,220 @@
-"""Verify every artifact of a study.
+"""Verify every artifact of a study: its record, its bytes, its inputs, its numbers, and whether the config plans it.
 
-colbert-zero verify --directory local
+    colbert-zero verify --directory local
+
+Each finding is a line. The exit status is 0 if there is none, 1 if there are findings, and 2 if it could not be told
+whether all is well: without artifacts, without a report, or where config.yaml is missing, wrong, or plans another
+report than the one that is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import chdir
+from dataclasses import asdict
 from pathlib import Path
 
-from colbert_zero.audit.findings import Check, Finding
-from colbert_zero.graph.artifact import (
-    KEY_DIGITS,
-    MANIFEST_FILE,
-    SPEC_FILE,
-    Artifact,
-    content_digest,
-    published_folders,
-)
-from colbert_zero.graph.console import UserError, one_line
-from colbert_zero.graph.digests import digest, file_digest
+from colbert_zero.audit.alone import Examined, Summary, examine
+from colbert_zero.audit.chain import check_chain
+from colbert_zero.audit.findings import Check, Finding, Note
+from colbert_zero.audit.hashing import Read, batches, read_files
+from colbert_zero.audit.planned import check_plan
+from colbert_zero.audit.records import OLDER
+from colbert_zero.audit.recount import Recorded, recount
+from colbert_zero.audit.related import recount_with_inputs
+from colbert_zero.audit.vouched import Vouched, forget
+from colbert_zero.audit.walk import find_artifacts
+from colbert_zero.graph.artifact import MANIFEST_FILE
+from colbert_zero.graph.console import one_line, progress
+
+FAILED = 2
+"""The exit status where it cannot be told whether a study is as it was made."""
+ARTIFACTS_AHEAD = 64
+"""Artifacts whose files are being read while the findings of one are told."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """There are none."""
+    """Add the flags of the command."""
+    parser.add_argument("--threads", type=int, default=None, help="how many files to read at once (all cores)")
+    parser.add_argument(
+        "--since-last",
+        action="store_true",
+        help="do not read again what the last audit with this flag found intact, by size, inode and time of change",
+    )
+    parser.add_argument("--json", action="store_true", help="write findings, notes and summary as lines of JSON")
 
 
-def run(_options: argparse.Namespace) -> int:
-    """Write a line for each finding; return 1 if there is one, else 0."""
-    folders = list(published_folders(Path()))
-    findings = [finding for folder in folders for finding in check_artifact(folder)]
-    for finding in findings:
-        sys.stdout.write(one_line(finding.problem) + "\n")
-    sys.stdout.write(f"{len(folders)} artifacts, {len(findings)} findings\n")
-    return 1 if findings else 0
-
-
-def check_artifact(folder: Path) -> Iterator[Finding]:
-    """What is wrong with the spec, the manifest, the files or the inputs of the artifact in `folder`."""
-    name = f"{folder.parent.name}/{folder.name}"
-
-    def wrong(problem: str, check: Check = Check.ARTIFACT) -> Finding:
-        return Finding(name, check, problem)
-
-    missing = [file for file in (SPEC_FILE, MANIFEST_FILE) if not (folder / file).is_file()]
-    if missing:
-        yield from (wrong(f"{folder / file} is missing") for file in missing)
-        return
-    text = (folder / SPEC_FILE).read_bytes().decode("utf-8", errors="replace")
-    if digest(text)[:KEY_DIGITS] != folder.name[-KEY_DIGITS:]:
-        yield wrong(f"{folder / SPEC_FILE} was edited: its digest is not in the folder's name")
-        return
-    try:
-        artifact = Artifact.open(name)
-        input_records, outputs = artifact.manifest["inputs"], artifact.manifest["outputs"]
-    except (UserError, KeyError) as error:
-        yield wrong(f"{folder / MANIFEST_FILE} cannot be read: {error}")
-        return
-    if artifact.manifest["name"] != name:
-        yield wrong(f"{folder / MANIFEST_FILE} is another artifact's: {artifact.manifest['name']}")
-    for file in outputs:
-        problem = artifact.problem_with(file)
-        if problem:
-            yield wrong(problem)
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for file in sorted(present - set(outputs) - {SPEC_FILE, MANIFEST_FILE}):
-        yield wrong(f"{folder / file} is not in the manifest")
-    for input_name in artifact.spec.input_names:
-        problem = _problem_with_input(input_name, input_records.get(input_name))
-        if problem:
-            yield wrong(f"{folder}: {problem}", Check.CONSUMERS)
-
-
-def _problem_with_input(name: str, record: str | dict[str, str] | None) -> str | None:
-    """What is wrong with the input `name`, of which its consumer has `record`: in an older manifest, only a digest."""
-    try:
-        artifact = Artifact.open(name)
-    except UserError as error:
-        # Intermediate artifacts may be deleted to free space, but then they cannot be verified.
-        return f"its input is not there: {error}"
-    recorded = record["files"] if isinstance(record, dict) else record
-    if content_digest(artifact.manifest["outputs"]) != recorded:
-        return f"its input {name} is not the one it was made from"
-    if isinstance(record, dict) and file_digest(artifact.folder / MANIFEST_FILE) != record["manifest"]:
-        return f"its input {name} has the files it was made from, and another record: it was made again, or edited"
-    return None
+def run(options: argparse.Namespace) -> int:
+    """Write a line for each finding and note, and a summary; return the exit status."""
+    audit = Audit(options.threads, options.since_last)
+    for told in audit.check():
+        if options.json:
+            kind = "finding" if isinstance(told, Finding) else "note"
+            sys.stdout.write(json.dumps({"type": kind, **asdict(told)}, ensure_ascii=True) + "\n")
+        else:
+            sys.stdout.write(one_line(told.problem if isinstance(told, Finding) else f"note: {told.text}") + "\n")
+        sys.stdout.flush()
+    if options.json:
+        summary = {name: audit.counts[name] for name in ("artifacts", "findings", "unsure", "older", "vouched")}
+        sys.stdout.write(json.dumps({"type": "summary", **summary}) + "\n")
+    else:
+        sys.stdout.write(audit.summary() + "\n")
+    return audit.status
 
 
 def findings(folder: Path) -> list[Finding]:
     """All findings in the study in `folder`, in the order in which `verify` tells them."""
     with chdir(folder):
-        return [finding for artifact in published_folders(Path()) for finding in check_artifact(artifact)]
+        return [told for told in Audit().check() if isinstance(told, Finding)]
+
+
+class Audit:
+    """One pass over the study in the current folder.
+
+    Attributes:
+        counts: How many artifacts and findings there are, and whatever else the summary says.
+    """
+
+    def __init__(self, threads: int | None = None, since_last: bool = False) -> None:
+        """Prepare a pass.
+
+        Args:
+            threads: How many files are read at once; by default one per core.
+            since_last: Whether files that the last such pass vouched for are not read again.
+        """
+        self.counts: Counter[str] = Counter()
+        self._threads = max(1, threads or len(os.sched_getaffinity(0)))
+        self._before = Vouched.read() if since_last else None
+        self._vouched = Vouched()
+        self._summaries: dict[str, Summary | None] = {}
+        self._faulty: set[str] = set()
+        self._unread: set[str] = set()
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return 1 if self.counts["findings"] else FAILED if self.counts["unsure"] else 0
+
+    def summary(self) -> str:
+        """The last line."""
+        line = f"{self.counts['artifacts']} artifacts, {self.counts['findings']} findings"
+        if self.counts["older"]:
+            line += f"; {self.counts['older']} of an older record"
+        if self.counts["vouched"]:
+            line += f"; {self.counts['vouched']} files have not changed since they were last read"
+        if self.counts["unsure"] and not self.counts["findings"]:
+            line += "; could not tell whether all is well"
+        return line
+
+    def check(self) -> Iterator[Finding | Note]:
+        """Find what is wrong, artifact by artifact, then between artifacts, then with the study as a whole."""
+        for told in self._check():
+            if isinstance(told, Finding):
+                self.counts["findings"] += 1
+                self._faulty.add(told.artifact)
+            elif told.unsure:
+                self.counts["unsure"] += 1
+            yield told
+        if self._before is not None:
+            if self.counts["findings"]:
+                forget()
+            else:
+                self._vouched.write()
+
+    def _check(self) -> Iterator[Finding | Note]:
+        folders, misplaced = find_artifacts(Path())
+        yield from misplaced
+        if not folders:
+            yield Note("could not tell: there is no artifact here", unsure=True)
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                for examined in self._read(pool, progress(folders, len(folders), "artifacts")):
+                    yield from self._finish(examined)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        missing = set()
+        for finding in check_chain(self._summaries):
+            missing |= {finding.artifact} - self._summaries.keys()
+            yield finding
+        yield from self._compare_with_inputs()
+        yield from check_plan(self._summaries, missing)
+        yield from self._notes()
+
+    def _read(self, pool: ThreadPoolExecutor, folders: Iterator[Path]) -> Iterator[Examined]:
+        """Examine artifacts, and read their files by threads, some artifacts ahead; yield them in their order."""
+        pending: deque[tuple[Examined, list[Future[Read]]]] = deque()
+        for folder in folders:
+            examined = examine(folder)
+            reads = [pool.submit(read_files, batch, self._before) for batch in batches(folder, examined.files)]
+            pending.append((examined, reads))
+            if len(pending) > ARTIFACTS_AHEAD:
+                yield self._collect(*pending.popleft())
+        while pending:
+            yield self._collect(*pending.popleft())
+
+    def _collect(self, examined: Examined, reads: list[Future[Read]]) -> Examined:
+        """Wait until the files of an artifact are read, and add what is wrong with them."""
+        vouched = 0
+        for future in reads:
+            read = future.result()
+            vouched += read.vouched
+            for problem in read.problems:
+                examined.add(problem)
+            if self._before is not None:
+                for name, state in read.states.items():
+                    if state is not None:
+                        sha256 = examined.files[Path(name).relative_to(examined.folder).as_posix()][1]
+                        self._vouched.files[name] = [*state, sha256]
+        self.counts["vouched"] += vouched
+        if vouched == len(examined.files):
+            self._unread.add(examined.name)
+        return examined
+
+    def _finish(self, examined: Examined) -> Iterator[Finding]:
+        """Count an artifact's numbers again if it is intact; tell what was found."""
+        name, summary = examined.name, examined.summary
+        self.counts["artifacts"] += 1
+        self._summaries[name] = summary
+        if summary is not None:
+            self.counts["older"] += summary.record == OLDER
+            if examined.spec and examined.manifest and not examined.findings and not self._is_counted(name):
+                for problem in recount(Recorded(examined.spec, examined.folder, examined.manifest)):
+                    examined.add(f"{examined.folder / MANIFEST_FILE} {problem}", Check.NUMBERS)
+            self._vouched.records[name] = summary.manifest
+        yield from examined.findings
+
+    def _is_counted(self, name: str) -> bool:
+        """Whether nothing that an artifact's numbers come from has changed since they were last counted again."""
+        summary = self._summaries[name]
+        return (
+            self._before is not None
+            and summary is not None
+            and name in self._unread
+            and self._before.records.get(name) == summary.manifest
+        )
+
+    def _compare_with_inputs(self) -> Iterator[Finding]:
+        intact = {name for name, summary in self._summaries.items() if summary is not None and name not in self._faulty}
+        for name in sorted(intact):
+            for problem in recount_with_inputs(name, intact.__contains__):
+                yield Finding(name, Check.NUMBERS, f"{name}: {problem}")
+
+    def _notes(self) -> Iterator[Note]:
+        changed = {
+            name: summary.changed
+            for name, summary in self._summaries.items()
+            if summary is not None and summary.changed
+        }
+        for name, parts in sorted(changed.items()):
+            yield Note(f"{name}: {', '.join(parts)} changed on disk while it was made; what it names is what ran")
+        if self.counts["older"]:
+            yield Note(
+                f"{self.counts['older']} artifacts have an older record: these checks cannot be made: whole digests of "
+                "specs, the chain of manifests, attempts by name and code, histories of losses"
+            )

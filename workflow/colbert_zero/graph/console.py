@@ -76,8 +76,8 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(f"{MESSAGE_PREFIX}{line}")
 
 
-def run_reporting_errors(main: Callable[[], int]) -> int:
-    """Run `main`; report a user's mistake or a fault of the machine as one line on stderr, with exit status 1.
+def run_reporting_errors(main: Callable[[], int], failure: int = 1) -> int:
+    """Run `main`; report a user's mistake or a fault of the machine as one line on stderr, with exit status `failure`.
 
     Any other exception is a bug of ours and keeps its traceback.
     """
@@ -94,7 +94,7 @@ def run_reporting_errors(main: Callable[[], int]) -> int:
         if line is None:
             raise
         sys.stderr.write(f"{MESSAGE_PREFIX}{line}\n")
-    return 1
+    return failure
 
 
 def progress(items: Iterable[T], total: int | None, unit: str) -> Iterator[T]:

@@ -59,12 +59,14 @@ class Study:
     """
 
     @errors_in_config()
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, *, remember: bool = True) -> None:
         """Check `config` and plan its artifacts.
 
         Args:
             config: The parsed config.yaml.
             folder: The study's folder; local paths in the config are relative to it.
+            remember: Whether digests of local files are those of the last plan where the files have not changed since,
+                and are kept for the next one.
 
         Raises:
             UserError: The config has a mistake; the message describes the first one.
@@ -72,7 +74,7 @@ class Study:
         self.config = validate(config)
         self.folder = folder
         self.name: str = self.config["study"]
-        draft = Draft(self.config, folder)
+        draft = Draft(self.config, folder, remember=remember)
         sources = SourcePlanner(draft)
         bases = BasePlanner(draft, sources)
         mining = MiningPlanner(draft, bases)

@@ -24,14 +24,14 @@ class Draft:
         paths: The local file or folder that an artifact is fetched from, by the artifact's key.
     """
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        """Start without specs."""
+    def __init__(self, config: Config, folder: Path, *, remember: bool = True) -> None:
+        """Start without specs; `remember` digests of local files from one plan to the next."""
         self.config = config
         self.folder = folder
         self.seed: int = config["seed"]
         self.specs: dict[str, Spec] = {}
         self.paths: dict[str, Path] = {}
-        self._digest_cache = DigestCache(folder)
+        self._digest_cache = DigestCache(folder) if remember else None
 
     def add(
         self,
@@ -112,10 +112,11 @@ class Draft:
             variable = "; write the path out: variables such as $HOME mean nothing here" if "$" in str(path) else ""
             raise UserError(f"{where}: {path} {problem}{variable}")
         try:
-            return self._digest_cache.get(path, compute)
+            return self._digest_cache.get(path, compute) if self._digest_cache else compute(path)
         except OSError as error:
             raise UserError(f"{where}: {error.filename or path} cannot be read: {error.strerror}") from None
 
     def save_digests(self) -> None:
         """Write the cache of digests to disk, for the next time the study is planned."""
-        self._digest_cache.save()
+        if self._digest_cache:
+            self._digest_cache.save()

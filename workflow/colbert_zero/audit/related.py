@@ -1,0 +1,346 @@
+"""Numbers that rest on an artifact's inputs, computed again from them: tables, counts of rows, queries and steps.
+
+Only artifacts and inputs that are intact are looked at: what is wrong with an input is told once, of the input.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+
+from colbert_zero.audit.recount import Recorded, guarded, same
+from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder
+from colbert_zero.graph.code import part_digests
+
+POINTS = 0.0051
+"""How much a value that is printed with two digits may differ from the value in points."""
+SECONDS_BY_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def open_recorded(name: str) -> Recorded:
+    """An intact artifact of the study in the current folder."""
+    folder = artifact_folder(name)
+    spec = Spec.parse((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    return Recorded(spec, folder, json.loads((folder / MANIFEST_FILE).read_bytes()))
+
+
+def recount_with_inputs(name: str, is_intact: Callable[[str], bool]) -> Iterator[str]:
+    """What an artifact of the study in the current folder says otherwise than its inputs, in words."""
+    compare = COMPARISONS.get(name.partition("/")[0])
+    if compare is None:
+        return
+    recorded = open_recorded(name)
+    needed = [*recorded.spec.input_names, *_stages(recorded.spec)]
+    if all(map(is_intact, needed)):
+        yield from guarded(compare, recorded)
+
+
+def label_of(name: str) -> str:
+    """The label in an artifact's name."""
+    return name.partition("/")[2][: -KEY_DIGITS - 1]
+
+
+def _stages(spec: Spec) -> list[str]:
+    """The models that a report names, whose times it shows."""
+    if spec.kind != "reports":
+        return []
+    return [stage for row in spec.settings.get("rows", {}).values() for stage in row["stages"]]
+
+
+def _input(recorded: Recorded, role: str) -> Recorded | None:
+    names = recorded.spec.inputs.get(role, ())
+    return open_recorded(names[0]) if len(names) == 1 else None
+
+
+def _shards(recorded: Recorded) -> Iterator[str]:
+    source = _input(recorded, "source")
+    if source is not None and recorded.current and "rows" in source.facts:
+        yield from recorded.wrong({"read": source.facts["rows"]})
+
+
+def _of_shards(recorded: Recorded) -> Iterator[str]:
+    """Candidates, negatives and scores, which have all rows of the shards or say how many are dropped."""
+    shards = _input(recorded, "shards")
+    if shards is None or "rows" not in shards.facts:
+        return
+    rows = shards.facts["rows"]
+    match recorded.spec.kind:
+        case "candidates":
+            yield from recorded.wrong({"rows": rows})
+        case "negatives":
+            yield from recorded.wrong({"rows_read": rows})
+        case _:
+            yield from recorded.wrong({"rows": rows - sum(recorded.facts.get("dropped", {}).values())})
+
+
+def _batches(recorded: Recorded) -> Iterator[str]:
+    names = recorded.spec.inputs.get("rows", ())
+    settings, facts = recorded.spec.settings, recorded.facts
+    left_out = facts.get("rows_with_fewer_negatives", {})
+    sizes = {label_of(name): open_recorded(name).facts.get("rows") for name in names}
+    if None in sizes.values() or "steps" not in facts:
+        return
+    rows = {label: size - left_out.get(label, 0) for label, size in sizes.items()}
+    size, epochs = settings["batch_size"], settings["epochs"]
+    yield from recorded.wrong(
+        {
+            "steps_by_source": {label: epochs * (count // size) for label, count in rows.items()},
+            "dropped_rows": {label: count % size for label, count in rows.items()},
+        }
+    )
+
+
+def _models(recorded: Recorded) -> Iterator[str]:
+    batches = _input(recorded, "batches")
+    if batches is not None and "steps" in batches.facts:
+        settings = batches.spec.settings
+        yield from recorded.wrong(
+            {"steps": batches.facts["steps"], "batch_size": settings["batch_size"], "epochs": settings["epochs"]}
+        )
+
+
+def _of_collection(recorded: Recorded) -> Iterator[str]:
+    """Indexes and runs, which have all documents and judged queries of a collection."""
+    collection = _input(recorded, "collection")
+    if collection is not None:
+        yield from recorded.wrong({name: collection.facts[name] for name in ("documents", "queries")})
+    index = _input(recorded, "index")
+    if index is not None and recorded.current:
+        model = index.spec.inputs["model"][0]
+        for path in recorded.files(r"run\.trec"):
+            with path.open(encoding="utf-8") as file:
+                tag = next(file, "").rstrip("\n").rpartition(" ")[2]
+            if tag not in ("", model):
+                yield f"{path.name} is a run of {tag}, but its index is one of {model}"
+
+
+def _measures(recorded: Recorded) -> Iterator[str]:
+    from colbert_zero.data.qrels import read_judgements
+    from colbert_zero.evaluation.values import read_values
+
+    collection, run = _input(recorded, "collection"), _input(recorded, "run")
+    if collection is None or run is None:
+        return
+    (qrels_file,) = collection.files(rf"qrels/{re.escape(collection.spec.settings.get('split') or 'test')}\.tsv")
+    judged = read_judgements(qrels_file).keys()
+    for path in recorded.files(r"measures\.parquet"):
+        for measure, values in read_values(path).items():
+            if values.keys() != judged:
+                yield f"{path.name} has {measure} of other queries than those that {qrels_file} judges"
+                return
+    searched: set[str] = set()
+    for path in run.files(r"run\.trec"):
+        with path.open(encoding="utf-8") as file:
+            searched.update(line.partition(" ")[0] for line in file)
+    yield from recorded.wrong({"queries": len(judged), "queries_without_results": len(judged - searched)})
+
+
+# Reports
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table, computed again.
+
+    Attributes:
+        kind: `recipe` or `baseline`.
+        stages: The names of its models.
+        values: Its value in each column, and their mean last.
+        seconds: The training time of all its stages.
+    """
+
+    kind: str
+    stages: Sequence[str]
+    values: Sequence[float]
+    seconds: float
+
+
+def _table(spec: Spec) -> tuple[list[str], dict[str, Line]]:
+    """The columns of a report's table, and its rows by name."""
+    from colbert_zero.evaluation.values import VALUES_FILE, mean_value, read_values
+
+    settings = spec.settings
+    groups: Mapping[str, Sequence[str]] = settings["groups"]
+    group_of = {collection: name for name, collections in groups.items() for collection in collections}
+    lines: dict[str, Line] = {}
+    columns: list[str] = []
+    for name, row in settings["rows"].items():
+        means = {
+            label_of(measures): mean_value(
+                read_values(artifact_folder(measures) / VALUES_FILE).get(settings["measure"], {})
+            )
+            for measures in spec.inputs[name]
+        }
+        columns = list(dict.fromkeys(group_of.get(collection, collection) for collection in sorted(means)))
+        values = [
+            fmean(means[collection] for collection in groups.get(column, (column,)) if collection in means)
+            for column in columns
+        ]
+        seconds = math.fsum(open_recorded(stage).facts["seconds"] for stage in row["stages"])
+        lines[name] = Line(row["kind"], row["stages"], [*values, fmean(values)], seconds)
+    return columns, lines
+
+
+def _reports(recorded: Recorded) -> Iterator[str]:
+    if not recorded.spec.settings.get("rows"):
+        return
+    columns, lines = _table(recorded.spec)
+    means = {name: line.values[-1] for name, line in lines.items()}
+    yield from recorded.wrong({"means": means})
+    baselines = {name for name, line in lines.items() if line.kind == "baseline"} or set(lines)
+    reference = recorded.facts.get("reference")
+    if reference is not None and means.get(reference) != max(means[name] for name in baselines):
+        yield f"says that the reference is {reference}, which is not the best of those that it may be"
+    for path in recorded.files(r"table\.csv"):
+        yield from _wrong_csv(path, columns, lines)
+    for path in recorded.files(r"table\.md"):
+        yield from _wrong_printed(path, _markdown_table(path.read_text(encoding="utf-8")), columns, lines)
+    for path in recorded.files(r"report\.html"):
+        yield from _wrong_printed(path, _html_table(path.read_text(encoding="utf-8")), columns, lines)
+    yield from _otherwise_rendered(recorded)
+
+
+def _wrong_csv(path: Path, columns: Sequence[str], lines: Mapping[str, Line]) -> Iterator[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    if header != ["name", "kind", "stages", *columns, "mean", "training_seconds"]:
+        yield f"{path.name} has other columns than its spec: {', '.join(header)[:200]}"
+        return
+    if sorted(row[0] for row in rows) != sorted(lines):
+        yield f"{path.name} has other rows than its spec"
+        return
+    for row in rows:
+        line = lines[row[0]]
+        if row[1:3] != [line.kind, " ".join(line.stages)]:
+            yield f"{path.name} has other stages of {row[0]} than its spec"
+        for column, text, value in zip(header[3:], row[3:], [*line.values, line.seconds], strict=True):
+            if not same(float(text), value):
+                yield f"{path.name} has {column} {text} of {row[0]}, but from the artifacts it is {value}"
+
+
+Printed = list[tuple[str, bool]]
+"""The cells of a row as printed, each with whether it is bold."""
+
+
+def _wrong_printed(
+    path: Path, rows: Sequence[Printed], columns: Sequence[str], lines: Mapping[str, Line]
+) -> Iterator[str]:
+    """What a printed table has otherwise; its rows have name, stages, values, mean and training time."""
+    if not rows or [text for text, _ in rows[0][2:-2]] != list(columns):
+        yield f"{path.name} has no table of the columns {', '.join(columns)}"
+        return
+    if sorted(row[0][0] for row in rows[1:]) != sorted(lines):
+        yield f"{path.name} has other rows than its spec"
+        return
+    recipes = [line.values for line in lines.values() if line.kind == "recipe"]
+    best = [max(values) for values in zip(*recipes, strict=True)]
+    for (name, _), _, *cells, (training, _) in rows[1:]:
+        line = lines[name]
+        for number, (column, (text, bold), value) in enumerate(
+            zip([*columns, "mean"], cells, line.values, strict=True)
+        ):
+            if abs(float(text) - 100 * value) > POINTS:
+                yield f"{path.name} has {column} {text} of {name}, but from the artifacts it is {100 * value:.2f}"
+            is_best = line.kind == "recipe" and f"{100 * value:.2f}" == f"{100 * best[number]:.2f}"
+            if bold != is_best:
+                yield f"{path.name} prints {column} of {name} {'as' if bold else 'as if it were not'} the best recipe's"
+        if line.stages and not _is_duration(training, line.seconds):
+            yield f"{path.name} has {training} for the training of {name}, but it took {line.seconds:.2f} s"
+
+
+def _is_duration(text: str, seconds: float) -> bool:
+    """Whether a duration as printed is one of so many seconds; it has two digits or more."""
+    parts = re.findall(r"([\d.,e+]+) (s|min|h)\b", text)
+    printed = math.fsum(float(number.replace(",", "")) * SECONDS_BY_UNIT[unit] for number, unit in parts)
+    rounding = SECONDS_BY_UNIT[parts[-1][1]] if parts else 0.0
+    return bool(parts) and abs(printed - seconds) <= (
+        0.06 * seconds if text.endswith(" s") and len(parts) == 1 else rounding
+    )
+
+
+def _markdown_table(text: str) -> list[Printed]:
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip().replace("\\|", "|") for cell in row] for row in rows]
+    return [
+        [(text.strip("*"), column > 1 and text.startswith("**")) for column, text in enumerate(row)]
+        for number, row in enumerate(cells)
+        if number != 1
+    ]
+
+
+class _ResultsTable(HTMLParser):
+    """Reads the first table after the heading of the results."""
+
+    def __init__(self) -> None:
+        """Wait for the heading."""
+        super().__init__()
+        self.rows: list[Printed] = []
+        self._state = "before"
+        self._text: list[str] | None = None
+        self._bold = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin a row or a cell."""
+        if self._state == "before" and ("id", "results") in attrs:
+            self._state = "in"
+        elif self._state == "in" and tag == "tr":
+            self.rows.append([])
+        elif self._state == "in" and tag in ("th", "td"):
+            self._text, self._bold = [], False
+        elif tag == "b":
+            self._bold = True
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a cell, or the table."""
+        if self._state == "in" and tag in ("th", "td") and self._text is not None:
+            self.rows[-1].append(("".join(self._text).strip(), self._bold))
+            self._text = None
+        elif self._state == "in" and tag == "table":
+            self._state = "after"
+
+    def handle_data(self, data: str) -> None:
+        """Add to the text of a cell."""
+        if self._text is not None:
+            self._text.append(data)
+
+
+def _html_table(text: str) -> list[Printed]:
+    parser = _ResultsTable()
+    parser.feed(text)
+    return parser.rows
+
+
+def _otherwise_rendered(recorded: Recorded) -> Iterator[str]:
+    """Whether the code that made a report makes the same of it now; nothing if today's code is another."""
+    made_by, now = recorded.manifest["code"].get("parts", {}), part_digests()
+    if not made_by or any(made_by.get(part) != now[part] for part in ("package", "report")):
+        return
+    from colbert_zero.report.page import Report
+
+    report = Report.open(recorded.spec)
+    for name, text in (("table.md", report.markdown()), ("report.html", report.html())):
+        path = recorded.folder / name
+        if path.read_text(encoding="utf-8") != text:
+            yield f"{name} is not what the code that made it makes of the same artifacts"
+
+
+COMPARISONS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
+    "shards": _shards,
+    "candidates": _of_shards,
+    "negatives": _of_shards,
+    "scores": _of_shards,
+    "batches": _batches,
+    "models": _models,
+    "indexes": _of_collection,
+    "runs": _of_collection,
+    "measures": _measures,
+    "reports": _reports,
+}
+"""What compares the artifacts of a kind with their inputs."""
