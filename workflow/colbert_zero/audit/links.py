@@ -96,7 +96,9 @@ class Link:
         return {
             name: entry
             for name, entry in _mapping(self.manifest.get("outputs")).items()
-            if isinstance(entry, Mapping) and isinstance(entry.get("sha256"), str) and isinstance(entry.get("bytes"), int)
+            if isinstance(entry, Mapping)
+            and isinstance(entry.get("sha256"), str)
+            and isinstance(entry.get("bytes"), int)
         }
 
     def record(self) -> dict[str, Any]:

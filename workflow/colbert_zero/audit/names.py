@@ -6,6 +6,7 @@ import csv
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,9 +100,10 @@ class Target:
         columns = []
         for names in shown.values():
             values = [links[name].values().get(self.table.measure, {}).get("value") for name in names]
-            if any(value is None for value in values):
+            known = [value for value in values if value is not None]
+            if len(known) < len(values):
                 return None
-            columns.append(fmean(values))
+            columns.append(fmean(known))
         return fmean(columns) if columns else None
 
 
@@ -121,10 +123,8 @@ class Names:
         A config that cannot be planned here, such as one whose data are elsewhere, has no table.
         """
         tables = []
-        try:
+        with suppress(UserError):
             tables.append(Table(Study(read_config(Path(CONFIG_FILE)), Path()).report, planned=True))
-        except UserError:
-            pass
         reports = [Link.open(name) for name in self.artifacts if kind_of(name) == "reports"]
         for link in sorted(reports, key=lambda link: [str(of.get("ended")) for of in link.attempts[-1:]], reverse=True):
             if link.spec is not None and _is_table(link.spec) and link.name not in [of.report.name for of in tables]:
@@ -165,7 +165,7 @@ class Names:
         if not known:
             return f"{Path.cwd()} holds no artifact: name the study's folder with --directory"
         near = difflib.get_close_matches(text, known, n=NEAR_NAMES, cutoff=0.5)
-        near += [name for name in known if text.partition("/")[0] in name] if text else []
+        near += [name for name in known if text and name.startswith(text.partition("/")[0])]
         listed = list(dict.fromkeys(near or known))[:NEAR_NAMES]
         return f"no cell, artifact or key is called {text!r}; near are {', '.join(listed)}"
 

@@ -23,7 +23,6 @@ from typing import Any
 
 from colbert_zero.audit.links import Link, follow, inputs_of, same_number
 from colbert_zero.audit.names import MEAN, Names, Target
-from colbert_zero.graph.artifact import artifact_folder
 from colbert_zero.graph.console import one_line
 from colbert_zero.graph.text_files import replace_text
 from colbert_zero.report.chain import KINDS, Group, group, key_of, kind_of, label_of, leaves, origin, show
@@ -136,7 +135,11 @@ class Trace:
     def holds(self) -> bool:
         """Whether every number is the one that was recorded, and every artifact can be read."""
         agree = all(value["agrees"] for of in self.values.values() for value in of.values())
-        return agree and not any(link.problem for link in self.links.values()) and (self.cell or {"agrees": True})["agrees"]
+        return (
+            agree
+            and not any(link.problem for link in self.links.values())
+            and (self.cell or {"agrees": True})["agrees"]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The answer for programs."""
@@ -200,16 +203,14 @@ class Trace:
         if not link.manifest:
             return items
         items.append(("facts", list(_fact_items(link.facts))))
-        module = [record["code"]["module"]] if record["code"]["module"] else []
+        module = [record["code"]["module"] or NOT_RECORDED]
         changed = record["code"]["changed"] or []
         items.append(("step", [*module, *(f"its {part} changed while it ran" for part in changed), *_cost(record)]))
         items.append(("attempts", list(_attempt_items(record["attempts"]))))
         files = record["files"]
         sizes = f"{files['count']} with {files['bytes']} bytes"
         items.append(("files", [sizes, f"digest {files['digest']}", f"record {record['manifest']}"]))
-        items += [
-            (subject, [text]) for subject, text in self.facets[name].items() if text != self.common.get(subject)
-        ]
+        items += [(subject, [text]) for subject, text in self.facets[name].items() if text != self.common.get(subject)]
         return [(subject, [one_line(text) for text in texts]) for subject, texts in items if texts]
 
     def _references(self, names: Sequence[str]) -> str:
@@ -349,7 +350,6 @@ def _facets(record: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(image, Mapping)
         else "none: it ran outside an image",
         "machine": "; ".join(map(str, of_machine)) or NOT_RECORDED,
-        "processor": str(machine.get("processor") or NOT_RECORDED),
         "host": "; ".join(hosts) or NOT_RECORDED,
     }
 

@@ -57,37 +57,41 @@ def code_identity(module: str | None = None) -> dict[str, Any]:
     return identity
 
 
-def part_digests() -> dict[str, str | None]:
-    """The digest of each of `PARTS`, None for one of which no file is there."""
-    return {name: _files_digest(pattern) for name, pattern in PARTS.items()}
+def part_digests(repository: Path | None = None) -> dict[str, str | None]:
+    """The digest of each of `PARTS` in this clone or in another, None for one of which no file is there."""
+    return {name: _files_digest(repository or REPOSITORY, pattern) for name, pattern in PARTS.items()}
 
 
-def _files_digest(pattern: str) -> str | None:
-    files = {path.relative_to(REPOSITORY).as_posix(): path for path in REPOSITORY.glob(pattern) if path.is_file()}
+def _files_digest(repository: Path, pattern: str) -> str | None:
+    files = {path.relative_to(repository).as_posix(): path for path in repository.glob(pattern) if path.is_file()}
     return digest(canonical_json({name: file_digest(path) for name, path in files.items()})) if files else None
 
 
-def module_digests(module: str) -> dict[str, str]:
+def module_digests(module: str, workflow: Path | None = None) -> dict[str, str]:
     """The digest of `module`, and of all modules of this package that it imports, directly or not; by name, sorted.
 
     An import counts wherever it stands, and so does the name of a module that is started by its name.
+
+    Args:
+        module: The module's name.
+        workflow: The folder `workflow/` of another clone, whose modules are meant.
     """
     found: dict[str, str] = {}
     pending = [module]
     while pending:
         name = pending.pop()
-        path = _module_file(name)
+        path = _module_file(name, workflow)
         if path is not None and name not in found:
             found[name], imports = _read_module(path)
             pending += [*imports, name.rpartition(".")[0]]
     return dict(sorted(found.items()))
 
 
-def _module_file(name: str) -> Path | None:
+def _module_file(name: str, workflow: Path | None = None) -> Path | None:
     """The file of a module of this package, None if there is no such module."""
     if name.split(".")[0] != PACKAGE:
         return None
-    path = WORKFLOW.joinpath(*name.split("."))
+    path = (workflow or WORKFLOW).joinpath(*name.split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 

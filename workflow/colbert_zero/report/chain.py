@@ -60,8 +60,7 @@ def rank(name: str) -> int:
 
 
 def depths(roots: Iterable[str], inputs: Inputs) -> dict[str, int]:
-    """The length of the longest way to each artifact of a chain from one of its roots; an artifact is its own input in
-    no chain."""
+    """The length of the longest way from one of a chain's roots to each of its artifacts."""
     found: dict[str, int] = {}
     order = _consumers_first(roots, inputs)
     for name in order:
@@ -133,11 +132,11 @@ def _family(name: str) -> str:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested settings, each with its dotted path; an empty list or mapping is a leaf."""
+    """The leaves of nested settings, each with its dotted path; a list of plain values, or of nothing, is a leaf."""
     if isinstance(value, Mapping) and value:
         for name in sorted(value):
             yield from leaves(value[name], f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list | tuple) and value:
+    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping | list | tuple) for inner in value):
         for position, inner in enumerate(value):
             yield from leaves(inner, f"{path}.{position}" if path else str(position))
     else:
@@ -153,7 +152,7 @@ def show(path: str, value: Any) -> str:
         and value.isprintable()
         and value not in ("", "true", "false", "null")
         and not value[0].isdigit()
-        and value[0] not in "\"[{-"
+        and value[0] not in '"[{-'
     )
     return str(value) if plain else one_line(json.dumps(value, ensure_ascii=False))
 

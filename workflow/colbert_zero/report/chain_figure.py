@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from colbert_zero.graph.console import one_line
@@ -96,26 +97,34 @@ def draw_chain(number: str, roots: Sequence[str], inputs: Inputs, notes: Mapping
             layers[layer].append(lanes[layer])
         for consumer, place in consumers:
             _connect(lanes[place.layer + 1], place)
-            ways.append((found, consumer, [lanes[layer] for layer in range(boxes[found].layer, place.layer, -1)] + [place]))
+            ways.append(
+                (found, consumer, [lanes[layer] for layer in range(boxes[found].layer, place.layer, -1)] + [place])
+            )
     width = _arrange(layers)
     height = len(layers) * BOX_HEIGHT + (len(layers) - 1) * LAYER_GAP + 2 * MARGIN
-    svg = ElementTree.Element(
-        "svg",
-        {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"max-width: {width:.0f}px", "font-size": "11"},
-    )
+    svg = ElementTree.Element("svg", {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"max-width: {width:.0f}px"})
+    lines = {"fill": "none", "stroke-width": "1.2"}
+    implied = ElementTree.SubElement(svg, "g", {"stroke": "var(--line)"} | lines)
+    needed = ElementTree.SubElement(svg, "g", {"stroke": "var(--muted)"} | lines)
+    heads = ""
     for found, consumer, way in ways:
-        _draw_way(svg, way, f"{_title(found)} → {_title(consumer) if consumer else number}", _implied(found, consumer, made_into))
+        title = f"{_title(found)} → {_title(consumer) if consumer else number}"
+        heads += _draw_way(implied if _implied(found, consumer, made_into) else needed, way, title)
+    ElementTree.SubElement(svg, "path", {"d": heads, "fill": "var(--muted)"})
+    drawn = ElementTree.SubElement(
+        svg, "g", {"fill": "currentColor", "stroke-width": "1.3", "font-size": "11", "text-anchor": "middle"}
+    )
     for place in boxes.values():
         assert place.group is not None
         names = place.group.names
-        lines = (
+        texts = (
             (KINDS.get(place.group.kind, place.group.kind), label_of(names[0]), key_of(names[0]))
             if len(names) == 1
             else (f"{len(names)} × {KINDS.get(place.group.kind, place.group.kind)}", *_some(names))
         )
         title = "\n".join(one_line(notes.get(name, name)) for name in names)
-        _draw_box(svg, place, lines, title, COLOURS.get(place.group.kind, "currentColor"))
-    _draw_box(svg, top, (number, "", ""), number, "currentColor")
+        _draw_box(drawn, place, texts, title, COLOURS.get(place.group.kind, "currentColor"))
+    _draw_box(drawn, top, ("", number, ""), number, "currentColor")
     return ElementTree.tostring(svg, encoding="unicode")
 
 
@@ -158,7 +167,7 @@ def _arrange(layers: Sequence[list[_Place]]) -> float:
                 for place in layer
                 if (near := place.above if down else place.below)
             }
-            layer.sort(key=lambda place: (middle.get(id(place), position[id(place)] / max(1, len(layer) - 1))))
+            layer.sort(key=lambda place: middle.get(id(place), position[id(place)] / max(1, len(layer) - 1)))
     for layer in layers:
         start = -sum(place.width + GAP for place in layer) / 2
         for place in layer:
@@ -167,8 +176,8 @@ def _arrange(layers: Sequence[list[_Place]]) -> float:
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
         for layer in layers if down else reversed(layers):
-            near = [(place.above if down else place.below) or [place] for place in layer]
-            _move(layer, [sum(other.x for other in others) / len(others) for others in near])
+            neighbours = [(place.above if down else place.below) or [place] for place in layer]
+            _move(layer, [sum(other.x for other in others) / len(others) for others in neighbours])
     left = min(place.x - place.width / 2 for layer in layers for place in layer)
     for layer in layers:
         for place in layer:
@@ -181,10 +190,9 @@ def _move(layer: Sequence[_Place], wanted: Sequence[float]) -> None:
 
     Least squares under an order is isotonic regression: neighbours that would overlap are pooled at their mean.
     """
-    offsets, offset = [], 0.0
-    for before, place in zip([None, *layer], layer, strict=False):
-        offset += (before.width + place.width) / 2 + GAP if before else 0.0
-        offsets.append(offset)
+    offsets = [0.0]
+    for before, place in pairwise(layer):
+        offsets.append(offsets[-1] + (before.width + place.width) / 2 + GAP)
     pools: list[list[float]] = []
     for want, offset in zip(wanted, offsets, strict=True):
         pools.append([want - offset])
@@ -199,47 +207,34 @@ def _top(place: _Place) -> float:
     return MARGIN + place.layer * (BOX_HEIGHT + LAYER_GAP)
 
 
-def _draw_way(svg: ElementTree.Element, way: Sequence[_Place], title: str, implied: bool) -> None:
-    """Draw an arrow from the first place, at the bottom, to the last."""
+def _draw_way(parent: ElementTree.Element, way: Sequence[_Place], title: str) -> str:
+    """Draw a line from the first place, at the bottom, to the last; return the path of its head."""
     x, y = way[0].x, _top(way[0])
-    path = f"M{x:.1f} {y:.1f}"
+    path = f"M{x:.0f} {y:.0f}"
     for place in way[1:]:
         bottom = _top(place) + BOX_HEIGHT
         middle = (y + bottom) / 2
-        path += f"C{x:.1f} {middle:.1f} {place.x:.1f} {middle:.1f} {place.x:.1f} {bottom:.1f}"
+        path += f"C{x:.0f} {middle:.0f} {place.x:.0f} {middle:.0f} {place.x:.0f} {bottom:.0f}"
         x, y = place.x, _top(place)
         if place is not way[-1]:
-            path += f"V{y:.1f}"
-    style = {"fill": "none", "stroke": "var(--muted)", "stroke-width": "1.2"}
-    if implied:
-        style |= {"stroke": "var(--line)"}
-    line = ElementTree.SubElement(svg, "path", {"d": path, **style})
+            path += f"V{y:.0f}"
+    line = ElementTree.SubElement(parent, "path", {"d": path})
     ElementTree.SubElement(line, "title").text = one_line(title)
-    end = _top(way[-1]) + BOX_HEIGHT
-    head = f"M{x - 3.5:.1f} {end + 7:.1f}L{x:.1f} {end:.1f}L{x + 3.5:.1f} {end + 7:.1f}Z"
-    ElementTree.SubElement(svg, "path", {"d": head, "fill": "var(--muted)"})
+    return f"M{x - 3.5:.1f} {bottom + 7:.0f}L{x:.1f} {bottom:.0f}L{x + 3.5:.1f} {bottom + 7:.0f}Z"
 
 
-def _draw_box(svg: ElementTree.Element, place: _Place, lines: tuple[str, str, str], title: str, colour: str) -> None:
+def _draw_box(parent: ElementTree.Element, place: _Place, lines: tuple[str, str, str], title: str, colour: str) -> None:
+    """Draw a box with its kind, its label and its key; a line may be empty."""
     left, top = place.x - place.width / 2, _top(place)
-    box = ElementTree.SubElement(svg, "g")
+    box = ElementTree.SubElement(parent, "g")
     ElementTree.SubElement(box, "title").text = title
-    ElementTree.SubElement(
-        box,
-        "rect",
-        {
-            "x": f"{left:.1f}", "y": f"{top:.1f}", "width": f"{place.width:.0f}", "height": f"{BOX_HEIGHT:.0f}",
-            "rx": "4", "fill": "var(--tint)", "stroke": colour, "stroke-width": "1.3",
-        },
-    )  # fmt: skip
-    kind, label, key = lines
-    for text, down, style in (
-        (kind, 15, {"fill": "var(--muted)"} if label else {"fill": "currentColor", "font-weight": "700"}),
-        (label, 30, {"fill": "currentColor", "font-weight": "600"}),
-        (key, 44, {"fill": "var(--muted)", "font-size": "10"}),
-    ):
+    size = {"width": f"{place.width:.0f}", "height": f"{BOX_HEIGHT:.0f}", "rx": "4"}
+    style = {"fill": "var(--tint)", "stroke": colour}
+    ElementTree.SubElement(box, "rect", {"x": f"{left:.0f}", "y": f"{top:.0f}"} | size | style)
+    muted = {"fill": "var(--muted)"}
+    for text, down, style in zip(lines, (15, 30, 44), (muted, {"font-weight": "600"}, muted), strict=True):
         if text:
             shown = one_line(text)
             shown = shown if len(shown) <= LABEL_CHARACTERS else shown[: LABEL_CHARACTERS - 1] + "…"
-            at = {"x": f"{place.x:.1f}", "y": f"{top + down:.1f}", "text-anchor": "middle"}
+            at = {"x": f"{place.x:.0f}", "y": f"{top + down:.0f}"}
             ElementTree.SubElement(box, "text", at | style).text = shown
