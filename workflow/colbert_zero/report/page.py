@@ -19,6 +19,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.report import figures
+from colbert_zero.report.chain_section import outside_table, row_chain
 from colbert_zero.report.results import Column, Lineage, Row
 from colbert_zero.report.sections import (
     ABSENT,
@@ -211,6 +212,10 @@ class Report:
             for row in self.rows
         ]
         curves = self._loss_curves(colours)
+        chains = [
+            row_chain(position, row, self.columns, [text for text, _ in self.formatted_values(row)], self.lineage)
+            for position, row in enumerate(self.rows)
+        ]
         measure = self.settings["measure"]
         return fill(
             "page.html",
@@ -225,10 +230,13 @@ class Report:
                     "kind": row.kind,
                     "first": position > 0 and self.rows[position - 1].kind != row.kind,
                     "stages": _format_stages(row),
-                    "cells": [{"text": text, "best": best} for text, best in self.formatted_values(row)],
+                    "cells": [
+                        {"text": text, "best": best, "anchor": anchor}
+                        for (text, best), anchor in zip(self.formatted_values(row), chain.anchors, strict=True)
+                    ],
                     "training": _format_training_time(row),
                 }
-                for position, row in enumerate(self.rows)
+                for position, (row, chain) in enumerate(zip(self.rows, chains, strict=True))
             ],
             cost=figures.quality_against_cost(points, measure),
             cost_caption="Mean over columns against the total training time of a recipe's stages. "
@@ -250,6 +258,8 @@ class Report:
             "The intervals do not cover the variation between training seeds.",
             loading=self._loading(),
             sections=list(self._sections()),
+            chains=chains,
+            outside=outside_table(self.lineage),
         )
 
     def _loading(self) -> dict[str, Any] | None:
