@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: It was not looked for yet.
     """
     # Whether or not the study ends with an audit: the names are the same.
-    study = Study(read_config(Path(CONFIG_FILE), {"audit": True}), Path())
+    study = Study(read_config(Path(CONFIG_FILE), {"audit": True}), Path(), remember=False)
     sources = {row: [spec.name for spec in specs] for row, specs in study.contamination.items()}
     missing = [
         name for names in sources.values() for name in names if not (artifact_folder(name) / SPEC_FILE).is_file()
