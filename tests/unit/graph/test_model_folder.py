@@ -249,6 +249,8 @@ STAGE = {"query_length": 40, "document_length": 40, "dimensions": 16}
         ({"next": 32}, "recipes.all, stage distillation: dimensions is 32, but 16 in the stage before"),
         ({"miner": 512}, "miners.enc: .*model takes at most 40 tokens, but maximum_length is 512"),
         ({"teacher": 512}, "teachers.cross: .*model takes at most 40 tokens, but maximum_length is 512"),
+        ({"evaluate": 41}, "recipes.all, on mine: .*model takes at most 40 tokens, but query_length is 41"),
+        ({"collection": 41}, "recipes.all, on mine: .*model takes at most 40 tokens, but document_length is 41"),
         ({"baseline": 128}, "baselines.saved: .*model has a projection to 16 dimensions, but dimensions is 128"),
         ({}, None),
     ],
@@ -267,6 +269,8 @@ def test_a_plan_knows_what_a_local_model_can_take(changes: dict[str, int], messa
     stage = STAGE | {name: changes[name] for name in changes.keys() & STAGE}
     last = STAGE | {"dimensions": changes.get("next", 16)}
     config["recipes"]["all"]["stages"] = [{"supervised": stage}, {"distillation": last}]
+    config["recipes"]["all"]["evaluate_with"] = {"query_length": changes.get("evaluate", 40)}
+    config["collections"]["mine"]["document_length"] = changes.get("collection", 40)
     # Without `dimensions`, a baseline has those of the projection that its model brings.
     baseline = {"model": "small"} | ({"dimensions": changes["baseline"]} if "baseline" in changes else {})
     config["baselines"]["saved"] = {"late_interaction": baseline}
@@ -276,3 +280,17 @@ def test_a_plan_knows_what_a_local_model_can_take(changes: dict[str, int], messa
     else:
         with pytest.raises(UserError, match=f"config.yaml: {message}"):
             Study(config, tmp_path)
+
+
+def test_a_plan_knows_what_a_base_can_take_as_soon_as_it_is_fetched(tmp_path: Path) -> None:
+    """The Snakemake of the first job after the fetch plans again: nothing is trained."""
+    config = copy.deepcopy(CONFIG)
+    (tmp_path / "data").mkdir()
+    write_data(tmp_path / "data")
+    config["models"]["small"] = {"registry": "modernbert-base"}
+    base = next(spec for spec in Study(config, tmp_path).specs.values() if spec.kind == "bases")
+    write(tmp_path / base.folder, {"config.json": {"model_type": "bert", "max_position_embeddings": 16}})
+    Study(config, tmp_path)  # A folder without its spec is not finished.
+    (tmp_path / base.folder / "spec.json").write_text(base.text)
+    with pytest.raises(UserError, match="takes at most 16 tokens, but query_length is"):
+        Study(config, tmp_path)

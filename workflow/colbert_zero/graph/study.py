@@ -80,7 +80,7 @@ class Study:
         mining = MiningPlanner(draft, bases)
         teachers = TeacherPlanner(draft, bases, mining)
         collections = CollectionPlanner(draft)
-        evaluation = EvaluationPlanner(draft, collections)
+        evaluation = EvaluationPlanner(draft, bases, collections)
         recipes = RecipePlanner(draft, sources, bases, mining, teachers, collections, evaluation)
         baselines = BaselinePlanner(draft, bases, evaluation)
         for name in self.config["recipes"].keys() & self.config["baselines"].keys():

@@ -57,7 +57,8 @@ def _late_interaction(
     if "prompts" in given:
         given |= draft.prompts(given.pop("prompts"), where)
     if model.label.startswith("hub."):  # The step reads what it was saved with, once it is fetched.
-        return evaluation.late_interaction(model, given, where, meant=given if meant else (), projection=projection)
+        meant_names = given if meant else ()
+        return evaluation.late_interaction(model, given, where, base=model, meant=meant_names, projection=projection)
     saved = read_saved_encoding(folder) if folder else None
     saved = saved or {"query_expansion": given.get("query_expansion", False)}
     differing = [setting for setting, value in given.items() if value != saved.get(setting, value)]
@@ -74,7 +75,7 @@ def _late_interaction(
             raise UserError(f"{where}: the model's folder does not say its {named}; give {named}")
     lengths = {length: encoding[length] for length in ("query_length", "document_length")}
     bases.check(model, where, lengths, projection["dimensions"])
-    return evaluation.late_interaction(model, encoding, where, meant=differing, projection=projection)
+    return evaluation.late_interaction(model, encoding, where, base=model, meant=differing, projection=projection)
 
 
 KINDS: Mapping[str, Callable[[Draft, BasePlanner, EvaluationPlanner, str, Config], Measures]] = {

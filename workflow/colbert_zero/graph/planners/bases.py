@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from colbert_zero.graph import registry
-from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.artifact import SPEC_FILE, Spec
 from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.model_folder import check_lengths, check_model_folder, check_projection
 from colbert_zero.graph.planners.draft import Draft
@@ -31,7 +31,10 @@ class BasePlanner:
         return KINDS[kind](self._draft, self._sources, name, model)
 
     def check(self, model: Spec, where: str, lengths: Config, dimensions: int | None = None) -> None:
-        """Check settings against a model that is a local folder; any other is checked by the step that loads it.
+        """Check settings against a model that is there: a local folder, or a base that was fetched or made.
+
+        The Snakemake of a job plans, too: so a length that a base of the Hub cannot take ends the run as soon as the
+        base is there, before it is trained.
 
         Args:
             model: A base, or what was trained from it.
@@ -42,7 +45,8 @@ class BasePlanner:
         Raises:
             UserError: The model cannot take such long texts, or has a projection of another size.
         """
-        folder = self._draft.paths.get(model.key)
+        made = self._draft.folder / model.folder
+        folder = self._draft.paths.get(model.key, made if (made / SPEC_FILE).is_file() else None)
         if folder is not None:
             name = f"{where}: {folder}"
             check_lengths(folder, lengths, name)

@@ -9,6 +9,7 @@ from typing import Any
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config
 from colbert_zero.graph.measures import check_measures
+from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import Collection, CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.relations import check_room
@@ -34,13 +35,13 @@ class Row:
 class EvaluationPlanner:
     """Plans indexes, runs and measures, as the section `evaluation` says."""
 
-    def __init__(self, draft: Draft, collections: CollectionPlanner) -> None:
-        """Plan for `draft`, on all of `collections`.
+    def __init__(self, draft: Draft, bases: BasePlanner, collections: CollectionPlanner) -> None:
+        """Plan for `draft`, on all of `collections`; `bases` knows what a model can take.
 
         Raises:
             UserError: A measure is none, or is named twice.
         """
-        self._draft, self._collections = draft, collections
+        self._draft, self._bases, self._collections = draft, bases, collections
         self._settings = draft.config["evaluation"]
         check_measures(self._settings["measures"], self._settings["depth"])
 
@@ -50,6 +51,7 @@ class EvaluationPlanner:
         trained: Config,
         where: str,
         *,
+        base: Spec,
         changes: Config | None = None,
         meant: Iterable[str] = (),
         **settings: Any,
@@ -61,17 +63,22 @@ class EvaluationPlanner:
             trained: The prompts and lengths that the model was trained with; the step reads from the model's folder
                 those that are not known yet.
             where: The place in the config that names the model.
+            base: What the model was trained from, or the model itself.
             changes: Prompts and lengths that its evaluation has instead, on every collection.
             meant: The names of those in `trained` that may be others than the model's folder says.
             settings: Further settings of the model's indexes.
 
         Raises:
-            UserError: A prompt leaves no room for texts.
+            UserError: A prompt leaves no room for texts, or a length is above what the base can take.
         """
 
         def plan_run(collection: Collection) -> Spec:
             encoding = {**collection.encoding(trained), **(changes or {})}
-            check_room(encoding, f"{where}, on {collection.name}")
+            place = f"{where}, on {collection.name}"
+            check_room(encoding, place)
+            self._bases.check(
+                base, place, {name: value for name, value in encoding.items() if name.endswith("_length")}
+            )
             index: dict[str, Any] = {
                 "encoding": encoding,
                 "index": {"kind": self._settings["index"], "seed": self._draft.seed},

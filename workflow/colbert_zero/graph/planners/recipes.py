@@ -107,7 +107,7 @@ class RecipePlanner:
         changes = dict(recipe.get("evaluate_with", {}))
         if "prompts" in changes:
             changes |= self._draft.prompts(changes.pop("prompts"), f"recipes.{name}.evaluate_with")
-        measures = self._evaluation.late_interaction(model, encoding, f"recipes.{name}", changes=changes)
+        measures = self._evaluation.late_interaction(model, encoding, f"recipes.{name}", base=base, changes=changes)
         return Row(name, "recipe", tuple(models), measures)
 
     def _encoding(self, settings: Config, where: str) -> dict[str, Any]:
