@@ -2,6 +2,7 @@
 
 colbert-zero replay KEY | KIND/LABEL-KEY | ROW/COLLECTION ... [--keep FOLDER]
 colbert-zero replay --sample 5 [--seed N] [--budget SECONDS]
+colbert-zero replay --all
 
 The command runs in a temporary folder that links to the artifact's recorded inputs, in its image if that is here, with
 its threads; nothing is written into the study. TMPDIR decides where. A sample takes artifacts of as many kinds as it
@@ -24,8 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colbert_zero.audit.drift import Reach, code_changes
-from colbert_zero.audit.sandbox import Sandbox, needs_network, open_sandbox
-from colbert_zero.audit.selection import artifacts_text, count_by_kind, names_of, open_artifacts, seconds_of, select
+from colbert_zero.audit.sandbox import needs_network, open_sandbox
+from colbert_zero.audit.selection import (
+    artifacts_text,
+    count_by_kind,
+    gpu_of,
+    names_of,
+    open_artifacts,
+    seconds_of,
+    select,
+)
 from colbert_zero.audit.tolerance import Comparison, Verdict, compare_artifacts, exit_status, worst
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.code import part_digests
@@ -38,6 +47,8 @@ BUDGET_SECONDS = 600.0
 """How long the artifacts of a sample took to make, together, at most."""
 MODULES_SHOWN = 3
 """How many of the modules that have changed are named with a difference."""
+SAME_MACHINE = "the same code on the same kind of processor should give the same bytes"
+"""Said of a difference if code, libraries and processor are those that the artifact was made by."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +102,14 @@ def replay(artifact: Artifact, keep: Path | None = None) -> Replay:
         comparisons = compare_artifacts(artifact, made)
         notes = list(sandbox.notes)
         if worst(comparison.verdict for comparison in comparisons) != Verdict.IDENTICAL:
-            notes += _reasons(artifact, sandbox)
+            notes += reasons(artifact, sandbox.notes)
         if keep is not None:
             _keep(made, keep)
     return Replay(artifact, comparisons, notes, time.monotonic() - started)
 
 
-def _reasons(artifact: Artifact, sandbox: Sandbox) -> Iterator[str]:
-    """What may have made the difference; if nothing known has, this is said."""
+def reasons(artifact: Artifact, notes: Sequence[str]) -> Iterator[str]:
+    """What may have made a difference besides `notes`, for people; `SAME_MACHINE` if nothing that is known."""
     changes = [change for change in code_changes(artifact.manifest, part_digests()) if change.reach != Reach.NO]
     if changes:
         more = f" and {len(changes) - MODULES_SHOWN} more" if len(changes) > MODULES_SHOWN else ""
@@ -112,8 +123,8 @@ def _reasons(artifact: Artifact, sandbox: Sandbox) -> Iterator[str]:
     other_machine = manifest.get("processor") != machine()["processor"]
     if other_machine:
         yield f"made on another processor ({manifest.get('processor', 'not recorded')})"
-    if not (changes or others or other_machine or sandbox.notes or artifact.facts.get("device", "cpu") != "cpu"):
-        yield "the same code on the same kind of processor should give the same bytes"
+    if not (changes or others or other_machine or notes or gpu_of(manifest)):
+        yield SAME_MACHINE
 
 
 def _keep(made: Artifact, folder: Path) -> None:
@@ -177,7 +188,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"how long the artifacts of a sample took to make, together, at most ({BUDGET_SECONDS:.0f})",
     )
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what was made in this folder")
+    parser.add_argument("--all", action="store_true", help="replay every artifact, which takes what the study took")
+    parser.add_argument(
+        "--keep",
+        type=lambda text: Path(text).resolve(),
+        metavar="FOLDER",
+        help="keep what was made in this folder",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -196,6 +213,8 @@ def run(options: argparse.Namespace) -> int:
         others = [artifact for artifact in artifacts if artifact.name not in names_of(chosen)]
         drawn, left_out = draw_sample(others, options.sample, seed, options.budget)
         chosen += drawn
+    elif options.all:
+        chosen = artifacts
     elif not options.targets:
         raise UserError("name an artifact (a key, a name, or ROW/COLLECTION), or draw some: --sample 5")
     keep = None if options.keep is None else _checked_keep(options.keep, chosen)

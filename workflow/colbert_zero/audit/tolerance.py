@@ -75,6 +75,8 @@ OVERLAP = 0.9
 """The least share of the first `RANKS` documents of a run, over all queries, that two runs have in common."""
 LOSSES = Tolerance(1e-6, 1e-2)
 """Of losses and gradient norms of a training."""
+LOSSES_ON_SAME_MACHINE = Tolerance(1e-6, 1e-4)
+"""The same, by the same code and libraries on a processor of the same name: nearly always all digits agree."""
 NUMBERS = Tolerance(1e-6, 1e-6)
 """Of measures, means and all other numbers."""
 TOLERANCES = {"scores": SCORES, "candidates": SCORES}
@@ -117,7 +119,9 @@ class Closeness:
         Raises:
             Differ: They differ by more than the tolerance.
         """
-        if isinstance(stored, dict) and isinstance(made, dict) and stored.keys() == made.keys():
+        if isinstance(stored, dict) and isinstance(made, dict):
+            if stored.keys() != made.keys():
+                raise Differ(_values(f"{where}: names" if where else "names", *_only_in_one(stored, made)))
             for name in stored:
                 self.compare(stored[name], made[name], f"{where}, {name}" if where else str(name))
         elif isinstance(stored, list) and isinstance(made, list) and len(stored) == len(made):
@@ -127,12 +131,16 @@ class Closeness:
             if not self.tolerance.allows(stored, made):
                 raise Differ(_values(where, stored, made))
             self.largest = max(self.largest, abs(stored - made) if stored != made else 0.0)
-        elif stored != made:
+        elif stored != made or isinstance(stored, bool) != isinstance(made, bool):
             raise Differ(_values(where, stored, made))
 
     def __str__(self) -> str:
         """For people."""
         return f"numbers differ by at most {self.largest:.3g} ({self.tolerance} allowed)"
+
+
+def _only_in_one(stored: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    return sorted(stored.keys() - made.keys()), sorted(made.keys() - stored.keys())
 
 
 def _is_number(value: Any) -> bool:
@@ -158,21 +166,27 @@ def compare_artifacts(stored: Artifact, made: Artifact) -> list[Comparison]:
 
 
 def compare_facts(stored: Mapping[str, Any], made: Mapping[str, Any]) -> Comparison:
-    """Compare what two manifests count; times, memory and devices are left out."""
+    """Compare what two manifests count; times, memory and devices are left out.
+
+    A fact that is not stored is no difference: code of an earlier version counted less.
+    """
     first, second = (
         {name: value for name, value in facts.items() if not NOT_COMPARED.fullmatch(name)} for facts in (stored, made)
     )
     if first == second:
         return Comparison("facts", Verdict.IDENTICAL)
-    differences = []
+    details = []
     for name in sorted(first.keys() | second.keys()):
-        largest = Closeness(LOSSES if name == "final_loss" else NUMBERS)
+        closeness = Closeness(LOSSES if name == "final_loss" else NUMBERS)
+        if name not in first:
+            details.append(f"{name} is not stored")
+            continue
         try:
-            largest.compare(first.get(name), second.get(name), name)
+            closeness.compare(first[name], second.get(name), name)
         except Differ as difference:
             return Comparison("facts", Verdict.DIFFERENT, str(difference))
-        differences += [f"{name}: {largest}"] * bool(largest.largest)
-    return Comparison("facts", Verdict.WITHIN, "; ".join(differences))
+        details += [f"{name}: {closeness}"] * bool(closeness.largest)
+    return Comparison("facts", Verdict.WITHIN, "; ".join(details))
 
 
 def compare_files(stored: Path, made: Path, name: str, kind: str) -> Comparison:
@@ -234,8 +248,9 @@ def _compare_tensor(name: str, first: Any, second: Any) -> float:
     for start, one, other in pairs:
         if not one.numel():
             continue
-        gap = torch.where(one == other, 0.0, (one - other).abs()).nan_to_num(nan=math.inf)
-        greatest = max(greatest, one.abs().max().item(), other.abs().max().item())
+        same = (one == other) | (one.isnan() & other.isnan())
+        gap = torch.where(same, 0.0, (one - other).abs()).nan_to_num(nan=math.inf)
+        greatest = max(greatest, *(tensor.abs().nan_to_num(nan=0.0).max().item() for tensor in (one, other)))
         if (here := gap.max().item()) > difference:
             place = [int(index) for index in torch.unravel_index(gap.argmax(), gap.shape)]
             values = one[tuple(place)].item(), other[tuple(place)].item()
@@ -250,29 +265,29 @@ def _compare_parquet(stored: Path, made: Path, kind: str) -> str:
     import pyarrow.parquet as pq
 
     tolerance = TOLERANCES.get(kind, NUMBERS)
-    largest = Closeness(tolerance)
+    closeness = Closeness(tolerance)
     try:
         with pq.ParquetFile(stored) as first, pq.ParquetFile(made) as second:
             if not first.schema_arrow.equals(second.schema_arrow):
                 raise Differ(_values("columns", first.schema_arrow.names, second.schema_arrow.names))
             rows = first.metadata.num_rows, second.metadata.num_rows
             batches = zip(*(file.iter_batches(batch_size=ROWS_AT_ONCE) for file in (first, second)), strict=False)
-            _compare_batches(batches, largest)
+            _compare_batches(batches, closeness)
             if rows[0] != rows[1]:
                 raise Differ(_values("number of rows", *rows))
     except pa.ArrowInvalid as error:
         raise ValueError(str(error)) from None
-    return f"{largest}" if largest.largest else "the same values in all columns, in other bytes"
+    return str(closeness) if closeness.largest else "the same values in all columns, in other bytes"
 
 
-def _compare_batches(batches: Iterable[tuple[Any, Any]], largest: Closeness) -> None:
+def _compare_batches(batches: Iterable[tuple[Any, Any]], closeness: Closeness) -> None:
     start = 0
     for one, other in batches:
         if not one.equals(other):
             for column in one.schema.names:
                 pairs = zip(one[column].to_pylist(), other[column].to_pylist(), strict=False)
                 for row, (stored, made) in enumerate(pairs, start):
-                    largest.compare(stored, made, f"{column}, row {row}")
+                    closeness.compare(stored, made, f"{column}, row {row}")
         start += one.num_rows
 
 
@@ -347,49 +362,49 @@ class Agreement:
 
 
 def _compare_json(stored: Path, made: Path, _kind: str) -> str:
-    largest = Closeness(NUMBERS)
-    largest.compare(json.loads(stored.read_bytes()), json.loads(made.read_bytes()), "")
-    return str(largest)
+    closeness = Closeness(NUMBERS)
+    closeness.compare(json.loads(stored.read_bytes()), json.loads(made.read_bytes()), "")
+    return str(closeness)
 
 
 def _compare_json_lines(stored: Path, made: Path, kind: str) -> str:
-    largest = Closeness(LOSSES if kind == "models" else NUMBERS)
-    compare_json_lines(_lines(stored), _lines(made), largest)
-    return str(largest)
+    closeness = Closeness(LOSSES if kind == "models" else NUMBERS)
+    compare_json_lines(_lines(stored), _lines(made), closeness)
+    return str(closeness)
 
 
-def compare_json_lines(stored: list[str], made: list[str], largest: Closeness) -> None:
+def compare_json_lines(stored: list[str], made: list[str], closeness: Closeness) -> None:
     """Compare two files of a JSON value per line.
 
     Raises:
         Differ: They differ by more than is allowed.
     """
     for number, (one, other) in enumerate(zip(stored, made, strict=False), start=1):
-        largest.compare(json.loads(one), json.loads(other), f"line {number}")
+        closeness.compare(json.loads(one), json.loads(other), f"line {number}")
     if len(stored) != len(made):
         raise Differ(_values("number of lines", len(stored), len(made)))
 
 
-def compare_losses(stored: list[str], made: list[str]) -> Comparison:
+def compare_losses(stored: list[str], made: list[str], tolerance: Tolerance) -> Comparison:
     """Compare the records of some steps of a training, each a line of JSON."""
     if stored == made:
         return Comparison("losses.jsonl", Verdict.IDENTICAL)
-    largest = Closeness(LOSSES)
+    closeness = Closeness(tolerance)
     try:
-        compare_json_lines(stored, made, largest)
+        compare_json_lines(stored, made, closeness)
     except Differ as difference:
         return Comparison("losses.jsonl", Verdict.DIFFERENT, str(difference))
     except ValueError as error:
         return Comparison("losses.jsonl", Verdict.DIFFERENT, f"it cannot be read: {error}")
-    return Comparison("losses.jsonl", Verdict.WITHIN, str(largest))
+    return Comparison("losses.jsonl", Verdict.WITHIN, str(closeness))
 
 
 def _compare_csv(stored: Path, made: Path, _kind: str) -> str:
-    largest = Closeness(NUMBERS)
+    closeness = Closeness(NUMBERS)
     rows = itertools.zip_longest(csv.reader(_lines(stored)), csv.reader(_lines(made)), fillvalue=())
     for number, (one, other) in enumerate(rows, start=1):
-        largest.compare(list(map(_as_number, one)), list(map(_as_number, other)), f"line {number}")
-    return str(largest)
+        closeness.compare(list(map(_as_number, one)), list(map(_as_number, other)), f"line {number}")
+    return str(closeness)
 
 
 def _lines(path: Path) -> list[str]:
