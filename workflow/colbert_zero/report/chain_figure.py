@@ -14,12 +14,12 @@ from xml.etree import ElementTree
 from colbert_zero.graph.console import one_line
 from colbert_zero.report.chain import KINDS, Group, Inputs, group, key_of, label_of
 
-BOX_WIDTH, BOX_HEIGHT = 150.0, 52.0
+BOX_WIDTH, BOX_HEIGHT = 156.0, 52.0
 LANE_WIDTH = 8.0
 """The room that an arrow takes where it passes by the boxes of a layer."""
 GAP, LAYER_GAP, MARGIN = 16.0, 40.0, 6.0
 SWEEPS = 12
-LABEL_CHARACTERS = 22
+LABEL_CHARACTERS = 21
 COLOURS = {
     "measures": "#3b76b0",
     "runs": "#3b76b0",
