@@ -158,15 +158,22 @@ def _characters(path: Path) -> int:
     return total
 
 
+def _numpy(array: Any, dtype: str) -> Any:
+    """The values of an Arrow array without nulls; its own `to_numpy` would import pandas."""
+    import numpy as np
+
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
+
+
 def _list_lengths(paths: Iterable[Path], column: str) -> Iterator[Any]:
-    """The lengths of the lists in a column, as arrays, file by file."""
-    import pyarrow.compute as pc
+    """The lengths of the lists in a column, as arrays, batch by batch."""
+    import numpy as np
     import pyarrow.parquet as pq
 
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=[column]):
-                yield pc.fill_null(pc.list_value_length(batch.column(column)), 0).to_numpy()
+                yield np.diff(_numpy(batch.column(column).offsets, "int32"))
 
 
 def _candidates(recorded: Recorded) -> Iterator[str]:
@@ -212,7 +219,7 @@ def _scores(recorded: Recorded) -> Iterator[str]:
     for path in recorded.files(r"rows-\d+\.parquet"):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["raw"]):
-                raw = batch.column("raw").flatten().to_numpy()
+                raw = _numpy(batch.column("raw").flatten(), "float32")
                 if len(raw) != batch.num_rows * documents:
                     yield f"{path.name} has rows with other than {documents} documents, as the setting says"
                     return
@@ -220,12 +227,18 @@ def _scores(recorded: Recorded) -> Iterator[str]:
     yield from recorded.wrong({"positive_first": first})
 
 
-def _batches(recorded: Recorded) -> Iterator[str]:
+def _read_parquet(path: Path, columns: list[str] | None = None) -> Any:
+    """A table; pyarrow's `read_table` would import pandas, which takes longer than most files."""
     import pyarrow.parquet as pq
 
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=columns)
+
+
+def _batches(recorded: Recorded) -> Iterator[str]:
     labels = [name.partition("/")[2][: -KEY_DIGITS - 1] for name in recorded.spec.inputs.get("rows", ())]
     for path in recorded.files(r"plan\.parquet"):
-        table = pq.read_table(path)
+        table = _read_parquet(path)
         steps = Counter(labels[index] for index in table["rows"].to_pylist())
         by_source = {label: steps[label] for label in labels}
         yield from recorded.wrong({"steps": table.num_rows, "steps_by_source": by_source})
@@ -235,7 +248,7 @@ def _batches(recorded: Recorded) -> Iterator[str]:
         if epochs > recorded.spec.settings["epochs"]:
             yield f"{path.name} has {epochs} epochs, but the setting is {recorded.spec.settings['epochs']}"
     for path in recorded.files(r"left-out\.parquet"):
-        left_out = Counter(labels[index] for index in pq.read_table(path)["rows"].to_pylist())
+        left_out = Counter(labels[index] for index in _read_parquet(path)["rows"].to_pylist())
         yield from recorded.wrong({"rows_with_fewer_negatives": {label: left_out[label] for label in labels}})
 
 
@@ -323,12 +336,11 @@ def _collections(recorded: Recorded) -> Iterator[str]:
 
 def _indexes(recorded: Recorded) -> Iterator[str]:
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     facts, settings, outputs = recorded.facts, recorded.spec.settings, recorded.manifest["outputs"]
     for part, name in (("documents", "document_tokens"), ("queries", "query_tokens")):
         for path in recorded.files(rf"{part}\.parquet"):
-            tokens = pq.read_table(path, columns=["tokens"])["tokens"]
+            tokens = _read_parquet(path, ["tokens"])["tokens"]
             counted = {part: len(tokens), name: pc.sum(tokens).as_py() or 0}
             yield from recorded.wrong(counted)
             for vectors in recorded.files(rf"{part}\.safetensors"):

@@ -24,7 +24,9 @@ def write_values(folder: Path, values: Iterable[tuple[str, str, float]]) -> None
 
 def read_values(path: Path) -> Values:
     """Read the values that `write_values` wrote to the file at `path`."""
-    table = pq.read_table(path, schema=SCHEMA)
+    # `read_table` would import pandas, which takes longer than most files.
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=SCHEMA.names).cast(SCHEMA)
     values: Values = {}
     for query, measure, value in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
         values.setdefault(measure, {})[query] = value
