@@ -6,13 +6,14 @@
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
 # make bench-train     each stage against the trainers of PyLate and sentence-transformers 6: samples/s and memory
+# make bench-audit     how fast a study is verified, against OpenSSL's SHA-256 on the same bytes
 # make mutants         small changes of the code that no unit test notices; hours, or CHANGED=mining/corpus.py
 # make lock            the locks anew, from envs/*.in (needs uv)
 SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint host cluster test-cluster cluster-stop bench-data bench-train mutants lock
+.PHONY: demo test lint host cluster test-cluster cluster-stop bench-audit bench-data bench-train mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -45,7 +46,7 @@ test-cluster: demo cluster
 
 bench-train: .venv/peers/installed
 
-bench-data bench-train: .venv/installed
+bench-audit bench-data bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
 
 mutants: .venv/installed
