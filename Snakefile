@@ -21,6 +21,7 @@ include: "workflow/rules/mining.smk"
 include: "workflow/rules/teaching.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -66,8 +66,8 @@ def of_kinds(study, *kinds):
 
 
 def evaluation(study, rows, collections=None):
-    """Names of the indexes, runs and measures of some rows, and of the report."""
-    names = {study.report.name}
+    """Names of the indexes, runs and measures of some rows, and of the audit and the report."""
+    names = {study.audit.name, study.report.name}
     for row in study.rows:
         if row.name in rows:
             for collection, measure in row.measures.items():
@@ -160,7 +160,12 @@ CONTRACT = {
     ),
     "one collection added": (
         a_collection,
-        lambda s: {name for name in of_kinds(s, "collections") if ".tqdm-" in name} | evaluation(s, ROWS, {"tqdm"}),
+        lambda s: (
+            {name for name in of_kinds(s, "collections") if ".tqdm-" in name}
+            # Its texts are looked for too.
+            | of_kinds(s, "contamination")
+            | evaluation(s, ROWS, {"tqdm"})
+        ),
     ),
     "two settings swap values": (
         swap,

@@ -276,7 +276,7 @@ def test_the_command_says_what_to_run_where_nothing_was_looked_for(
 ) -> None:
     assert main(["contamination", "--directory", str(finished_study)]) == 1
     error = capsys.readouterr().err
-    assert "snakemake audit --config audit=true" in error and error.count("\n") == 1
+    assert "snakemake audit --config audit=True" in error and error.count("\n") == 1
 
 
 def test_recipes_of_the_same_sources_share_a_table() -> None:

@@ -3,7 +3,7 @@
 colbert-zero contamination --directory local [--json]
 
 The counts come from the artifacts `contamination/*`, which a study with `audit: true` makes, and `find_contamination`
-explains; of any study, `snakemake audit --config audit=true` makes them.
+explains; of any study, `snakemake audit --config audit=True` makes them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         name for names in sources.values() for name in names if not (artifact_folder(name) / SPEC_FILE).is_file()
     ]
     if missing:
-        raise UserError(f"{missing[0]} is not there: run snakemake audit --config audit=true")
+        raise UserError(f"{missing[0]} is not there: run snakemake audit --config audit=True")
     tables = [
         {
             "recipes": recipes,

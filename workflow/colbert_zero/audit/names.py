@@ -47,7 +47,7 @@ class Table:
     @property
     def rows(self) -> list[str]:
         """The names of its rows."""
-        return sorted(self.report.inputs)
+        return sorted(self.report.settings["rows"])
 
     @property
     def _groups(self) -> Mapping[str, Sequence[str]]:

@@ -54,6 +54,8 @@ MODULES = {
     "runs/colbert": "evaluation.search",
     "runs/bm25": "evaluation.bm25",
     "measures": "evaluation.measure",
+    "contamination": "audit.find_contamination",
+    "audits": "audit.study_audit",
     "reports": "report.page",
 }
 """The module that makes the artifacts of a kind, or of a kind and the first part of a label: for records that do not

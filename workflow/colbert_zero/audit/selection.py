@@ -25,6 +25,8 @@ KINDS = (
     "indexes",
     "runs",
     "measures",
+    "contamination",
+    "audits",
     "reports",
 )
 """The kinds of artifacts, in the order in which they are made from each other."""

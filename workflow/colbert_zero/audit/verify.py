@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import chdir
 from dataclasses import asdict
@@ -30,7 +30,7 @@ from colbert_zero.audit.recount import Recorded, recount
 from colbert_zero.audit.related import recount_with_inputs
 from colbert_zero.audit.vouched import Vouched, forget
 from colbert_zero.audit.walk import find_artifacts
-from colbert_zero.graph.artifact import MANIFEST_FILE
+from colbert_zero.graph.artifact import MANIFEST_FILE, artifact_folder
 from colbert_zero.graph.console import one_line, progress
 
 FAILED = 2
@@ -81,13 +81,18 @@ class Audit:
         counts: How many artifacts and findings there are, and whatever else the summary says.
     """
 
-    def __init__(self, threads: int | None = None, since_last: bool = False) -> None:
+    def __init__(
+        self, threads: int | None = None, since_last: bool = False, names: Iterable[str] | None = None
+    ) -> None:
         """Prepare a pass.
 
         Args:
             threads: How many files are read at once; by default one per core.
             since_last: Whether files that the last such pass vouched for are not read again.
+            names: The artifacts to look at, and nothing else of the study; by default all that are there, what lies
+                between them, and the config.
         """
+        self._names = None if names is None else sorted(names)
         self.counts: Counter[str] = Counter()
         self._threads = max(1, threads or len(os.sched_getaffinity(0)))
         self._before = Vouched.read() if since_last else None
@@ -128,7 +133,7 @@ class Audit:
                 self._vouched.write()
 
     def _check(self) -> Iterator[Finding | Note]:
-        folders, misplaced = find_artifacts(Path())
+        folders, misplaced = self._find()
         yield from misplaced
         if not folders:
             yield Note("could not tell: there is no artifact here", unsure=True)
@@ -143,8 +148,13 @@ class Audit:
             missing |= {finding.artifact} - self._summaries.keys()
             yield finding
         yield from self._compare_with_inputs()
-        yield from check_plan(self._summaries, missing)
+        if self._names is None:
+            yield from check_plan(self._summaries, missing)
         yield from self._notes()
+
+    def _find(self) -> tuple[list[Path], list[Finding]]:
+        """The folders to look at, and what lies between those of a whole study wrongly."""
+        return find_artifacts(Path()) if self._names is None else ([artifact_folder(name) for name in self._names], [])
 
     def _read(self, pool: ThreadPoolExecutor, folders: Iterator[Path]) -> Iterator[Examined]:
         """Examine artifacts, and read their files by threads, some artifacts ahead; yield them in their order."""

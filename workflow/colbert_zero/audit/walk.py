@@ -15,7 +15,10 @@ from colbert_zero.graph.artifact import EXTERNAL_KINDS, MANIFEST_FILE, SPEC_FILE
 KINDS = {
     "resources": EXTERNAL_KINDS,
     "results": frozenset(
-        {"shards", "batches", "candidates", "negatives", "scores", "models", "indexes", "runs", "measures", "reports"}
+        {
+            *("shards", "batches", "candidates", "negatives", "scores", "models", "indexes", "runs", "measures"),
+            *("contamination", "audits", "reports"),
+        }
     ),
 }
 """The kinds of artifacts by the folder that they live in."""

@@ -18,6 +18,8 @@ Inputs = Mapping[str, Sequence[str]]
 
 KINDS = {
     "reports": "report",
+    "audits": "audit",
+    "contamination": "contamination",
     "measures": "measure",
     "runs": "run",
     "indexes": "index",

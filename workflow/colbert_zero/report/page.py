@@ -19,6 +19,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.report import figures
+from colbert_zero.report.audit_section import audit_sections
 from colbert_zero.report.chain_section import outside_table, row_chain
 from colbert_zero.report.results import Column, Lineage, Row
 from colbert_zero.report.sections import (
@@ -312,6 +313,7 @@ class Report:
                 tables += settings_tables(self.models, self.rows_using)
             if tables:
                 yield Section(title, [text] if text else [], tables)
+        yield from audit_sections(self.spec.inputs, self.lineage)
         yield provenance_section(self.lineage, self.settings["seed"])
 
 

@@ -127,10 +127,10 @@ def fact_table(kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str
         key = artifact.name.rpartition("-")[2]
         cells = [*facts, format_cell(artifact.manifest["seconds"]), Cell(rows_using[artifact.name]), Cell(key)]
         rows.append(TableRow(artifact.spec.label, cells))
-    return _build_table(kind, [*columns, "step, s", "used by", "key"], rows, collapsed=kind in COLLAPSED_KINDS)
+    return build_table(kind, [*columns, "step, s", "used by", "key"], rows, collapsed=kind in COLLAPSED_KINDS)
 
 
-def _build_table(title: str, header: Sequence[str], rows: Sequence[TableRow], *, collapsed: bool = False) -> Table:
+def build_table(title: str, header: Sequence[str], rows: Sequence[TableRow], *, collapsed: bool = False) -> Table:
     """Build a table, its columns of numbers aligned to the right; `header` leaves out the column of row names."""
     columns = [[row.cells[position] for row in rows] for position in range(len(header))]
     header_cells = [
@@ -152,7 +152,7 @@ def settings_tables(models: Sequence[Artifact], rows_using: Mapping[str, str]) -
         rows = [_settings_row(name, [model.spec.settings.get(name) for model in stage_models]) for name in names]
         for role in ("start", "rows"):
             rows.append(_settings_row(role, [list(model.spec.inputs.get(role, ())) for model in stage_models]))
-        yield _build_table(f"settings of {stage}", [rows_using[model.name] for model in stage_models], rows)
+        yield build_table(f"settings of {stage}", [rows_using[model.name] for model in stage_models], rows)
 
 
 def _settings_row(name: str, values: Sequence[Any]) -> TableRow:
@@ -209,9 +209,9 @@ def provenance_section(lineage: Lineage, seed: int) -> Section:
         "Provenance",
         [text] if len(codes) > 1 else [],
         [
-            _build_table("", [""], entry_rows),
-            _build_table("packages", ["version"], package_rows, collapsed=True),
-            _build_table(
+            build_table("", [""], entry_rows),
+            build_table("packages", ["version"], package_rows, collapsed=True),
+            build_table(
                 "artifacts and times",
                 ["seconds", "peak memory, MB", "threads", "attempts", "bytes"],
                 artifact_rows,

@@ -39,19 +39,21 @@ class AuditPlanner:
             rows: The rows of its table.
             contamination: By row, what `contamination` planned.
         """
+        # Rows by name, so that the order of the config's keys decides nothing.
+        rows = sorted(rows, key=lambda row: row.name)
         settings = {
             "rows": {
                 row.name: {
                     "stages": [model.name for model in row.stages],
-                    "measures": sorted(measure.name for measure in row.measures.values()),
+                    "measures": [measure.name for measure in _measures(row)],
                     "contamination": [spec.name for spec in contamination[row.name]],
                 }
                 for row in rows
             }
         }
         inputs = {
-            "measures": [measure for row in rows for measure in row.measures.values()],
-            "contamination": [spec for specs in contamination.values() for spec in specs],
+            "measures": [measure for row in rows for measure in _measures(row)],
+            "contamination": [spec for row in rows for spec in contamination[row.name]],
         }
         return self._draft.add("audits", study, settings, {role: _once(specs) for role, specs in inputs.items()})
 
@@ -62,6 +64,10 @@ class AuditPlanner:
             yield self._draft.specs[shards[-KEY_DIGITS:]]
 
 
+def _measures(row: Row) -> list[Spec]:
+    return [measure for _, measure in sorted(row.measures.items())]
+
+
 def _once(specs: Iterable[Spec]) -> list[Spec]:
-    """Each of some specs once, sorted by name."""
-    return sorted({spec.name: spec for spec in specs}.values(), key=lambda spec: spec.name)
+    """Each of some specs once, in their order."""
+    return list({spec.name: spec for spec in specs}.values())
