@@ -415,6 +415,30 @@ def _measures(recorded: Recorded) -> Iterator[str]:
             yield from recorded.wrong({"queries": len(by_query)})
 
 
+def _contamination(recorded: Recorded) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    judged = recorded.facts["judged"]
+    for path in recorded.files(r"contamination\.parquet"):
+        rows = pq.read_table(path, columns=["collection", "kind", "id", "match"]).to_pylist()
+        matches = Counter(row["match"] for row in rows)
+        yield from recorded.wrong({"matches": {match: matches[match] for match in recorded.facts["matches"]}})
+        found = Counter(
+            (collection, kind) for collection, kind, _ in {(r["collection"], r["kind"], r["id"]) for r in rows}
+        )
+        for (collection, kind), number in sorted(found.items()):
+            most = judged[collection]["queries" if kind == "query" else "documents"]
+            if number > most:
+                yield f"says {most} judged texts of {collection}, but {path.name} has {number} of kind {kind}"
+
+
+def _audits(recorded: Recorded) -> Iterator[str]:
+    for path in recorded.files(r"audit\.json"):
+        audit = json.loads(path.read_bytes())
+        yield from recorded.wrong({name: audit[name] for name in recorded.facts})
+        yield from recorded.wrong({"findings": len(audit["found"]), "artifacts": sum(audit["kinds"].values())})
+
+
 COUNTS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
     "sources": _sources,
     "collections": _collections,
@@ -428,5 +452,7 @@ COUNTS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
     "indexes": _indexes,
     "runs": _runs,
     "measures": _measures,
+    "contamination": _contamination,
+    "audits": _audits,
 }
 """What counts the artifacts of a kind again."""
