@@ -145,6 +145,44 @@ def test_a_part_that_cannot_be_seen_has_no_digest(repository):
     assert code.part_digests()["locks"] is None
 
 
+def test_the_commit_is_that_of_the_package_and_says_whether_it_has_changed(repository):
+    assert code.source_commit() is None
+
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *identity, *words], cwd=repository, capture_output=True, text=True, check=True)
+
+    git("init")
+    # Without a commit there is nothing to name.
+    assert code.source_commit() is None
+    git("add", ".")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "HEAD").stdout.strip()
+    assert code.source_commit() == head and len(head) == 40
+    (repository / "beside").write_text("not of the package")
+    assert code.source_commit() == head
+    (repository / "workflow/colbert_zero/new.py").write_text("")
+    assert code.source_commit() == f"{head}, changed"
+
+
+def test_the_module_of_a_program_is_the_one_that_it_was_started_by(tmp_path):
+    (tmp_path / "steps.py").write_text(
+        "from colbert_zero.graph.code import step_module\n\n\n"
+        "def make():\n    pass\n\n\n"
+        "print(make.__module__, step_module(make))\n"
+    )
+    for words, said in ((["-m", "steps"], "__main__ steps"), (["steps.py"], "__main__ __main__")):
+        done = subprocess.run(
+            [sys.executable, *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": f"{code.WORKFLOW}"},
+            check=True,
+        )
+        assert done.stdout.strip() == said
+
+
 def test_the_module_of_a_step_is_that_of_its_make():
     assert (
         code.step_module(measure.make) == code.step_module(partial(measure.make)) == "colbert_zero.evaluation.measure"

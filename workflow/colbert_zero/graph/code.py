@@ -142,7 +142,7 @@ def step_module(make: Any) -> str:
     function = make.func if isinstance(make, partial) else make
     name = str(function.__module__)
     specification = getattr(sys.modules.get(name), "__spec__", None)
-    return specification.name if name == "__main__" and specification is not None else name
+    return name if specification is None else str(specification.name)
 
 
 def source_commit() -> str | None:
