@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,17 @@ def check(root: Path, signers: Path) -> Iterator[Finding]:
         signers: A file of allowed signers.
 
     Raises:
-        UserError: There is no such file, or the study cannot be planned.
+        UserError: There is no such file; or the config plans no report, and there is not just one.
     """
     if problem := problem_with_file(signers):
         raise UserError(f"{signers} {problem}: name a file of allowed signers, as ssh-keygen describes it")
-    study = Study(read_config(root / CONFIG_FILE), root)
-    report = study.report
+    study, report = _report(root)
 
     def wrong(problem: str) -> Finding:
         return Finding(report.name, Check.SIGNATURE, problem)
 
     try:
-        expected = statement(root, study.name, report)
+        expected = statement(root, study, report)
     except UserError as error:
         yield wrong(str(error))
         return
@@ -102,6 +102,22 @@ def check(root: Path, signers: Path) -> Iterator[Finding]:
     problems = [_problem(path, expected, signers) for path in paths]
     if all(problems):
         yield from (wrong(problem) for problem in problems if problem)
+
+
+def _report(root: Path) -> tuple[str, Spec]:
+    """The name of the study, and its report: what the config plans, or the only one that is there.
+
+    Whoever was handed a study has not the files that its config names, so it cannot be planned.
+    """
+    try:
+        study = Study(read_config(root / CONFIG_FILE), root)
+    except UserError as error:
+        specs = sorted((root / "results" / "reports").glob(f"[!.]*/{SPEC_FILE}"))
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            (report,) = (Spec.parse(path.read_text(encoding="utf-8")) for path in specs)
+            return str(report.settings["study"]), report
+        raise error
+    return study.name, study.report
 
 
 def _problem(signature: Path, expected: dict[str, str], signers: Path) -> str | None:
