@@ -8,9 +8,10 @@ from pathlib import Path
 from colbert_zero.audit.chain import Summaries
 from colbert_zero.audit.findings import Check, Finding, Note
 from colbert_zero.audit.records import OLDER
-from colbert_zero.graph.artifact import Spec, artifact_folder
+from colbert_zero.graph.artifact import Spec, artifact_folder, read_manifest
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.study import Study
 
 NAMES_SHOWN = 4
@@ -42,6 +43,7 @@ def check_plan(summaries: Summaries, told: Set[str]) -> Iterator[Finding | Note]
             yield Finding(
                 name, Check.STUDY, f"{artifact_folder(name)}: its spec is not the one that {CONFIG_FILE} plans"
             )
+    yield from _other_copies(study, summaries)
     if study.report.name in summaries:
         for name in missing:
             if name not in told:
@@ -56,6 +58,21 @@ def check_plan(summaries: Summaries, told: Set[str]) -> Iterator[Finding | Note]
     others = len(summaries.keys() - planned.keys())
     if others:
         yield Note(f"{others} of {len(summaries)} artifacts are of another config, or of another version's plans")
+
+
+def _other_copies(study: Study, summaries: Summaries) -> Iterator[Finding]:
+    """Artifacts that are no copies of the user's own folders: planning has found those to be what their specs say."""
+    for key, path in sorted(study.paths.items()):
+        spec = study.specs.get(key)
+        summary = summaries.get(spec.name) if spec else None
+        if spec is None or summary is None or not path.is_dir() or spec.settings.get("sha256") in (None, summary.files):
+            continue
+        # The folder has more files than are copied.
+        for name, entry in read_manifest(spec.folder)["outputs"].items():
+            if not (path / name).is_file() or file_digest(path / name) != entry["sha256"]:
+                yield Finding(
+                    spec.name, Check.NUMBERS, f"{spec.folder / name} is no copy of {path / name}, which its spec names"
+                )
 
 
 def _without_report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -50,7 +51,10 @@ def problem_with_form(manifest: Json, text: str) -> str | None:
         return f"is not as steps write it: {str(error)[:300]}"
     # A line end within a text is escaped, so what is taken away here is layout. (json indents in Python, four times
     # slower than it writes a line.)
-    line = json.dumps(manifest, sort_keys=True, ensure_ascii=False, separators=(",", ": "))
+    try:
+        line = json.dumps(manifest, sort_keys=True, ensure_ascii=False, separators=(",", ": "), allow_nan=False)
+    except ValueError:
+        return "holds a number that is none"
     if not text.endswith("\n") or WHITE_SPACE.sub("", text) != line:
         return "is not written as steps write it: it was edited"
     return None
@@ -86,12 +90,14 @@ def _problems_with_times(spans: Sequence[Sequence[float | None]], seconds: float
     for number, (started, ended) in enumerate(spans, start=1):
         if started is not None and ended is not None and ended < started:
             yield f"attempt {number} ended before it started"
-        for time in (started, ended):
-            if time is not None:
-                if latest is not None and time < latest - CLOCK_SKEW_SECONDS:
+        for moment in (started, ended):
+            if moment is not None:
+                if latest is not None and moment < latest - CLOCK_SKEW_SECONDS:
                     yield f"attempt {number} is earlier than the one before it"
                     return
-                latest = time
+                latest = moment
+    if latest is not None and latest > time.time() + CLOCK_SKEW_SECONDS:
+        yield "says that it was made in the future"
     started, ended = spans[-1]
     if started is not None and ended is not None and abs(ended - started - seconds) > UNTIMED_SECONDS:
         yield f"says that it took {seconds} s, and that its last attempt took {ended - started:.0f} s"
@@ -157,10 +163,10 @@ def span(manifest: Json) -> tuple[float | None, float | None]:
         return None, None
 
 
-def _seconds(time: str | None) -> float | None:
-    if time is None:
+def _seconds(text: str | None) -> float | None:
+    if text is None:
         return None
-    moment = datetime.fromisoformat(time)
+    moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError(f"{time!r} names no time zone")
+        raise ValueError(f"{text!r} names no time zone")
     return moment.timestamp()

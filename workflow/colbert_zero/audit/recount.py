@@ -100,6 +100,7 @@ def guarded(count: Callable[[Recorded], Iterator[str]], recorded: Recorded) -> I
 
 
 def _sources(recorded: Recorded) -> Iterator[str]:
+    yield from _other_files(recorded)
     files = recorded.facts.get("files")
     rows = {path: _rows_of_file(path) for path in recorded.files(r".*\.(parquet|jsonl|jsonl\.gz)")}
     if isinstance(files, dict):
@@ -111,6 +112,16 @@ def _sources(recorded: Recorded) -> Iterator[str]:
     names = [recorded.folder / name for name in files] if isinstance(files, list) else list(rows)
     if "rows" in recorded.facts:
         yield from recorded.wrong({"rows": sum(rows[name] for name in names)})
+
+
+def _other_files(recorded: Recorded) -> Iterator[str]:
+    """Files of a source that are not the user's own, whose digests its spec has."""
+    settings, outputs = recorded.spec.settings, recorded.manifest["outputs"]
+    own = settings.get("files", [{"name": settings.get("file"), "sha256": settings.get("sha256")}])
+    if recorded.spec.label.startswith("file."):
+        for file in own:
+            if outputs.get(file["name"], {}).get("sha256") != file["sha256"]:
+                yield f"lists {file['name']} with another digest than its spec has of the user's own file"
 
 
 def _rows_of_file(path: Path) -> int:
@@ -267,6 +278,12 @@ def _parameters(recorded: Recorded) -> int:
 def _bases(recorded: Recorded) -> Iterator[str]:
     if "parameters" in recorded.facts:
         yield from recorded.wrong({"parameters": _parameters(recorded)})
+    for path in recorded.files(r"tokenizer\.json"):
+        tokenizer = json.loads(path.read_bytes())
+        vocabulary = tokenizer["model"].get("vocab", {})
+        if isinstance(vocabulary, dict):
+            added = {token["content"] for token in tokenizer.get("added_tokens", ())}
+            yield from recorded.wrong({"vocabulary": len(vocabulary.keys() | added)})
 
 
 def _models(recorded: Recorded) -> Iterator[str]:

@@ -24,6 +24,7 @@ KINDS = {
 """The kinds of artifacts by the folder that they live in."""
 FILE_SYSTEM_NAMES = re.compile(r"\.snapshot|\.nfs[0-9a-f]+")
 """Names that file systems make in any folder: snapshots, and files that were deleted while in use."""
+ARTIFACT_NAME = re.compile(r".+-[0-9a-f]{12}")
 KINDS_OF_FILES = {
     stat.S_IFLNK: "is a link",
     stat.S_IFIFO: "is a pipe",
@@ -67,13 +68,14 @@ def find_artifacts(root: Path) -> tuple[list[Path], list[Finding]]:
 
 def _in_kind(kind: Path, findings: list[Finding]) -> Iterator[Path]:
     for path in _entries(kind, findings):
+        name = f"{kind.name}/{path.name}"
         if path.is_dir():
             if path.is_symlink():
-                findings.append(_misplaced(path, "is a link, where a step made a folder", f"{kind.name}/{path.name}"))
+                findings.append(_misplaced(path, "is a link, where a step made a folder", name))
             if not _is_empty(path):
                 yield path
-        elif path.is_symlink() or not path.is_file():
-            findings.append(_misplaced(path, f"{_describe(path)}, where there are folders alone"))
+        elif path.is_symlink() or not path.is_file() or ARTIFACT_NAME.fullmatch(path.name):
+            findings.append(_misplaced(path, f"{_describe(path)}, where a step made a folder", name))
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:
@@ -106,7 +108,7 @@ def _misplaced(path: Path, problem: str, name: str | None = None) -> Finding:
 
 
 def _describe(path: Path) -> str:
-    return KINDS_OF_FILES.get(stat.S_IFMT(path.lstat().st_mode), "is no folder")
+    return KINDS_OF_FILES.get(stat.S_IFMT(path.lstat().st_mode), "is a file")
 
 
 def contents(folder: Path) -> Contents:
