@@ -1,11 +1,13 @@
 """`colbert-zero diff`: the leaves that decide, what they reach, and how the making differed; 0, 1 or 2 as diff(1)."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from colbert_zero.audit import diff as diff_module
 from colbert_zero.cli import main
 from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact
 from colbert_zero.graph.config import read_config
@@ -70,6 +72,14 @@ def test_anything_compared_with_itself_is_the_same(study, other, capsys):
         assert not any(answer.get(part) for part in ("config", "causes", "made", "other_files", "same_files", "parts"))
     assert diff(capsys, study, other)[0] == 0
     assert diff(capsys, f"{study}:all/dev", f"{other}:all/dev")[0] == 0
+
+
+def test_the_keys_of_the_json_are_those_that_help_names(study, clones, capsys):
+    named = set(re.findall(r"\w+", diff_module.__doc__.partition("JSON has")[2]))
+    for one, two in (("all/dev", "untrained/dev"), clones):
+        answer = diff_json(capsys, one, two)[1]
+        assert set(answer) <= named
+        assert all(set(entry) <= named for part in ("causes", "made", "config") for entry in answer.get(part, ()))
 
 
 LEAVES = {

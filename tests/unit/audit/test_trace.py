@@ -1,24 +1,30 @@
 """`colbert-zero trace`: every artifact behind a number, each once, the same as text, as JSON and as a page."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from colbert_zero.audit import trace as trace_module
 from colbert_zero.audit.names import Names
 from colbert_zero.audit.trace import Trace
 from colbert_zero.cli import main
 from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact, Spec
 from colbert_zero.graph.config import read_config
+from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.study import Study
 from colbert_zero.report.chain import group, kind_of
 from colbert_zero.report.chain_figure import draw_chain
 
 KEPT = Path(__file__).parents[2] / "fixtures" / "study-0.1.0"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(WORKFLOW)}
 NAME = re.compile(r"\b[a-z]+/[\w.-]+-[0-9a-f]{12}\b")
 
 
@@ -88,6 +94,13 @@ def test_text_and_json_say_the_same(study, capsys):
     assert '"search_query: "' in words, "a prompt's last space is seen"
 
 
+def test_the_keys_of_the_json_are_those_that_help_names(study, capsys):
+    _, answer = trace_json(capsys, "all/dev")
+    named = set(re.findall(r"\w+", trace_module.__doc__.partition("JSON has")[2]))
+    artifact = answer["artifacts"][0]
+    assert {*answer, *answer["cell"], *artifact, *artifact["made"]} <= named
+
+
 def test_the_number_is_computed_from_the_values_and_the_record_is_compared(study, capsys):
     _, answer = trace_json(capsys, "all/dev")
     measures = Artifact.open(cells()["all/dev"])
@@ -143,7 +156,7 @@ def test_an_artifact_is_found_by_name_path_and_the_first_digits_of_its_key(study
 )
 def test_an_unknown_name_is_one_line_with_near_names(study, capsys, unknown):
     status, out, err = trace(capsys, unknown)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith("colbert-zero: ")
     assert any(cell in err for cell in [*cells(), "runs/colbert.dev-"])
@@ -161,8 +174,19 @@ def test_a_missing_or_damaged_artifact_is_told_in_its_place(study, capsys):
     assert "Traceback" not in out
 
 
+WRONG = (None, True, 1e400, float("nan"), 10**400, "", [1], [{"a": None}], {"a": {"b": 1}})
+
+
 @pytest.mark.parametrize(
-    "text", ["{}", "[]", '{"outputs": {}, "facts": {}}', '{"outputs": {"a": 1}, "facts": {"means": 3}}']
+    "text",
+    [
+        "{}",
+        "[]",
+        '{"outputs": {}, "facts": {}}',
+        '{"outputs": {"a": 1}, "facts": {"means": 3}}',
+        *(json.dumps(dict.fromkeys(("code", "packages", "image", "attempts", "seconds"), wrong)) for wrong in WRONG),
+        *(json.dumps({"outputs": {}, "facts": {"means": wrong}, "code": {"changed": wrong}}) for wrong in WRONG),
+    ],
 )
 def test_any_manifest_is_read_as_far_as_it_goes(study, capsys, text):
     for path in study.glob("re*/*/*/manifest.json"):
@@ -196,7 +220,7 @@ def test_a_study_without_config_or_data_is_traced_by_its_report(study, capsys):
 
 def test_an_empty_folder_is_one_line(tmp_path, capsys):
     status, out, err = trace(capsys, "all/dev", "--directory", str(tmp_path))
-    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert (status, out, err.count("\n")) == (2, "", 1)
     assert "--directory" in err
 
 
@@ -321,6 +345,24 @@ def test_boxes_of_a_layer_do_not_overlap_and_each_input_has_an_arrow(study):
         assert not [other for other in boxes if other[1] == y and 0 < other[0] - x < width]
     for name, sources in inputs.items():
         assert all(f"{source} → {name}<" in svg for source in sources)
+
+
+def test_of_a_group_what_is_common_is_told_once_and_each_artifact_as_well(study, capsys):
+    report = next((study / "results/reports").iterdir())
+    _, out, _ = trace(capsys, f"reports/{report.name}")
+    lines = out.splitlines()
+    assert "[2] to [5] measure: 4 of them, with in common" in lines
+    headings = [name for line in lines if line.lstrip().startswith("[") for name in NAME.findall(line)]
+    assert sorted(headings) == sorted(behind([f"reports/{report.name}"]))
+    assert out.count('["nDCG@10", "AP@100", "R@100"]') == 1
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(study):
+    command = [sys.executable, "-m", "colbert_zero.cli", "trace", "all/dev", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_the_names_of_a_study_are_read_from_its_config_and_its_reports(study):

@@ -6,6 +6,7 @@ its own specs say counts as a cause: that an input has another key is told once,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -231,7 +232,7 @@ class Comparison:
             for about, path in one:
                 values = one[about, path], other.get((about, path))
                 if None not in values and values[0] != values[1]:
-                    found.setdefault((about, path, canonical_json(values)), (values, []))[1].append(pair)
+                    found.setdefault((about, path, json.dumps(values, sort_keys=True)), (values, []))[1].append(pair)
         return [Making(about, path, values, tuple(places)) for (about, path, _), (values, places) in found.items()]
 
     @cached_property
@@ -319,7 +320,7 @@ def _made(link: Link, record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, st
         yield from ((("packages", name), version) for name, version in sorted(record["packages"].items()))
     if link.manifest:
         image = record["image"] if isinstance(record["image"], Mapping) else {"": "none"}
-        yield ("image", "labels"), canonical_json(image)
+        yield ("image", "labels"), json.dumps(image, sort_keys=True)
     yield from ((("machine", name), value) for name, value in record["machine"].items())
     attempts = record["attempts"]
     yield ("machine", "host"), str(attempts[-1]["host"]) if attempts and "host" in attempts[-1] else None

@@ -9,6 +9,12 @@ Each of the two is a cell (ROW/COLLECTION) or an artifact's name or key in the s
 STUDY: alone, for another study's folder; or the folder of a clone, whose code is compared. A study alone is compared as
 its config plans it. Files are compared by the digests that were recorded; times and memory are not compared. Exit
 status: 0 if nothing differs, 1 if something does, 2 if that cannot be told.
+
+JSON has `format`, `a`, `b` and `same` (null if that cannot be told). Of clones: parts, modules, reach. Of anything else:
+values; config (path, a, b, reach: what gets another key if this leaf alone is changed); causes (about, path, a, b, in:
+the artifacts whose own specs have it, reach: those that have other keys because of it); only; made (about, path, a, b,
+in); other_files (one spec, other bytes, told where it begins), other_files_reached, same_files (other specs, the same
+bytes) and unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from colbert_zero.audit.names import Names
 from colbert_zero.audit.trees import TreeComparison, compare_trees, is_code
 from colbert_zero.graph.artifact import SPEC_FILE
 from colbert_zero.graph.config import CONFIG_FILE, read_config
-from colbert_zero.graph.console import MESSAGE_PREFIX, UserError, error_line, one_line
+from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.digests import canonical_json
 from colbert_zero.graph.study import Study
 from colbert_zero.report.chain import KINDS, kind_of, label_of, show
@@ -37,6 +43,7 @@ from colbert_zero.report.chain import KINDS, kind_of, label_of, show
 FORMAT = 1
 """The version of the JSON: a key never changes its meaning; a new version may drop one."""
 SAME, DIFFERENT, CANNOT_TELL = 0, 1, 2
+FAILED = CANNOT_TELL
 NAMES_MAXIMUM = 8
 """So many names are listed in a line of text; JSON has them all."""
 PART_DIGITS = 16
@@ -86,15 +93,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what differs; return 0 if nothing does, 1 if something does, and 2 if that cannot be told."""
-    try:
-        status, report, text = _compare(options.one, options.other)
-    except Exception as error:
-        line = error_line(error)
-        if line is None:
-            raise
-        sys.stderr.write(f"{MESSAGE_PREFIX}{line}\n")
-        return CANNOT_TELL
+    """Write what differs; return 0 if nothing does, 1 if something does, and 2 if that cannot be told.
+
+    Raises:
+        UserError: One of the two is not there, or they cannot be compared.
+    """
+    status, report, text = _compare(options.one, options.other)
     if options.json:
         sys.stdout.write(json.dumps({"format": FORMAT, **report}, indent=1, ensure_ascii=False) + "\n")
     else:

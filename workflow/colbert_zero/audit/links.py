@@ -55,7 +55,10 @@ class Link:
         try:
             artifact = Artifact.open(name)
             spec = artifact.spec
-            well_formed = isinstance(spec.settings, Mapping) and all(map(is_name, spec.input_names))
+            # What is not in the canonical form, such as a forged spec, has another name than its folder.
+            well_formed = (
+                isinstance(spec.settings, Mapping) and spec.name == name and all(map(is_name, spec.input_names))
+            )
         except UserError as error:
             return cls(name, None, {}, str(error))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -120,12 +123,13 @@ class Link:
             "record": self.manifest.get("record", 1) if self.manifest else None,
             "manifest": file_digest(path) if self.manifest and path.is_file() else None,
             "files": files if self.manifest else None,
-            "code": {name: self.code.get(name) for name in ("digest", "commit", "module", "parts", "changed")},
+            "code": {name: self.code.get(name) for name in ("digest", "commit", "module", "parts")}
+            | {"changed": _list(self.code.get("changed"))},
             "python": self.manifest.get("python"),
             "packages": self.manifest.get("packages"),
             "image": self.manifest.get("image"),
             "machine": machine,
-            "arguments": self.manifest.get("arguments"),
+            "arguments": _list(self.manifest.get("arguments")),
             "seconds": self.manifest.get("seconds"),
             "peak_memory_mb": self.manifest.get("peak_memory_mb"),
             "attempts": [dict(attempt) for attempt in self.attempts],
@@ -171,10 +175,18 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _list(value: Any) -> list[Any] | None:
+    return value if isinstance(value, list) else None
+
+
 def same_number(one: Any, other: Any) -> bool:
     """Whether two numbers are the same but for the order in which they were summed; what is no number is none."""
-    numbers = [value for value in (one, other) if isinstance(value, int | float) and not isinstance(value, bool)]
-    return len(numbers) == 2 and math.isclose(*numbers, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    if not (isinstance(one, float | int) and isinstance(other, float | int)):
+        return False
+    try:
+        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    except OverflowError:
+        return False
 
 
 def follow(roots: Iterable[str]) -> dict[str, Link]:

@@ -123,7 +123,7 @@ class Names:
         A config that cannot be planned here, such as one whose data are elsewhere, has no table.
         """
         tables = []
-        with suppress(UserError):
+        with suppress(UserError, OSError):
             tables.append(Table(Study(read_config(Path(CONFIG_FILE)), Path()).report, planned=True))
         reports = [Link.open(name) for name in self.artifacts if kind_of(name) == "reports"]
         for link in sorted(reports, key=lambda link: [str(of.get("ended")) for of in link.attempts[-1:]], reverse=True):
@@ -172,4 +172,13 @@ class Names:
 
 def _is_table(spec: Spec) -> bool:
     """Whether a report's spec has what a planned one has."""
-    return {"measure", "groups", "rows"} <= spec.settings.keys() and isinstance(spec.settings["groups"], Mapping)
+    groups = spec.settings.get("groups")
+    return (
+        isinstance(groups, Mapping)
+        and all(isinstance(members, list) and all(map(_is_text, members)) for members in groups.values())
+        and _is_text(spec.settings.get("measure"))
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

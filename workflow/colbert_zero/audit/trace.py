@@ -5,8 +5,13 @@ colbert-zero trace colbert-zero/mean --html chain.html --directory STUDY
 colbert-zero trace 3f9a2c1b7d04 --json --directory STUDY
 
 Asked for is a cell of the table (ROW/COLLECTION, ROW/GROUP or ROW/mean), an artifact's name, or the first digits of a
-key. Exit status: 0; 1 if there is nothing of that name, a number is not the one that was recorded, or an artifact of
-the chain is missing or damaged.
+key. Exit status: 0; 1 if a number is not the one that was recorded, or an artifact of the chain is missing or damaged;
+2 if nothing has that name.
+
+JSON has `format`, `asked`, `holds` (whether status is 0), `cell` (null for an artifact; else row, column, measure,
+value, printed, report, planned, queries, agrees) and `artifacts`, in order: number, name, kind, label, key, problem,
+inputs (names by role), settings, origin, facts, made (record, manifest, files, code, python, packages, image, machine,
+arguments, seconds, peak_memory_mb, attempts), and values of measures. What was not recorded is null.
 """
 
 from __future__ import annotations
@@ -27,11 +32,12 @@ from colbert_zero.graph.console import one_line
 from colbert_zero.graph.text_files import replace_text
 from colbert_zero.report.chain import KINDS, Group, group, key_of, kind_of, label_of, leaves, origin, show
 
+FAILED = 2
 FORMAT = 1
 """The version of the JSON: a key never changes its meaning; a new version may drop one."""
 NOT_RECORDED = "not recorded"
 WIDTH = 110
-INDENT = 14
+SUBJECT_WIDTH = 9
 LIST_MAXIMUM = 6
 """Longer lists among the facts are shown as their length."""
 ATTEMPTS_MAXIMUM = 6
@@ -203,7 +209,7 @@ class Trace:
         if not link.manifest:
             return items
         items.append(("facts", list(_fact_items(link.facts))))
-        module = [record["code"]["module"] or NOT_RECORDED]
+        module = [str(record["code"]["module"] or NOT_RECORDED)]
         changed = record["code"]["changed"] or []
         items.append(("step", [*module, *(f"its {part} changed while it ran" for part in changed), *_cost(record)]))
         items.append(("attempts", list(_attempt_items(record["attempts"]))))
@@ -269,20 +275,22 @@ class Trace:
         ]
         return [(subject, texts) for subject, texts in shared if texts]
 
-    def own(self, of: Group) -> list[tuple[str, list[str]]]:
+    def own(self, of: Group) -> list[tuple[str, Items]]:
         """Of each artifact of a group of several: its heading, and what is not said of all of them."""
+        if len(of.names) == 1:
+            return []
         shared = dict(self.shared(of))
+        described = {name: self.describe(name) for name in of.names}
         return [
             (
                 one_line(f"[{self.numbers[name]}] {name}"),
                 [
-                    text if subject in ("settings", "facts") else f"{subject} {text}"
-                    for subject, texts in self.describe(name)
-                    for text in texts
-                    if text not in shared.get(subject, ())
+                    (subject, own)
+                    for subject, texts in items
+                    if (own := [text for text in texts if text not in shared.get(subject, ())])
                 ],
             )
-            for name in (of.names if len(of.names) > 1 else ())
+            for name, items in described.items()
         ]
 
     def text(self) -> str:
@@ -290,15 +298,12 @@ class Trace:
         lines = [*self.headline, ""]
         for of in self.groups:
             lines.append(self.heading(of))
-            for subject, texts in self.shared(of):
-                lines += _wrapped(f"    {subject.ljust(INDENT - 5)} ", texts)
-            for name, texts in self.own(of):
-                lines.append(f"    {name}")
-                lines += _wrapped(" " * 8, texts)
+            lines += _item_lines(4, self.shared(of))
+            for name, items in self.own(of):
+                lines += [f"    {name}", *_item_lines(8, items)]
             lines.append("")
         lines.append("all of them, where nothing else is said:")
-        for subject, text in self.common.items():
-            lines += _wrapped(f"    {subject.ljust(INDENT - 5)} ", one_line(text).split("; "))
+        lines += _item_lines(4, [(subject, one_line(text).split("; ")) for subject, text in self.common.items()])
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
@@ -402,7 +407,7 @@ def _attempt_items(attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 yield f"and {len(attempts) - 2 * half} more"
             continue
         words = [f"{number}.", str(attempt.get("started", "?")), "to", str(attempt.get("ended", "?"))]
-        words += [f"{name} {attempt[name]}" for name in ("host", "node", "job", "gpus", "run") if attempt.get(name)]
+        words += [f"{name} {attempt[name]}" for name in ("host", "node", "job", "gpus") if attempt.get(name)]
         if "start_step" in attempt or "end_step" in attempt:
             words.append(f"steps {attempt.get('start_step', '?')} to {attempt.get('end_step', '?')}")
         yield " ".join([*words, str(attempt.get("end", "its end is not recorded"))])
@@ -410,6 +415,12 @@ def _attempt_items(attempts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _plural(number: Any, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _item_lines(indent: int, items: Items) -> Iterator[str]:
+    """The lines of what is said of an artifact, `indent` spaces from the left."""
+    for subject, texts in items:
+        yield from _wrapped(f"{' ' * indent}{subject.ljust(SUBJECT_WIDTH)} ", texts)
 
 
 def _wrapped(start: str, texts: Sequence[str]) -> list[str]:
