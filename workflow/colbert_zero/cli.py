@@ -52,7 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not parsed.directory.is_dir():
             raise UserError(f"{parsed.directory} is not a folder")
         os.chdir(parsed.directory)
-        return int(module.run(parsed))
+        try:
+            status = int(module.run(parsed))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Who reads the output, such as head, has seen enough: there is nothing to report, and nobody to report to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return failed
+        return status
 
     return run_reporting_errors(run, failed)
 
