@@ -204,6 +204,30 @@ def test_a_study_with_findings_is_not_signed(study, keys, capsys):
     assert not (study / "signatures").exists()
 
 
+def test_verify_tells_who_signed_or_that_nobody_did(signed, keys, tmp_path, monkeypatch, capsys):
+    """With a path of where it was started; from a folder that holds what was handed over, too."""
+    shutil.copy(keys / "signers", tmp_path)
+    arguments = ["verify", "--directory", str(signed), "--signers"]
+    assert main([*arguments, "signers"]) == 0
+    assert f"reports/{the_report(signed).name} is signed by me@example.org" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "absent"]) == 2
+    assert "could not tell who signed the report" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    flip(next((signed / "signatures").glob("*.json")), 20)
+    assert main([*arguments, "signers"]) == 1
+    assert "one of them was edited" in capsys.readouterr().out
+
+
+def test_a_signature_is_found_where_the_config_cannot_be_planned(signed, keys):
+    """As in a bundle, which has not the files that the config names: it is that of the only report."""
+    shutil.rmtree(signed / "data")
+    assert problems(signed, keys) == []
+    flip(the_report(signed) / "manifest.json", -1)
+    (problem,) = problems(signed, keys)
+    assert "the report's manifest" in problem
+
+
 def refusal(study, key, capsys):
     assert main(["sign", "--key", str(key), "--directory", str(study)]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -37,6 +37,7 @@ from colbert_zero.audit.crate import (
     span,
     without_folders,
 )
+from colbert_zero.audit.options import absolute_path, megabytes
 from colbert_zero.audit.verify import findings
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact
 from colbert_zero.graph.code import PARTS, part_digests
@@ -88,19 +89,6 @@ That file has the digests of the report's files. Some artifacts have an older re
 manifests of what they were made from: their files are vouched for, how they were made is not."""
 OLDEST_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The time of each file in a ZIP: none is one of this machine."""
-
-
-def absolute_path(text: str) -> Path:
-    """A path of the command line: from where the command was started, whatever folder it works in."""
-    return Path(text).expanduser().absolute()
-
-
-def megabytes(text: str) -> float:
-    """A number of megabytes, 0 or more."""
-    number = float(text)
-    if not number >= 0:
-        raise ValueError("below 0")
-    return number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

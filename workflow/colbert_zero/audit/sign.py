@@ -24,6 +24,7 @@ from pathlib import Path
 
 from colbert_zero.audit import openssh, signatures
 from colbert_zero.audit.model_signing import is_pem_key, model_statement, signed_bundle
+from colbert_zero.audit.options import absolute_path
 from colbert_zero.audit.verify import findings
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.config import CONFIG_FILE, read_config
@@ -33,11 +34,6 @@ from colbert_zero.graph.text_files import replace_text
 
 MODEL_NAMESPACE = "colbert-zero-model"
 BUNDLE = ".sigstore.json"
-
-
-def absolute_path(text: str) -> Path:
-    """A path of the command line: from where the command was started, whatever folder it works in."""
-    return Path(text).expanduser().absolute()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,9 @@ Statements and signatures stand in `signatures/` of the study, beside the result
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,28 @@ def write(root: Path, stem: str, text: str, signature: str) -> Path:
     return path
 
 
-def check(root: Path, signers: Path) -> Iterator[Finding]:
-    """What is wrong with the signatures of a study's report; nothing if one of an allowed signer is right.
+@dataclass(frozen=True)
+class Vouchers:
+    """What the signatures of a report come to.
+
+    Attributes:
+        report: The report's name.
+        names: Who vouches for it, as the file of allowed signers names them.
+        problems: Why each other signature does not, or why there is none.
+    """
+
+    report: str
+    names: Sequence[str]
+    problems: Sequence[str]
+
+    def findings(self) -> Iterator[Finding]:
+        """Nothing if somebody vouches for the report, else a finding for each problem."""
+        if not self.names:
+            yield from (Finding(self.report, Check.SIGNATURE, problem) for problem in self.problems)
+
+
+def vouchers(root: Path, signers: Path) -> Vouchers:
+    """Who of some allowed signers vouches for a study's report as it is.
 
     It says nothing of the artifacts below the report: those are what `verify` compares with the report's manifest.
 
@@ -87,21 +108,29 @@ def check(root: Path, signers: Path) -> Iterator[Finding]:
     if problem := problem_with_file(signers):
         raise UserError(f"{signers} {problem}: name a file of allowed signers, as ssh-keygen describes it")
     study, report = _report(root)
-
-    def wrong(problem: str) -> Finding:
-        return Finding(report.name, Check.SIGNATURE, problem)
-
     try:
         expected = statement(root, study, report)
     except UserError as error:
-        yield wrong(str(error))
-        return
-    paths = sorted((root / FOLDER).glob(f"{report.folder.name}.*{SIGNATURE}"))
-    if not paths:
-        yield wrong(f"{FOLDER} has no signature of {report.name}: colbert-zero sign makes one")
-    problems = [_problem(path, expected, signers) for path in paths]
-    if all(problems):
-        yield from (wrong(problem) for problem in problems if problem)
+        return Vouchers(report.name, [], [str(error)])
+    names: list[str] = []
+    problems = []
+    for path in sorted((root / FOLDER).glob(f"{report.folder.name}.*{SIGNATURE}")):
+        found = _signers(path, expected, signers)
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            names += found
+    if not names and not problems:
+        problems = [f"{FOLDER} has no signature of {report.name}: colbert-zero sign makes one"]
+    return Vouchers(report.name, sorted(set(names)), problems)
+
+
+def check(root: Path, signers: Path) -> Iterator[Finding]:
+    """What is wrong with the signatures of a study's report; nothing if one of an allowed signer is right.
+
+    Arguments and errors are those of `vouchers`.
+    """
+    yield from vouchers(root, signers).findings()
 
 
 def _report(root: Path) -> tuple[str, Spec]:
@@ -120,8 +149,8 @@ def _report(root: Path) -> tuple[str, Spec]:
     return study.name, study.report
 
 
-def _problem(signature: Path, expected: dict[str, str], signers: Path) -> str | None:
-    """Why a signature does not vouch for what is expected; None if it does."""
+def _signers(signature: Path, expected: Mapping[str, str], signers: Path) -> list[str] | str:
+    """Who vouches by a signature for what is expected; or why nobody does."""
     path = signature.with_suffix("")
     for file in (path, signature):
         if problem := problem_with_file(file):
@@ -137,9 +166,11 @@ def _problem(signature: Path, expected: dict[str, str], signers: Path) -> str | 
         if said.get(key) != expected[key]:
             return f"{path} vouches for the {words} {str(said.get(key))[:100]}, and it is {expected[key]}"
     identity = said.get("identity")
-    if identity is not None and identity not in names:
+    if identity is None:
+        return names
+    if identity not in names:
         return f"{path} names {identity} as its signer, and {signers} knows the key as {', '.join(names)}"
-    return None
+    return [identity]
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -24,14 +24,16 @@ from colbert_zero.audit.alone import Examined, Summary, examine
 from colbert_zero.audit.chain import check_chain
 from colbert_zero.audit.findings import Check, Finding, Note
 from colbert_zero.audit.hashing import Read, batches, read_files
+from colbert_zero.audit.options import absolute_path
 from colbert_zero.audit.planned import check_plan
 from colbert_zero.audit.records import OLDER
 from colbert_zero.audit.recount import Recorded, recount
 from colbert_zero.audit.related import recount_with_inputs
+from colbert_zero.audit.signatures import vouchers
 from colbert_zero.audit.vouched import Vouched, forget
 from colbert_zero.audit.walk import find_artifacts
 from colbert_zero.graph.artifact import MANIFEST_FILE, artifact_folder
-from colbert_zero.graph.console import one_line, progress
+from colbert_zero.graph.console import UserError, one_line, progress
 
 FAILED = 2
 """The exit status where it cannot be told whether a study is as it was made."""
@@ -47,12 +49,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not read again what the last audit with this flag found intact, by size, inode and time of change",
     )
+    parser.add_argument(
+        "--signers", type=absolute_path, metavar="FILE", help="the report must be signed by one of FILE's keys"
+    )
     parser.add_argument("--json", action="store_true", help="write findings, notes and summary as lines of JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write a line for each finding and note, and a summary; return the exit status."""
-    audit = Audit(options.threads, options.since_last)
+    audit = Audit(options.threads, options.since_last, signers=options.signers)
     for told in audit.check():
         if options.json:
             kind = "finding" if isinstance(told, Finding) else "note"
@@ -82,7 +87,11 @@ class Audit:
     """
 
     def __init__(
-        self, threads: int | None = None, since_last: bool = False, names: Iterable[str] | None = None
+        self,
+        threads: int | None = None,
+        since_last: bool = False,
+        names: Iterable[str] | None = None,
+        signers: Path | None = None,
     ) -> None:
         """Prepare a pass.
 
@@ -91,7 +100,9 @@ class Audit:
             since_last: Whether files that the last such pass vouched for are not read again.
             names: The artifacts to look at, and nothing else of the study; by default all that are there, what lies
                 between them, and the config.
+            signers: A file of allowed signers, one of whom must have signed the report; None to ask for no signature.
         """
+        self._signers = signers
         self._names = None if names is None else sorted(names)
         self.counts: Counter[str] = Counter()
         self._threads = max(1, threads or len(os.sched_getaffinity(0)))
@@ -150,7 +161,20 @@ class Audit:
         yield from self._compare_with_inputs()
         if self._names is None:
             yield from check_plan(self._summaries, missing)
+        if self._signers is not None:
+            yield from self._check_signatures(self._signers)
         yield from self._notes()
+
+    @staticmethod
+    def _check_signatures(signers: Path) -> Iterator[Finding | Note]:
+        try:
+            told = vouchers(Path(), signers)
+        except UserError as error:
+            yield Note(f"could not tell who signed the report: {error}", unsure=True)
+        else:
+            yield from told.findings()
+            if told.names:
+                yield Note(f"{told.report} is signed by {', '.join(told.names)}")
 
     def _find(self) -> tuple[list[Path], list[Finding]]:
         """The folders to look at, and what lies between those of a whole study wrongly."""
