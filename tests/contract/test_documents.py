@@ -1,7 +1,8 @@
 """What README.md, CONTRIBUTING.md and docs/ say runs: commands and configs here, and links and paths lead somewhere.
 
 A block that cannot run in a test says `no-run` in its first line, and is in `NOT_RUN`. A config with a mistake says
-`wrong`, and the console block after it quotes the error. `make` says what it would do, Snakemake plans.
+`wrong`, and the console block after it quotes the error. `make` says what it would do, Snakemake plans. The commands
+of a block that says `demo` run on the finished demo (`make test-demo`); here their words are understood.
 """
 
 import gzip
@@ -14,23 +15,20 @@ import subprocess
 import sys
 from functools import cache, partial
 from itertools import pairwise
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
-from markdown_it import MarkdownIt
 from test_partial_reruns import CONTRACT
 
 import loading_recipes
+from colbert_zero import cli
 from colbert_zero.graph.config import read_config, read_yaml
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.study import Study
+from documents import PAGES, ROOT, Block, Command, all_blocks, blocks, commands, inlines, spans, tokens
 from programs import laptop
 
-ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 KEPT = ROOT / "tests" / "fixtures" / "study-0.1.0"
 EMBEDDED = read_config(ROOT / "local" / "config.yaml")
 PAPER = read_config(ROOT / "config.yaml")
@@ -38,7 +36,7 @@ SCHEMA = read_yaml(WORKFLOW / "schemas" / "study.schema.yaml")
 SETTINGS = SCHEMA["$defs"]["settings"]["properties"]
 RESOURCES = SCHEMA["properties"]["resources"]["additionalProperties"]["properties"]
 
-MARKS = {"console": {"", "no-run"}, "yaml": {"", "wrong"}, "python": {""}, "mermaid": {""}, "text": {""}}
+MARKS = {"console": {"", "no-run", "demo"}, "yaml": {"", "wrong"}, "python": {""}, "mermaid": {""}, "text": {""}}
 """The languages of blocks, and the marks that a block of each may have."""
 NOT_RUN = {
     ("CONTRIBUTING.md", "$ pre-commit install"),  # it writes into .git
@@ -47,71 +45,6 @@ NOT_RUN = {
 """Page and first command of each block that is not run."""
 PATH = re.compile(r"(?:workflow|tests|docs|envs|containers|slurm|local|\.github)/[\w./*-]*")
 """A code span that names something of the repository."""
-
-
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: str
-    line: int
-    language: str
-    mark: str
-    text: str
-
-
-class Command(NamedTuple):
-    """A command of a console block, and the output lines that the block quotes."""
-
-    block: Block
-    words: list[str]
-    comment: str
-    output: list[str]
-
-
-# Reading pages
-
-
-@cache
-def tokens(page):
-    return MarkdownIt().enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
-
-
-@cache
-def inlines(page):
-    return [inner for token in tokens(page) for inner in token.children or ()]
-
-
-@cache
-def all_blocks():
-    found = []
-    for page in PAGES:
-        for token in tokens(page):
-            if token.type in ("fence", "code_block"):
-                language, _, mark = token.info.strip().partition(" ")
-                found.append(Block(page, token.map[0] + 1, language, mark.strip(), token.content))
-    return found
-
-
-def blocks(language, mark=""):
-    return [block for block in all_blocks() if (block.language, block.mark) == (language, mark)]
-
-
-def spans():
-    """Page and text of all code spans."""
-    return [(page, token.content) for page in PAGES for token in inlines(page) if token.type == "code_inline"]
-
-
-def commands(block):
-    found = []
-    for line in block.text.splitlines():
-        if line.startswith("$ "):
-            command, _, comment = line[2:].partition(" # ")
-            assert not command.rstrip().endswith("\\"), f"{block.page}:{block.line}: a command is one line"
-            found.append(Command(block, shlex.split(command), comment.strip(), []))
-        else:
-            assert found, f"{block.page}:{block.line}: output without a command"
-            found[-1].output.append(line)
-    return found
 
 
 def tables(page):
@@ -301,8 +234,13 @@ def study_folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = shutil.copytree(KEPT, tmp_path_factory.mktemp("finished") / "study")
+def kept(tmp_path_factory):
+    return shutil.copytree(KEPT, tmp_path_factory.mktemp("kept") / "study")
+
+
+@pytest.fixture(scope="module")
+def finished(kept, tmp_path_factory):
+    folder = shutil.copytree(kept, tmp_path_factory.mktemp("finished") / "study")
     # Its negatives, and so its report, have another key today: the report is put under that name.
     report = Study(read_config(folder / "config.yaml"), folder).report
     (kept,) = (folder / "results" / "reports").iterdir()
@@ -344,10 +282,10 @@ def run_snakemake(command, snakemake, study_folders):
     return output
 
 
-def run_colbert_zero(command, finished):
+def run_colbert_zero(command, kept, finished):
     """A command that looks at a study, at the kept one: `verify` at what is there, others at what is planned today."""
     words = command.words[1:]
-    words[words.index("--directory") + 1] = str(KEPT if words[0] == "verify" else finished)
+    words[words.index("--directory") + 1] = str(kept if words[0] == "verify" else finished)
     done = subprocess.run(
         [sys.executable, "-m", "colbert_zero.cli", *words],
         capture_output=True,
@@ -359,14 +297,14 @@ def run_colbert_zero(command, finished):
 
 
 @each("command", [command for block in blocks("console") for command in commands(block)])
-def test_command_runs(command, on_a_laptop, snakemake, study_folders, finished):
+def test_command_runs(command, on_a_laptop, snakemake, study_folders, kept, finished):
     match command.words[0].removeprefix(".venv/bin/"):
         case "make":
             output = run_make(command, on_a_laptop)
         case "snakemake":
             output = run_snakemake(command, snakemake, study_folders)
         case "colbert-zero":
-            output = run_colbert_zero(command, finished)
+            output = run_colbert_zero(command, kept, finished)
         case other:
             pytest.fail(f"{other}: say here how it is run, or mark the block no-run")
     printed = output.splitlines()
@@ -374,6 +312,12 @@ def test_command_runs(command, on_a_laptop, snakemake, study_folders, finished):
         assert line in printed, output
     for count in re.findall(r"(\d+) jobs", command.comment):
         assert re.findall(r"^total +(\d+)$", output, re.MULTILINE)[-1] == count
+
+
+@each("command", [command for block in blocks("console", "demo") for command in commands(block)])
+def test_the_words_of_a_command_on_the_demo_are_understood(command):
+    assert command.words[0] == "colbert-zero"
+    assert str(cli.parse(command.words[1:]).directory) == "local"
 
 
 @each("block", blocks("yaml", "wrong"))

@@ -29,11 +29,9 @@ COMMANDS = {
 imported only when its command is asked for. It may define `FAILED`, the exit status where it cannot run (1)."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `colbert-zero`; return the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line: its options, `run` that answers it, and `failed`, the exit status where that cannot run."""
     command = words[0] if words and words[0] in COMMANDS else None
-    failed = 1
     parser = argparse.ArgumentParser(prog="colbert-zero", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, (_, answers) in COMMANDS.items():
@@ -44,24 +42,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == command:
             module = import_module(f"colbert_zero.{COMMANDS[name][0]}")
             options.description = module.__doc__
+            options.set_defaults(run=module.run, failed=getattr(module, "FAILED", 1))
             module.add_options(options)
-            failed = getattr(module, "FAILED", failed)
-    parsed = parser.parse_args(words)
+    return parser.parse_args(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `colbert-zero`; return the exit status."""
+    parsed = parse(sys.argv[1:] if argv is None else argv)
 
     def run() -> int:
         if not parsed.directory.is_dir():
             raise UserError(f"{parsed.directory} is not a folder")
         os.chdir(parsed.directory)
         try:
-            status = int(module.run(parsed))
+            status = int(parsed.run(parsed))
             sys.stdout.flush()
         except BrokenPipeError:
             # Who reads the output, such as head, has seen enough: there is nothing to report, and nobody to report to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return failed
+            return int(parsed.failed)
         return status
 
-    return run_reporting_errors(run, failed)
+    return run_reporting_errors(run, parsed.failed)
 
 
 if __name__ == "__main__":
