@@ -316,3 +316,7 @@ def test_a_key_of_another_kind_than_an_elliptic_curve_is_one_line(study, tmp_pat
     assert sign_model(study, key) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not on one of the curves P-256, P-384, P-521" in line
+    key.write_text("-----BEGIN PRIVATE KEY-----\nnone\n-----END PRIVATE KEY-----\n")
+    assert sign_model(study, key) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "key.pem cannot sign: " in line

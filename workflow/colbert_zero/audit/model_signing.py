@@ -95,5 +95,5 @@ def _openssl(*arguments: str, key: Path, text: bytes = b"") -> bytes:
         raise UserError("there is no openssl: install OpenSSL, or sign with an SSH key") from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines() or ["openssl gave no reason"]
-        raise UserError(f"{key} cannot sign: {lines[-1].strip()}")
+        raise UserError(f"{key} cannot sign: {lines[0].strip()}")
     return done.stdout
