@@ -24,6 +24,7 @@ from colbert_zero.graph.artifact import (
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.study import Study
+from colbert_zero.report.page import Report
 
 KINDS = (
     "sources",
@@ -210,6 +211,19 @@ class Forger:
         study = self.plan()
         with chdir(self.root):
             finished_study.make(study, next(spec for spec in study.specs.values() if spec.name == name))
+
+    def report_again(self) -> None:
+        """Write the report's files as they follow from what is there, and let its record fit; nothing else is new."""
+        name, folder = self.report, self.folder(self.report)
+        with chdir(self.root):
+            report = Report.open(Spec.parse((folder / SPEC_FILE).read_text(encoding="utf-8")))
+            (folder / "table.md").write_text(report.markdown(), encoding="utf-8")
+            report.write_csv(folder / "table.csv")
+            (folder / "report.html").write_text(report.html(), encoding="utf-8")
+        means = {row.name: report.mean(row) for row in report.rows}
+        self.edit_manifest(name, lambda manifest: manifest["facts"].update(means=means))
+        self.fit(name)
+        self.record_inputs(name)
 
     def edit_config(self, old: str, new: str) -> None:
         """Replace a text in the config."""

@@ -812,6 +812,15 @@ def raise_cell(file: str, forger: Forger, name: str) -> None:
     table_cell(file, text, "99.99" if file != "table.csv" else "9999", forger, name)
 
 
+def edit_page(old: str, new: str, forger: Forger, name: str) -> None:
+    """Edit what the page says beside its table of results."""
+    path = forger.folder(name) / "report.html"
+    head, mark, tail = path.read_text(encoding="utf-8").rpartition(old)
+    assert mark
+    path.write_text(head + new + tail, encoding="utf-8")
+    forger.fit(name)
+
+
 def bold_another(forger: Forger, name: str) -> None:
     path = forger.folder(name) / "table.md"
     path.write_text(path.read_text(encoding="utf-8").replace("**", "  "), encoding="utf-8")
@@ -990,6 +999,12 @@ NUMBERS: dict[str, tuple[tuple[str, ...], Check, Change]] = {
     "a cell of table.md, outputs forged": (("reports",), Check.NUMBERS, partial(raise_cell, "table.md")),
     "a cell of table.csv, outputs forged": (("reports",), Check.NUMBERS, partial(raise_cell, "table.csv")),
     "a cell of report.html, outputs forged": (("reports",), Check.NUMBERS, partial(raise_cell, "report.html")),
+    "the legend of the page, outputs forged": (("reports",), Check.NUMBERS, partial(edit_page, "Seed 7", "Seed 8")),
+    "a bar of the page, outputs forged": (
+        ("reports",),
+        Check.NUMBERS,
+        partial(edit_page, "<rect ", '<rect class="x" '),
+    ),
     "bold removed, outputs forged": (("reports",), Check.NUMBERS, bold_another),
     "two rows swapped, outputs forged": (("reports",), Check.NUMBERS, swap_rows),
     "a row removed, outputs forged": (("reports",), Check.NUMBERS, remove_row),
@@ -1135,12 +1150,25 @@ def rekey_with_config(forger: Forger, name: str) -> None:
     assert forger.plan().report.name == forger.report
 
 
+def reported(change: Change) -> Change:
+    """Let the report's files follow from what was changed."""
+
+    def do(forger: Forger, name: str) -> str | None:
+        at_fault = change(forger, name)
+        forger.report_again()
+        return at_fault
+
+    return do
+
+
 SIGNED: dict[str, tuple[str, Change]] = {
-    "weights of two models swapped, remade": ("models", swap_weights_remade),
     "another config, and the branch that follows": ("reports", rekey_with_config),
     "all records made older ones": ("reports", older_study),
     "candidates turned around, remade": ("candidates", shuffle_parquet_remade),
-    **{words: (random.Random(words).choice(KINDS), partial(with_edit_remade, edit)) for words, edit in RECORDS.items()},
+    **{
+        f"{words}, remade": (random.Random(words).choice(KINDS), partial(with_edit_remade, edit))
+        for words, edit in RECORDS.items()
+    },
     "document tokens of a model": ("models", partial(change_fact_remade, "document_tokens")),
     "candidates that found the positive": ("candidates", partial(change_fact_remade, "positives_found")),
 }
@@ -1153,8 +1181,9 @@ MEASURED: dict[str, tuple[str, Change]] = {
 """By what is forged up to the report, but not below: what a measurement of the stored runs shows, or a signature."""
 SEARCHED: dict[str, tuple[str, Change]] = {
     "a run edited, measured and reported again": ("runs", raise_the_judged_and_measure),
+    "weights of two models swapped, remade": ("models", swap_weights_remade),
 }
-"""By what is forged up to the report, but not below: what a search in the stored index shows, or a signature."""
+"""By what is forged up to the report, but not below: what a search with the stored models shows, or a signature."""
 
 
 def tamperings() -> Iterator[Tampering]:
@@ -1193,4 +1222,11 @@ def of_study() -> Iterator[Tampering]:
 def signed() -> Iterator[Tampering]:
     """All tamperings that are findings with a signature alone, as everything up to the report fits."""
     for words, (kind, change) in (SIGNED | MEASURED | SEARCHED).items():
-        yield Tampering(words, kind, change, Check.SIGNATURE)
+        yield Tampering(words, kind, change if change is older_study else reported(change), Check.SIGNATURE)
+
+
+def computed() -> Iterator[tuple[int, Tampering]]:
+    """Those of them that the ladder finds as well, by computing again, each with its level."""
+    for level, changes in ((1, MEASURED), (2, SEARCHED)):
+        for words, (kind, change) in changes.items():
+            yield level, Tampering(words, kind, change, Check.SIGNATURE)
