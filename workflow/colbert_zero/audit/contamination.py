@@ -80,7 +80,8 @@ def _as_text(table: Mapping[str, Any]) -> str:
         + "\n"
         for line in lines
     )
-    return one_line(f"{', '.join(table['recipes'])} ({len(table['sources'])} sources)") + "\n" + text
+    count = len(table["sources"])
+    return one_line(f"{', '.join(table['recipes'])} ({count} source{'s' * (count != 1)})") + "\n" + text
 
 
 def _share(count: int, of: int) -> str:
