@@ -10,7 +10,7 @@ STUDY: alone, for another study's folder; or the folder of a clone, whose code i
 its config plans it. Files are compared by the digests that were recorded; times and memory are not compared. Exit
 status: 0 if nothing differs, 1 if something does, 2 if that cannot be told.
 
-JSON has `format`, `a`, `b` and `same` (null if that cannot be told). Of clones: parts, modules, reach. Of anything else:
+JSON has `format`, `a`, `b` and `same` (null if that cannot be told). Of clones: parts, modules, reach. Of all else:
 values; config (path, a, b, reach: what gets another key if this leaf alone is changed); causes (about, path, a, b, in:
 the artifacts whose own specs have it, reach: those that have other keys because of it); only; made (about, path, a, b,
 in); other_files (one spec, other bytes, told where it begins), other_files_reached, same_files (other specs, the same

@@ -314,7 +314,7 @@ class Trace:
         number = self.asked
         if self.cell is not None and self.cell["value"] is not None:
             number = f"{self.cell['measure']} {100 * self.cell['value']:.2f}"
-        notes = {name: self.note(name) for name in self.links}
+        notes = {name: self.note(name) for name in self.numbers}
         return fill(
             "chain.html",
             asked=self.asked,
