@@ -40,6 +40,20 @@ def recount_with_inputs(name: str, is_intact: Callable[[str], bool]) -> Iterator
     needed = [*recorded.spec.input_names, *_stages(recorded.spec)]
     if all(map(is_intact, needed)):
         yield from guarded(compare, recorded)
+        if recorded.spec.kind == "reports" and all(map(is_intact, _ancestors(recorded, is_intact))):
+            yield from guarded(_otherwise_rendered, recorded)
+
+
+def _ancestors(recorded: Recorded, is_intact: Callable[[str], bool]) -> set[str]:
+    """All artifacts that one is made from, directly or not; nothing is known of those behind one that is not intact."""
+    found: set[str] = set()
+    pending = [*recorded.spec.input_names]
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += open_recorded(name).spec.input_names if is_intact(name) else ()
+    return found
 
 
 def label_of(name: str) -> str:
@@ -204,7 +218,6 @@ def _reports(recorded: Recorded) -> Iterator[str]:
         yield from _wrong_printed(path, _markdown_table(path.read_text(encoding="utf-8")), columns, lines)
     for path in recorded.files(r"report\.html"):
         yield from _wrong_printed(path, _html_table(path.read_text(encoding="utf-8")), columns, lines)
-    yield from _otherwise_rendered(recorded)
 
 
 def _wrong_csv(path: Path, columns: Sequence[str], lines: Mapping[str, Line]) -> Iterator[str]:
