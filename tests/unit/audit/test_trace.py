@@ -162,6 +162,19 @@ def test_an_unknown_name_is_one_line_with_near_names(study, capsys, unknown):
     assert any(cell in err for cell in [*cells(), "runs/colbert.dev-"])
 
 
+@pytest.mark.parametrize(
+    "file", ["measures/dev-*/measures.parquet", "shards/lines-*/manifest.json", "runs/*/spec.json"]
+)
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: os.symlink(path.name, path)])
+def test_what_is_no_file_is_told_and_not_waited_for(study, capsys, file, put):
+    path = next(path for path in study.glob(f"results/{file}") if path.parent.name in str(behind([cells()["all/dev"]])))
+    path.unlink()
+    put(path)
+    status, out, err = trace(capsys, "all/dev")
+    assert (status, err) == (1, "")
+    assert path.parent.name in out
+
+
 def test_a_missing_or_damaged_artifact_is_told_in_its_place(study, capsys):
     shards = next((study / "results/shards").glob("lines-*"))
     shutil.rmtree(shards)

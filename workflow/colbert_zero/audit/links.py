@@ -14,6 +14,7 @@ from typing import Any
 from colbert_zero.graph.artifact import (
     KEY_DIGITS,
     MANIFEST_FILE,
+    SPEC_FILE,
     Artifact,
     Spec,
     artifact_folder,
@@ -52,6 +53,10 @@ class Link:
     @classmethod
     def open(cls, name: str) -> Link:
         """Read the spec and the manifest of an artifact of the current study."""
+        for path in (artifact_folder(name) / file for file in (SPEC_FILE, MANIFEST_FILE)):
+            # Reading a pipe would wait for ever.
+            if path.exists() and not path.is_file():
+                return cls(name, None, {}, f"{path} is no file")
         try:
             artifact = Artifact.open(name)
             spec = artifact.spec
@@ -61,7 +66,9 @@ class Link:
             )
         except UserError as error:
             return cls(name, None, {}, str(error))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except OSError as error:
+            return cls(name, None, {}, f"{artifact_folder(name)} cannot be read: {error.strerror}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             well_formed = False
         if not well_formed:
             return cls(name, None, {}, f"{artifact_folder(name)}: its spec.json is no spec")
@@ -149,7 +156,7 @@ class Link:
             path = self.spec.folder / VALUES_FILE
             problem = Artifact(self.spec, {"outputs": self.outputs}, self.spec.folder).problem_with(VALUES_FILE)
             try:
-                values = read_values(path)
+                values = read_values(path) if path.is_file() else {}
                 computed = {name: {"value": mean_value(of), "queries": len(of)} for name, of in values.items()}
             except (OSError, ValueError, TypeError, KeyError):
                 problem = problem or f"{path} is no table of values"

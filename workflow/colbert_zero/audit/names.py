@@ -69,8 +69,11 @@ class Table:
 
     def printed(self, row: str, column: str) -> float | None:
         """The number in `table.csv` of the report; None if it has none."""
+        path = self.report.folder / "table.csv"
+        if not path.is_file():
+            return None
         try:
-            with (self.report.folder / "table.csv").open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8", newline="") as file:
                 return next(float(line[column]) for line in csv.DictReader(file) if line["name"] == row)
         except (OSError, ValueError, TypeError, KeyError, StopIteration):
             return None
