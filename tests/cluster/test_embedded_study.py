@@ -69,7 +69,10 @@ def test_every_step_ran_in_its_image_in_a_job_of_its_own(study):
     jobs = []
     for path in [*cluster.folder.glob("res*/*/*/manifest.json")]:
         manifest = json.loads(path.read_text())
-        assert manifest["image"]["colbert-zero.image"] in ("torch", "lucene"), path
+        if "/audits/" in str(path):  # It needs the plan's packages, which the images lack.
+            assert manifest["image"] is None
+        else:
+            assert manifest["image"]["colbert-zero.image"] in ("torch", "lucene"), path
         if "/reports/" not in str(path):
             jobs.append(manifest["attempts"][-1]["job"])
             assert manifest["attempts"][-1]["node"] in ("n1", "n2", "n3")

@@ -1,8 +1,11 @@
 """Laws of the audit that a study ends with: what it plans, what it moves, and that its result stands in the report."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import yaml
 from colbert_zero.cli import main
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.config import read_config
+from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.planners.audit import AUDIT_ROLE
 from colbert_zero.graph.study import Study
 from colbert_zero.report.audit_section import AUDIT_FILE
@@ -138,6 +142,43 @@ def test_the_result_stands_in_the_report_and_verifies(capsys: pytest.CaptureFixt
     assert main(["verify"]) == 0
     assert main(["table"]) == 0
     capsys.readouterr()
+
+
+ON_A_LOGIN_NODE = """
+import re, sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+locked = set(re.findall("^([a-z0-9.-]+)==", Path(sys.argv[1]).read_text(), re.MULTILINE))
+known = {
+    name: {re.sub("[-_.]+", "-", distribution).lower() for distribution in distributions}
+    for name, distributions in packages_distributions().items()
+}
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in known and not known[top] & (locked | {"colbert-zero"}):
+            raise ImportError(f"a login node has no {name}")
+
+sys.meta_path.insert(0, Refuse())
+from colbert_zero.audit import study_audit
+from colbert_zero.graph.artifact import run_step
+sys.exit(run_step(study_audit.make, None, ["--spec", sys.argv[2]]))
+"""
+
+
+@pytest.mark.usefixtures("study")
+def test_an_audit_needs_no_package_that_a_login_node_lacks() -> None:
+    study = planned()
+    assert study.audit is not None
+    for spec in _once(study):
+        make(study, spec)
+    lock = WORKFLOW.parent / "envs" / "host.txt"
+    command = [sys.executable, "-c", ON_A_LOGIN_NODE, str(lock), study.audit.text]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Artifact.open(study.audit.name).facts["findings"] == 0
 
 
 @pytest.mark.usefixtures("study")
