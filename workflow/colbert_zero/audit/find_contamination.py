@@ -10,7 +10,7 @@ Texts match exactly if `data.text.normalise` makes them equal, and by n-gram if 
 and punctuation aside (`ngrams`; Brown et al. 2020). Both compare 64-bit digests: of the paper's 25 billion n-grams, one
 may be taken for one of the test's 35 million by chance in one of twenty studies.
 
-The shards are read once. A process holds the test's digests (30 bytes for each n-gram, and more while they are sorted)
+The shards are read once. A process holds the digests of the test (30 bytes for each n-gram, 100 while they are sorted)
 and a part of a shard.
 """
 
