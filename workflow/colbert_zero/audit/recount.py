@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.audit.expected import left_out
 from colbert_zero.audit.records import problems_with_training, record_of
 from colbert_zero.graph.artifact import KEY_DIGITS, RECORD, Spec
 from colbert_zero.graph.console import UserError
@@ -80,6 +81,8 @@ def _shown(value: Any) -> str:
 
 def recount(recorded: Recorded) -> Iterator[str]:
     """What the manifest and spec of an artifact say otherwise than its own files, in words; the files are intact."""
+    if recorded.current and "module" in recorded.manifest["code"]:
+        yield from left_out(recorded.spec.kind, recorded.facts, recorded.manifest["outputs"])
     count = COUNTS.get(recorded.spec.kind)
     if count is not None:
         yield from guarded(count, recorded)
@@ -388,10 +391,16 @@ def _runs(recorded: Recorded) -> Iterator[str]:
             queries += 1
             lines += len(hits)
             deepest = max(deepest, len(hits))
-            if [rank for rank, _ in hits] != list(range(1, len(hits) + 1)):
+            if [rank for rank, _, _ in hits] != list(range(1, len(hits) + 1)):
                 yield f"{path.name} has ranks of query {query} that are not 1, 2, 3 ..."
                 return
-            if any(score < following for (_, score), (_, following) in pairwise(hits)):
+            if not all(math.isfinite(score) for _, score, _ in hits):
+                yield f"{path.name} has scores of query {query} that are not finite"
+                return
+            if len({document for _, _, document in hits}) < len(hits):
+                yield f"{path.name} has a document of query {query} twice"
+                return
+            if any(score < following for (_, score, _), (_, following, _) in pairwise(hits)):
                 yield f"{path.name} has scores of query {query} that do not fall"
                 return
         empty = facts.get("queries_without_results", facts.get("queries_without_documents", 0))
@@ -403,18 +412,18 @@ def _runs(recorded: Recorded) -> Iterator[str]:
     yield from _wrong_rate(facts, "queries_per_second", "queries", "searching_seconds")
 
 
-def _hits(path: Path, tags: set[str]) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    """Each query of a run with the ranks and scores of its documents; the runs' names are added to `tags`."""
+def _hits(path: Path, tags: set[str]) -> Iterator[tuple[str, list[tuple[int, float, str]]]]:
+    """Each query of a run with the rank, score and id of each document; the runs' names are added to `tags`."""
     current: str | None = None
-    hits: list[tuple[int, float]] = []
+    hits: list[tuple[int, float, str]] = []
     with path.open(encoding="utf-8") as file:
         for line in file:
-            query, _, _, rank, score, tag = line.rstrip("\n").split(" ")
+            query, _, document, rank, score, tag = line.rstrip("\n").split(" ")
             if query != current:
                 if current is not None:
                     yield current, hits
                 current, hits = query, []
-            hits.append((int(rank), float(score)))
+            hits.append((int(rank), float(score), document))
             tags.add(tag)
     if current is not None:
         yield current, hits
@@ -428,8 +437,10 @@ def _measures(recorded: Recorded) -> Iterator[str]:
         if set(values) != set(recorded.spec.settings["measures"]):
             yield f"{path.name} has other measures than its spec: {', '.join(sorted(values))[:200]}"
         yield from recorded.wrong({"means": {name: mean_value(by_query) for name, by_query in values.items()}})
-        for by_query in values.values():
+        for name, by_query in values.items():
             yield from recorded.wrong({"queries": len(by_query)})
+            if not all(0 <= value <= 1 for value in by_query.values()):
+                yield f"{path.name} has a value of {name} that is not between 0 and 1"
 
 
 def _contamination(recorded: Recorded) -> Iterator[str]:
