@@ -15,12 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from forger import KINDS, Forger, manifest_text
 
+from colbert_zero.audit.expected import EXPECTED_FACTS, EXPECTED_FILES
 from colbert_zero.audit.findings import Check
 from colbert_zero.evaluation.values import VALUES_FILE, read_values, write_values
 from colbert_zero.graph.artifact import MANIFEST_FILE, RECORD, SPEC_FILE, content_digest, file_digests
@@ -49,8 +51,14 @@ class Tampering:
     change: Change
     check: Check
 
-    def apply(self, forger: Forger) -> str:
-        """Make the change; return the name of the artifact at fault."""
+    @property
+    def title(self) -> str:
+        """What is done to what."""
+        return f"{self.kind}: {self.name}"
+
+    def apply(self, root: Path) -> str:
+        """Make the change to the study in `root`; return the name of the artifact at fault."""
+        forger = Forger(root, self.title)
         name = forger.pick(self.kind)
         return self.change(forger, name) or name
 
@@ -262,7 +270,7 @@ SPECS: dict[str, tuple[int, Change]] = {
 """By what is done to an artifact's spec: to how many kinds, and how. The artifact alone shows it."""
 
 
-def name_of(path: Any) -> str:
+def name_of(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
@@ -646,8 +654,8 @@ EDITS: dict[str, tuple[tuple[str, ...], Edit]] = {
     "code without parts": (KINDS, set_value("code", "parts", value={})),
     "a negative time": (KINDS, set_value("seconds", value=-1.0)),
     "threads that are a truth": (KINDS, set_value("threads", value=True)),
-    **{f"no {field}": (KINDS, drop(field)) for field in FIELDS if field not in ("attempts", "inputs", "outputs")},
-    **{f"{field} that is a list of itself": (KINDS, set_value(field, value=[[field]])) for field in FIELDS},
+    **{f"no {field}": (KINDS, drop(field)) for field in FIELDS[::2]},
+    **{f"{field} that is a list of itself": (KINDS, set_value(field, value=[[field]])) for field in FIELDS[1::2]},
 }
 """By what is wrong with a manifest: to which kinds it is done, and how. Everything above is remade."""
 SHOWN_BY = {
@@ -982,6 +990,51 @@ def flip_fitted(forger: Forger, name: str) -> None:
     forger.fit(name)
 
 
+def remove_facts(forger: Forger, name: str) -> None:
+    forger.edit_manifest(name, partial(dict.update, facts={}))
+    forger.remake_chain(name)
+
+
+def remove_a_fact(forger: Forger, name: str) -> None:
+    fact = forger.random.choice(EXPECTED_FACTS[name.partition("/")[0]])
+    forger.edit_manifest(name, lambda manifest: manifest["facts"].pop(fact))
+    forger.remake_chain(name)
+
+
+def remove_file_remade(forger: Forger, name: str) -> None:
+    (forger.folder(name) / forger.random.choice(EXPECTED_FILES[name.partition("/")[0]])).unlink()
+    forger.fit(name)
+    forger.remake_chain(name)
+
+
+def edit_lines_remade(edit: Callable[[list[list[str]]], None], forger: Forger, name: str) -> None:
+    """Edit the lines of a run, each a list of its fields."""
+    path = forger.folder(name) / "run.trec"
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    edit(lines)
+    path.write_text("".join(" ".join(line) + "\n" for line in lines), encoding="utf-8")
+    forger.fit(name)
+    forger.remake_chain(name)
+
+
+def repeat_document(lines: list[list[str]]) -> None:
+    lines[1][2] = lines[0][2]
+
+
+def score_that_is_none(lines: list[list[str]]) -> None:
+    lines[0][4] = "nan"
+
+
+def raise_above_one(forger: Forger, name: str) -> None:
+    folder = forger.folder(name)
+    values = read_values(folder / VALUES_FILE)
+    write_values(folder, ((query, measure, 2.0) for measure, of_queries in values.items() for query in of_queries))
+    facts = forger.manifest(name)["facts"] | {"means": dict.fromkeys(values, 2.0)}
+    forger.edit_manifest(name, partial(dict.update, facts=facts))
+    forger.fit(name)
+    forger.report_again()
+
+
 def write_again(forger: Forger, name: str) -> None:
     """The same step made it again, at another time: the same files, another record."""
     before = {path.name: path.read_bytes() for path in forger.files(name)}
@@ -1021,6 +1074,12 @@ NUMBERS: dict[str, tuple[tuple[str, ...], Check, Change]] = {
     "a table without its last row, remade": (TABLES, Check.NUMBERS, edit_parquet_remade),
     "a table turned around, outputs forged": (TABLES[:4], Check.CONSUMERS, shuffle_parquet),
     "a bit flipped, outputs forged": (KINDS[:-1], Check.CONSUMERS, flip_fitted),
+    "facts removed, remade": (("collections", "shards", "models", "measures", "reports"), Check.NUMBERS, remove_facts),
+    "a fact removed, remade": (tuple(EXPECTED_FACTS)[1:], Check.NUMBERS, remove_a_fact),
+    "a file removed, remade": (tuple(EXPECTED_FILES), Check.NUMBERS, remove_file_remade),
+    "a document twice in a run, remade": (("runs",), Check.NUMBERS, partial(edit_lines_remade, repeat_document)),
+    "a score that is none, remade": (("runs",), Check.NUMBERS, partial(edit_lines_remade, score_that_is_none)),
+    "values above 1 and the report made again": (("measures",), Check.NUMBERS, raise_above_one),
     "made again with the same files": (("shards", "runs", "measures"), Check.CHAIN, write_again),
 }
 """By what is done to a study's numbers: to which kinds, what shows it, and how."""

@@ -18,7 +18,8 @@ from colbert_zero.graph.code import PARTS
 
 
 def ids(tampering):
-    return f"{tampering.kind}: {tampering.name}"
+    """What is done to what, and what shows it."""
+    return f"{tampering.title} ({tampering.check})"
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def other_code(monkeypatch):
 def test_a_tampering_is_found_and_attributed(finished_study, copy, other_code, tampering: Tampering):
     if (tampering.kind, tampering.check) != ("reports", Check.NUMBERS):
         other_code()
-    artifact = tampering.apply(Forger(copy, ids(tampering)))
+    artifact = tampering.apply(copy)
     found = findings(Path())
     assert (artifact, tampering.check) in {(finding.artifact, finding.check) for finding in found}, found
     for accused in {finding.artifact for finding in found} - {artifact}:
@@ -56,7 +57,7 @@ def test_a_tampering_is_found_and_attributed(finished_study, copy, other_code, t
 @pytest.mark.parametrize("tampering", of_study(), ids=ids)
 def test_a_study_that_is_not_the_configs_is_not_clean(copy, other_code, tampering: Tampering):
     other_code()
-    words = tampering.apply(Forger(copy, ids(tampering)))
+    words = tampering.apply(copy)
     audit = Audit()
     notes = [told.text for told in audit.check() if isinstance(told, Note) and told.unsure]
     assert audit.status != 0
@@ -81,11 +82,10 @@ def signature(finished_study, tmp_path_factory):
 @pytest.mark.parametrize("tampering", signed(), ids=ids)
 def test_what_is_remade_up_to_the_report_is_shown_by_its_signature_alone(copy, signature, tampering: Tampering):
     shutil.copytree(signature, copy / signatures.FOLDER)
-    forger = Forger(copy, ids(tampering))
-    tampering.apply(forger)
+    tampering.apply(copy)
     assert findings(Path()) == []
     found = list(signatures.check(copy, signature.with_name("signers")))
-    assert {(finding.artifact, finding.check) for finding in found} == {(forger.report, Check.SIGNATURE)}
+    assert {(finding.artifact, finding.check) for finding in found} == {(Forger(copy, "").report, Check.SIGNATURE)}
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_what_is_remade_up_to_the_report_is_shown_by_its_signature_alone(copy, s
     ids=lambda value: ids(value) if isinstance(value, Tampering) else f"level {value}",
 )
 def test_what_does_not_follow_from_what_is_below_is_shown_by_computing_it_again(copy, level, tampering: Tampering):
-    tampering.apply(Forger(copy, ids(tampering)))
+    tampering.apply(copy)
     assert main(["ladder", "--level", str(level), "--only"]) == 1
 
 
 def test_the_matrix_has_all_kinds_and_checks():
     everything = [*tamperings(), *of_study(), *signed()]
-    names = [ids(tampering) for tampering in everything]
+    names = [tampering.title for tampering in everything]
     assert len(names) == len(set(names)) >= 150
     assert {tampering.check for tampering in everything} == set(Check)
