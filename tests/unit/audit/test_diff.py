@@ -142,6 +142,13 @@ def test_another_recipe_is_told_by_the_rows_it_adds(study, other, capsys):
     assert {name.split("/")[0] for name in answer["only"]["b"]} == {"measures", "runs", "indexes"}
 
 
+def test_a_study_that_ends_with_an_audit_differs_by_that_setting(study, other, capsys):
+    (other / "config.yaml").write_text((other / "config.yaml").read_text() + "audit: true\n")
+    _, answer = diff_json(capsys, study, other)
+    assert [leaf["path"] for leaf in answer["config"]] == ["audit"]
+    assert {name.split("/")[0] for name in answer["only"]["b"]} == {"audits", "contamination"}
+
+
 def test_two_cells_differ_by_what_their_specs_say_and_inputs_are_told_once(study, capsys):
     status, answer = diff_json(capsys, "all/dev", "distillation-only/dev")
     assert status == 1

@@ -384,6 +384,13 @@ def test_the_names_of_a_study_are_read_from_its_config_and_its_reports(study):
     assert tables[0].rows == ["all", "bm25", "distillation-only", "untrained"]
 
 
+def test_an_audit_among_the_inputs_of_a_report_is_no_row(study, capsys):
+    before = trace_json(capsys, "all/dev")[1]["artifacts"]
+    (study / "config.yaml").write_text((study / "config.yaml").read_text() + "audit: true\n")
+    assert Names().tables[0].rows == ["all", "bm25", "distillation-only", "untrained"]
+    assert trace_json(capsys, "all/dev")[1]["artifacts"] == before
+
+
 def test_each_number_of_the_report_leads_to_its_chain(study):
     page = next(study.glob("results/reports/*/report.html")).read_text()
     leads = re.findall(r'<td class="n(?: mean)?"><a href="#([\w-]+)">', page)

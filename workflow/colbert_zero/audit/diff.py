@@ -38,7 +38,7 @@ from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.digests import canonical_json
 from colbert_zero.graph.study import Study
-from colbert_zero.report.chain import KINDS, kind_of, label_of, show
+from colbert_zero.report.chain import kind_of, label_of, rank, show
 
 FORMAT = 1
 """The version of the JSON: a key never changes its meaning; a new version may drop one."""
@@ -195,7 +195,7 @@ def _config_leaves(place: Place, one: Study, other: Study) -> list[ConfigLeaf]:
             else:
                 known = {spec.name for spec in one.specs.values()}
                 reach = [_without_key(spec.name) for spec in planned.specs.values() if spec.name not in known]
-                reach = sorted(dict.fromkeys(reach), key=lambda name: (list(KINDS).index(kind_of(name)), name))
+                reach = sorted(dict.fromkeys(reach), key=lambda name: (rank(name), name))
             leaves.append(ConfigLeaf(".".join(map(str, path)), values, reach))
     return leaves
 

@@ -179,6 +179,7 @@ def _is_table(spec: Spec) -> bool:
     return (
         isinstance(groups, Mapping)
         and all(isinstance(members, list) and all(map(_is_text, members)) for members in groups.values())
+        and isinstance(spec.settings.get("rows"), Mapping)
         and _is_text(spec.settings.get("measure"))
     )
 
