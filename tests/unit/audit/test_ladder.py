@@ -199,6 +199,15 @@ def test_a_level_runs_those_below_it_and_writes_nothing_into_the_study(study, ca
     assert {path: path.lstat().st_mtime_ns for path in study.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"), [("measures", {"inputs": 3}), ("measures", {"facts": {}}), ("reports", {"facts": {}})]
+)
+def test_a_damaged_record_hides_no_other_verdict(study, climb, kind, values):
+    change_manifest(next(study.glob(f"results/{kind}/*")), **values)
+    _, lines = climb(1)
+    assert len(lines) == 5 and len(only("identical", lines)) >= 4
+
+
 def test_an_empty_folder_is_no_clean_study(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["ladder", "--directory", ".", "--level", "1", "--only"]) == 2

@@ -10,9 +10,9 @@ import pytest
 from colbert_zero.audit import replay, sandbox
 from colbert_zero.audit.replay import default_seed, draw_sample
 from colbert_zero.audit.sandbox import Sandbox, module_of
-from colbert_zero.audit.selection import open_artifacts, select
+from colbert_zero.audit.selection import open_artifacts, seconds_of, select
 from colbert_zero.cli import main
-from colbert_zero.graph.artifact import Artifact, file_digests
+from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
 
@@ -172,6 +172,8 @@ def test_a_sample_is_of_many_kinds_and_always_the_same(study):
     ]
     assert draw_sample(artifacts, 10, 8, 1e9)[0] != chosen
     assert default_seed(artifacts) == default_seed(artifacts[::-1])
+    some, left_out = draw_sample(artifacts, 99, 7, 4.0)
+    assert sum(map(seconds_of, some)) <= 4.0 and len(some) + len(left_out) == len(artifacts)
     everything, _ = draw_sample(artifacts, 99, 7, 1e9)
     assert len(everything) == len(artifacts)
 
@@ -186,7 +188,7 @@ def test_a_sample_leaves_out_long_trainings_and_fetches_from_the_hub(study):
     chosen, left_out = draw_sample(artifacts, 99, 7, 600)
     assert not {model.name, hub.name} & {artifact.name for artifact in chosen}
     assert {artifact.name: why.split(",")[0] for artifact, why in left_out} == {
-        model.name: "made in 36000 s",
+        model.name: "made in more than --budget 600 s",
         hub.name: "fetched from the Hub",
     }
 
@@ -267,3 +269,22 @@ def test_without_a_target_or_artifacts_nothing_is_replayed(study, replayed, tmp_
     assert replayed()[0] == 1
     (tmp_path / "empty").mkdir()
     assert main(["replay", "--directory", str(tmp_path / "empty"), "--sample", "3"]) == 2
+
+
+def test_an_audit_is_not_replayed(study):
+    audit = pick(study, "results/measures/*")
+    spec = json.loads((audit / "spec.json").read_text()) | {"kind": "audits"}
+    artifact = Artifact(Spec.parse(json.dumps(spec)), {"facts": {}, "outputs": {}}, audit)
+    with pytest.raises(UserError, match="which colbert-zero verify makes again"):
+        module_of(artifact)
+    assert draw_sample([artifact], 1, 7, 600) == ([], [(artifact, "an audit, which colbert-zero verify makes again")])
+
+
+@pytest.mark.parametrize(
+    "values", [{"inputs": 3}, {"inputs": {}}, {"threads": "x", "arguments": None}, {"arguments": ["--path"]}]
+)
+def test_a_damaged_record_cannot_be_told(study, replayed, values):
+    folder = pick(study, "results/measures/*")
+    change_manifest(folder, **values)
+    status, output = replayed(folder.name[-12:])
+    assert status == 2 and output[0].startswith("could not tell")

@@ -33,7 +33,7 @@ from typing import Any
 from colbert_zero.audit.drift import gpus_here
 from colbert_zero.audit.replay import SAME_MACHINE, reasons
 from colbert_zero.audit.sandbox import Sandbox, module_of, open_sandbox
-from colbert_zero.audit.selection import artifacts_text, format_cost, gpu_of, open_artifacts
+from colbert_zero.audit.selection import DAMAGE, artifacts_text, damage_text, format_cost, gpu_of, open_artifacts
 from colbert_zero.audit.tolerance import (
     LOSSES,
     LOSSES_ON_SAME_MACHINE,
@@ -120,8 +120,8 @@ def _guarded(artifact: Artifact, check: Callable[[Artifact], Comparison]) -> Res
         comparison = check(artifact)
     except Differ as difference:
         return Result(artifact.name, Verdict.DIFFERENT, str(difference))
-    except UserError as error:
-        return Result(artifact.name, Verdict.UNKNOWN, str(error))
+    except (UserError, *DAMAGE) as error:
+        return Result(artifact.name, Verdict.UNKNOWN, damage_text(error))
     detail = f"{comparison.file}: {comparison.detail}" if comparison.detail else ""
     return Result(artifact.name, comparison.verdict, detail)
 
@@ -174,8 +174,10 @@ def check_runs(artifacts: Sequence[Artifact], documents: int) -> Iterator[Result
         if artifact.spec.kind == "runs":
             try:
                 yield _run_again(artifact, documents)
-            except UserError as error:
-                yield Result(artifact.name, Verdict.UNKNOWN, str(error))
+            except Differ as difference:
+                yield Result(artifact.name, Verdict.DIFFERENT, str(difference))
+            except (UserError, *DAMAGE) as error:
+                yield Result(artifact.name, Verdict.UNKNOWN, damage_text(error))
 
 
 def _run_again(artifact: Artifact, documents: int) -> Result:
@@ -242,8 +244,10 @@ def check_trainings(artifacts: Sequence[Artifact], steps: int, budget: float) ->
         if artifact.spec.kind == "models":
             try:
                 yield _train_again(artifact, steps, budget)
-            except UserError as error:
-                yield Result(artifact.name, Verdict.UNKNOWN, str(error))
+            except Differ as difference:
+                yield Result(artifact.name, Verdict.DIFFERENT, str(difference))
+            except (UserError, *DAMAGE) as error:
+                yield Result(artifact.name, Verdict.UNKNOWN, damage_text(error))
 
 
 def _train_again(artifact: Artifact, steps: int, budget: float) -> Result:

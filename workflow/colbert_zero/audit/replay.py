@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colbert_zero.audit.drift import Reach, code_changes
-from colbert_zero.audit.sandbox import needs_network, open_sandbox
+from colbert_zero.audit.sandbox import NOT_REPLAYED, needs_network, open_sandbox
 from colbert_zero.audit.selection import (
+    DAMAGE,
     artifacts_text,
     count_by_kind,
+    damage_text,
     gpu_of,
     names_of,
     open_artifacts,
@@ -97,8 +99,8 @@ def replay(artifact: Artifact, keep: Path | None = None) -> Replay:
         try:
             sandbox.add_inputs(artifact)
             made = sandbox.make(artifact)
-        except UserError as error:
-            return Replay(artifact, (), [*sandbox.notes, str(error)], time.monotonic() - started)
+        except (UserError, *DAMAGE) as error:
+            return Replay(artifact, (), [*sandbox.notes, damage_text(error)], time.monotonic() - started)
         comparisons = compare_artifacts(artifact, made)
         notes = list(sandbox.notes)
         if worst(comparison.verdict for comparison in comparisons) != Verdict.IDENTICAL:
@@ -117,7 +119,8 @@ def reasons(artifact: Artifact, notes: Sequence[str]) -> Iterator[str]:
         yield f"made by other code than is here: {texts}{more}"
     manifest, here = artifact.manifest, package_versions()
     packages = manifest.get("packages")
-    others = sorted(name for name, version in dict(packages or {}).items() if here.get(name) != version)
+    recorded = packages if isinstance(packages, dict) else {}
+    others = sorted(name for name, version in recorded.items() if here.get(name) != version)
     if others:
         yield f"made with other versions of {', '.join(others)}"
     other_machine = manifest.get("processor") != machine()["processor"]
@@ -150,10 +153,12 @@ def draw_sample(
     left_out: list[tuple[Artifact, str]] = []
     by_kind: dict[str, list[Artifact]] = {}
     for artifact in artifacts:
-        if needs_network(artifact):
+        if artifact.spec.kind in NOT_REPLAYED:
+            left_out.append((artifact, NOT_REPLAYED[artifact.spec.kind]))
+        elif needs_network(artifact):
             left_out.append((artifact, "fetched from the Hub, which needs the network"))
         elif seconds_of(artifact) > budget:
-            left_out.append((artifact, f"made in {seconds_of(artifact):.0f} s, more than --budget"))
+            left_out.append((artifact, f"made in more than --budget {budget:.0f} s"))
         else:
             by_kind.setdefault(artifact.spec.kind, []).append(artifact)
     queue = [
@@ -164,9 +169,13 @@ def draw_sample(
     chosen: list[Artifact] = []
     seconds = 0.0
     for _, _, artifact in sorted(queue, key=lambda entry: entry[:2]):
-        if len(chosen) < size and seconds + seconds_of(artifact) <= budget:
-            chosen.append(artifact)
-            seconds += seconds_of(artifact)
+        if len(chosen) == size:
+            break
+        if seconds + seconds_of(artifact) > budget:
+            left_out.append((artifact, "what was left of --budget is too little"))
+            continue
+        chosen.append(artifact)
+        seconds += seconds_of(artifact)
     return sorted(chosen, key=lambda artifact: artifact.name), left_out
 
 

@@ -55,11 +55,12 @@ MODULES = {
     "runs/bm25": "evaluation.bm25",
     "measures": "evaluation.measure",
     "contamination": "audit.find_contamination",
-    "audits": "audit.study_audit",
     "reports": "report.page",
 }
 """The module that makes the artifacts of a kind, or of a kind and the first part of a label: for records that do not
 name it."""
+NOT_REPLAYED = {"audits": "an audit, which colbert-zero verify makes again"}
+"""Kinds that cannot be made in a sandbox, each with what to do instead: to an audit, its links are findings."""
 TRAINING_MODULE, FETCH_MODULE = "colbert_zero.training.train", "colbert_zero.data.fetch"
 DROPPED_OPTIONS = {"--evaluate": 1, "--tensorboard": 0}
 """Options of a step that only show how it goes, each with the number of words that follow it: they decide no file."""
@@ -71,6 +72,8 @@ def module_of(artifact: Artifact) -> str:
     Raises:
         UserError: Neither its record nor its kind tells.
     """
+    if artifact.spec.kind in NOT_REPLAYED:
+        raise UserError(f"not made again: {NOT_REPLAYED[artifact.spec.kind]}")
     code = artifact.manifest.get("code")
     module = code.get("module") if isinstance(code, dict) else None
     if isinstance(module, str) and module.removeprefix("colbert_zero.") in MODULES.values():
@@ -107,7 +110,7 @@ class Sandbox:
         if not (self.study / CONFIG_FILE).is_file():
             return None
         try:
-            return Study(read_config(self.study / CONFIG_FILE), self.study)
+            return Study(read_config(self.study / CONFIG_FILE), self.study, remember=False)
         except UserError:
             return None
 
@@ -165,9 +168,11 @@ class Sandbox:
     def _old_arguments(self, artifact: Artifact) -> list[str]:
         """The arguments of an artifact whose record has none."""
         self.notes.append("an older record, without the command: this is the command of today")
-        path = self.planned.paths.get(artifact.spec.key) if self.planned else None
-        if path is None and module_of(artifact) == FETCH_MODULE and not needs_network(artifact):
-            raise UserError("its record does not say from which file or folder it was copied, nor does config.yaml")
+        path = None
+        if module_of(artifact) == FETCH_MODULE and not needs_network(artifact):
+            path = self.planned.paths.get(artifact.spec.key) if self.planned else None
+            if path is None:
+                raise UserError("its record does not say from which file or folder it was copied, nor does config.yaml")
         threads = artifact.manifest.get("threads", 1)
         return ["--threads", str(threads)] + ([f"--path={path}"] if path else [])
 
@@ -180,7 +185,7 @@ class Sandbox:
             gpus = min(processes, len(gpus_here()))
             if gpus < processes:
                 self.notes.append(f"trained by {processes} processes, and here by {max(1, gpus)}")
-            _, *command = training_command(gpus, int(artifact.manifest["threads"]), 1, [], words, {})
+            _, *command = training_command(gpus, int(artifact.manifest.get("threads", 1)), 1, [], words, {})
         else:
             command = ["-m", module, *words]
         environment = os.environ | {

@@ -32,13 +32,17 @@ KINDS = (
 """The kinds of artifacts, in the order in which they are made from each other."""
 
 
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What reading a damaged record or file raises, besides `UserError`."""
+
+
 def open_artifacts() -> tuple[list[Artifact], list[str]]:
     """The artifacts of the current study that can be opened, sorted by name, and what is wrong with each other one."""
     artifacts, problems = [], []
     for folder in published_folders(Path()):
         try:
             artifacts.append(Artifact.open(f"{folder.parent.name}/{folder.name}"))
-        except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (UserError, *DAMAGE) as error:
             problems.append(f"{folder} cannot be opened ({error}): colbert-zero verify says more")
     return sorted(artifacts, key=lambda artifact: artifact.name), problems
 
@@ -83,9 +87,16 @@ def _cell(text: str, artifacts: Iterable[Artifact]) -> str | None:
     if len(reports) != 1:
         if not Path(CONFIG_FILE).is_file():
             return None
-        reports = [Study(read_config(Path(CONFIG_FILE)), Path()).report]
+        reports = [Study(read_config(Path(CONFIG_FILE)), Path(), remember=False).report]
     names = reports[0].inputs.get(row, ())
     return next((name for name in names if name[: -KEY_DIGITS - 1] == f"measures/{collection}"), None)
+
+
+def damage_text(error: Exception) -> str:
+    """What to tell of an error while reading an artifact: a `UserError`'s message, or that something is damaged."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"its record or a file is damaged ({type(error).__name__}: {error}): colbert-zero verify says more"
 
 
 def names_of(artifacts: Iterable[Artifact]) -> list[str]:
