@@ -92,8 +92,9 @@ def test_the_same_study_gives_the_same_bytes(finished_study, study, tmp_path, mo
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_a_folder_holds_what_a_zip_holds(study, crate, tmp_path):
-    assert bundle(study, tmp_path / "one.zip") == 0
+def test_a_folder_holds_what_a_zip_holds(study, tmp_path):
+    crate = tmp_path / "crate"
+    assert bundle(study, tmp_path / "one.zip") == bundle(study, crate) == 0
     with zipfile.ZipFile(tmp_path / "one.zip") as file:
         assert file.testzip() is None
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -202,6 +203,23 @@ def test_a_study_with_findings_is_not_bundled(study, tmp_path, capsys):
     assert bundle(study, tmp_path / "one.zip") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not bundled" in line and "lines.jsonl" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
+
+
+def test_a_file_that_changes_meanwhile_is_not_bundled(study, tmp_path, monkeypatch, capsys):
+    """What is said of a file holds for what is put in."""
+
+    def slow(contents):
+        text = describe(contents)
+        with (study / "config.yaml").open("a") as file:
+            file.write("\n")
+        return text
+
+    monkeypatch.setattr("colbert_zero.audit.bundle.describe", slow)
+    for output in (tmp_path / "one.zip", tmp_path / "folder"):
+        assert bundle(study, output) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "config.yaml changed while it was bundled" in line
     assert [path.name for path in tmp_path.iterdir()] == ["study"]
 
 

@@ -119,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
     kept = _artifact_files(artifacts, private, options.max_file_mb * 1e6)
     digests = _recorded_digests(artifacts)
     left_out = len(digests.keys() - kept.keys())
+    digests |= {path: file_digest(source) for path, source in own.items()}
     with tempfile.TemporaryDirectory() as temporary:
         answers, readme = Path(temporary) / CHECKLIST_FILE, Path(temporary) / README_FILE
         files = {**own, **kept, CHECKLIST_FILE: answers, README_FILE: readme}
@@ -224,7 +225,7 @@ def _recorded_digests(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
 
 def _checked(path: str, copy: Path, digests: Mapping[str, str]) -> None:
     if path in digests and file_digest(copy) != digests[path]:
-        raise UserError(f"{path} changed while it was bundled; run colbert-zero verify")
+        raise UserError(f"{path} changed while it was bundled; run the same command again")
 
 
 def _write_folder(output: Path, files: Mapping[str, Path], digests: Mapping[str, str]) -> None:

@@ -146,9 +146,9 @@ class _Crate:
         """A contextual entity, made once."""
         from rocrate.model.contextentity import ContextEntity
 
-        found = self._crate.get(at)
-        if found is not None:
-            return found
+        # `get` alone would look through all entities for one that is not there.
+        if at in self._crate:
+            return self._crate.get(at)
         given = {name: value for name, value in properties.items() if value is not None}
         return self._crate.add(ContextEntity(self._crate, at, properties={"@type": kind, **given}))
 
@@ -339,10 +339,10 @@ class _Crate:
 
     def _give(self, owner: Any, side: str, identifier: str, name: str, kind: str, examples: Iterable[Any]) -> None:
         """Say that a tool or the workflow has a parameter, of which some entities are examples."""
+        if identifier not in self._crate:
+            self._crate.add_formal_parameter(name, kind, identifier=identifier, valueRequired=True)
         found = self._crate.get(identifier)
-        if found is None:
-            found = self._crate.add_formal_parameter(name, kind, identifier=identifier, valueRequired=True)
-        elif found["additionalType"] != kind:
+        if found["additionalType"] != kind:
             found["additionalType"] = "PropertyValue"
         self._examples.setdefault(identifier, {}).update({example.id: example for example in examples})
         if (owner.id, side, identifier) not in self._given:
