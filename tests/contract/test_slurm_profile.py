@@ -24,7 +24,7 @@ from programs import laptop, program, says
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 ON_THE_HOST = {"fetch_source", "fetch_collection", "fetch_base", "build_image", "train_stage_on_nodes", "audit_study"}
-"""Fetching needs the network, building needs Apptainer, an image has no srun, and auditing needs the plan's packages."""
+"""Fetching needs the network, building Apptainer, auditing the plan's packages, and an image has no srun."""
 APPTAINER = says("apptainer version 1.4.5")
 
 
