@@ -152,7 +152,9 @@ class Comparison:
         for pair, sources in self._sources.items():
             for source in sources:
                 consumers.setdefault(source, []).append(pair)
+        order = {pair: position for position, pair in enumerate(self.pairs)}
         for cause in self._causes.values():
+            cause.places.sort(key=lambda pair: order[pair])
             reached: set[Pair] = set()
             pending = list(cause.places)
             while pending:
