@@ -67,10 +67,10 @@ def problems_with_history(manifest: Json, name: str) -> Iterator[str]:
     current = record_of(manifest) == RECORD
     required = ("started", "ended", "host", *(("name", "code") if current else ()))
     if missing := [field for field in required if field not in last]:
-        yield f"its last attempt has no {', '.join(missing)}"
+        yield f"has a last attempt that has no {', '.join(missing)}"
         return
     if last["end"] != "published":
-        yield f"its last attempt ended otherwise than published: {last['end'][:100]}"
+        yield f"has a last attempt that ended otherwise than published: {last['end'][:100]}"
     if others := sorted({attempt["name"] for attempt in attempts if attempt.get("name", name) != name}):
         yield f"has an attempt at {others[0]}"
     try:
@@ -89,11 +89,11 @@ def _problems_with_times(spans: Sequence[Sequence[float | None]], seconds: float
     latest = None
     for number, (started, ended) in enumerate(spans, start=1):
         if started is not None and ended is not None and ended < started:
-            yield f"attempt {number} ended before it started"
+            yield f"has an attempt, number {number}, that ended before it started"
         for moment in (started, ended):
             if moment is not None:
                 if latest is not None and moment < latest - CLOCK_SKEW_SECONDS:
-                    yield f"attempt {number} is earlier than the one before it"
+                    yield f"has an attempt, number {number}, that is earlier than the one before it"
                     return
                 latest = moment
     if latest is not None and latest > time.time() + CLOCK_SKEW_SECONDS:
@@ -107,7 +107,7 @@ def _problems_with_code(code: Json, last: Json) -> Iterator[str]:
     if code["parts"]["package"] != code["digest"]:
         yield "has two digests of the package's code"
     if last["code"] != code["digest"]:
-        yield "its last attempt ran other code than the manifest names"
+        yield "has a last attempt that ran other code than it names"
     module, modules = code.get("module"), code.get("modules", {})
     if module is not None and module not in modules:
         yield f"has no digest of {module}, which made it"
@@ -135,11 +135,11 @@ def problems_with_training(manifest: Json, losses: Path) -> Iterator[str]:
         end = attempt["end_step"]
         kept = all(later.get("start_step", 0) >= end for later in attempts[number + 1 :])
         if kept and attempt.get("history", digests.get(end)) != digests.get(end):
-            yield f"an attempt ended at step {end} after other losses than those in {losses.name}"
+            yield f"has an attempt that ended at step {end} after other losses than those in {losses.name}"
     yield from _problems_with_steps(attempts, any("name" not in attempt for attempt in manifest["attempts"]))
     last = manifest["attempts"][-1]
     if "history" not in last or last.get("end_step") != steps:
-        yield f"its last attempt ended at step {last.get('end_step')}, but {losses.name} has {steps} steps"
+        yield f"has a last attempt that ended at step {last.get('end_step')}, but {losses.name} has {steps} steps"
 
 
 def _problems_with_steps(attempts: Sequence[Json], incomplete: bool) -> Iterator[str]:
@@ -148,9 +148,9 @@ def _problems_with_steps(attempts: Sequence[Json], incomplete: bool) -> Iterator
     for attempt in attempts:
         start, end = attempt.get("start_step", 0), attempt["end_step"]
         if start > furthest and not incomplete:
-            yield f"an attempt started at step {start}, but none had come further than step {furthest}"
+            yield f"has an attempt that started at step {start}, but none had come further than step {furthest}"
         if end < start:
-            yield f"an attempt started at step {start} and ended at step {end}"
+            yield f"has an attempt that started at step {start} and ended at step {end}"
         furthest = max(furthest, end)
 
 

@@ -32,7 +32,7 @@ from colbert_zero.audit.related import recount_with_inputs
 from colbert_zero.audit.signatures import vouchers
 from colbert_zero.audit.vouched import Vouched, forget
 from colbert_zero.audit.walk import find_artifacts
-from colbert_zero.graph.artifact import MANIFEST_FILE, artifact_folder
+from colbert_zero.graph.artifact import artifact_folder
 from colbert_zero.graph.console import UserError, one_line, progress
 
 FAILED = 2
@@ -219,7 +219,7 @@ class Audit:
             self.counts["older"] += summary.record == OLDER
             if examined.spec and examined.manifest and not examined.findings and not self._is_counted(name):
                 for problem in recount(Recorded(examined.spec, examined.folder, examined.manifest)):
-                    examined.add(f"{examined.folder / MANIFEST_FILE} {problem}", Check.NUMBERS)
+                    examined.add(f"{examined.folder}: {problem}", Check.NUMBERS)
             self._vouched.records[name] = summary.manifest
         yield from examined.findings
 
@@ -237,7 +237,7 @@ class Audit:
         intact = {name for name, summary in self._summaries.items() if summary is not None and name not in self._faulty}
         for name in sorted(intact):
             for problem in recount_with_inputs(name, intact.__contains__):
-                yield Finding(name, Check.NUMBERS, f"{name}: {problem}")
+                yield Finding(name, Check.NUMBERS, f"{artifact_folder(name)}: {problem}")
 
     def _notes(self) -> Iterator[Note]:
         changed = {
