@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -264,6 +265,16 @@ def _without_option(words: Sequence[str], option: str) -> list[str]:
 
 
 @contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as an error does, so that the sandbox is deleted and its command ended."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
 def open_sandbox() -> Iterator[Sandbox]:
     """A sandbox for artifacts of the current study in a temporary folder, which is deleted afterwards.
 
@@ -271,7 +282,7 @@ def open_sandbox() -> Iterator[Sandbox]:
         UserError: The folder for temporary files is in the study.
     """
     study = Path().resolve()
-    with tempfile.TemporaryDirectory(prefix="colbert-zero-replay-") as folder:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="colbert-zero-replay-") as folder:
         if Path(folder).resolve().is_relative_to(study):
             raise UserError(f"TMPDIR is in the study ({tempfile.gettempdir()}): name a folder outside of it")
         yield Sandbox(study, Path(folder).resolve())
