@@ -1,5 +1,6 @@
 # make demo            the embedded study, from raw text to the table
 # make test            linters, types and tests
+# make test-demo       the commands of docs/audit.md on the demo: verify, trace, diff, drift, replay, ladder ...
 # make host            what a login node needs: Snakemake, its executors and what fetching and tables take
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
 # make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint host cluster test-cluster cluster-stop bench-audit bench-data bench-train mutants lock
+.PHONY: demo test test-demo lint host cluster test-cluster cluster-stop bench-audit bench-data bench-train mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -38,6 +39,9 @@ cluster:
 
 cluster-stop:
 	tests/cluster/cluster.sh stop
+
+test-demo: demo
+	pytest tests/demo
 
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster

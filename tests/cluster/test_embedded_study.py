@@ -7,6 +7,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+import documented_audit
 from colbert_zero.cli import main
 from colbert_zero.graph.config import read_config
 from colbert_zero.graph.study import Study
@@ -83,6 +84,14 @@ def test_every_artifact_is_intact(study, monkeypatch, capsys):
     cluster, _, _ = study
     monkeypatch.chdir(cluster.folder)
     assert main(["verify"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", documented_audit.COMMANDS, ids=lambda command: command.words[1])
+def test_its_audit_answers(study, command, tmp_path):
+    """As on the host; the images' libraries are those of other locks, which is no difference either."""
+    cluster, _, _ = study
+    status, output = documented_audit.run(command, cluster.folder, tmp_path)
+    assert status == documented_audit.status_of(command), output
 
 
 def test_a_second_run_does_nothing(study):

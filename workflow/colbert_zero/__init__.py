@@ -11,6 +11,7 @@ The rooms, in order; a module imports only from its own room and from the rooms 
 - `evaluation`: indexes, runs and measures
 - `training`: train a stage, with checkpoints and evaluations on the way
 - `report`: the tables, the figures and the page of a study's report
+- `audit`: whether a number can be believed: verify, trace, diff, drift, replay, ladder, bundle, sign, contamination
 
 `cli` is the command `colbert-zero`, on top of all rooms.
 """

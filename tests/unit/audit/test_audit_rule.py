@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html import unescape
@@ -34,14 +33,6 @@ def planned(audit: bool = True, change: Any = None) -> Study:
 
 def names(study: Study) -> set[str]:
     return {spec.name for spec in study.specs.values()}
-
-
-@pytest.fixture
-def study(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a finished study that ends without an audit; the current folder."""
-    folder = shutil.copytree(finished_study, tmp_path / "study", symlinks=True)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def finish() -> Study:

@@ -18,14 +18,6 @@ KEPT = Path(__file__).parents[2] / "fixtures" / "study-0.1.0"
 
 
 @pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
 def other(study, tmp_path):
     """A copy of the study, to be changed."""
     folder = tmp_path / "other"

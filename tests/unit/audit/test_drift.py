@@ -11,15 +11,6 @@ from colbert_zero.graph import code
 from colbert_zero.machine import images
 
 
-@pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    """A copy of the finished study, which is in the current folder."""
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def copied_repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")

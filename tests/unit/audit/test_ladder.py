@@ -15,15 +15,12 @@ from colbert_zero.graph.artifact import file_digests
 
 
 @pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    """A copy of the finished study, which is in the current folder."""
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
-    monkeypatch.chdir(folder)
+def study(study, monkeypatch):
+    """A copy of the finished study, and nothing left of what a training sets for its process."""
     # What may have changed in the code since the study was made is no reason here.
     monkeypatch.setattr("colbert_zero.audit.replay.code_changes", lambda *_: [])
     threads = torch.get_num_threads()
-    yield folder
+    yield study
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 

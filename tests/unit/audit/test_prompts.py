@@ -19,14 +19,6 @@ from finished_study import make
 CONFIG = Path("config.yaml")
 
 
-@pytest.fixture
-def study(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a finished study, which is the current folder."""
-    folder = shutil.copytree(finished_study, tmp_path / "study", symlinks=True)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def prompts(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
     status = main(["prompts", *words, "--json"])
     return status, json.loads(capsys.readouterr().out)

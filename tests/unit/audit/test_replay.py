@@ -18,15 +18,6 @@ from colbert_zero.graph.digests import file_digest
 
 
 @pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    """A copy of the finished study, which is in the current folder."""
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
 def replayed(study, capsys):
     """Call `colbert-zero replay`: status, and the lines of its output."""
 

@@ -36,11 +36,10 @@ def keys(tmp_path_factory):
 
 
 @pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
+def study(study, tmp_path, monkeypatch):
+    """A copy of the finished study, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    return folder
+    return study
 
 
 @pytest.fixture(scope="module")

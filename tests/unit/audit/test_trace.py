@@ -28,14 +28,6 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(WORKFLOW)}
 NAME = re.compile(r"\b[a-z]+/[\w.-]+-[0-9a-f]{12}\b")
 
 
-@pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def trace(capsys, *arguments):
     capsys.readouterr()
     status = main(["trace", *arguments])

@@ -18,15 +18,6 @@ from colbert_zero.graph.artifact import MANIFEST_FILE, Spec, published_folders, 
 ARTIFACTS = 31
 
 
-@pytest.fixture
-def study(finished_study, tmp_path, monkeypatch):
-    """A copy of the finished study, which is the current folder."""
-    folder = tmp_path / "study"
-    shutil.copytree(finished_study, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def verify(capsys, *options):
     """The exit status and the lines of the command."""
     capsys.readouterr()
