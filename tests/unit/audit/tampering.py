@@ -632,6 +632,8 @@ EDITS: dict[str, tuple[tuple[str, ...], Edit]] = {
     ),
     "an attempt at another artifact": (KINDS, attempt(name="models/other-000000000000")),
     "an attempt by other code": (KINDS, attempt(code=DIGEST)),
+    "an attempt that says what no step records": (("models", "runs", "reports"), attempt(note="fast")),
+    "no thread": (("models", "measures", "reports"), set_value("threads", value=0)),
     "older than its inputs": (MADE, backdate),
     "an attempt that ends at another step": (("models",), attempt(end_step=5)),
     "an attempt that starts after its end": (("models",), attempt(start_step=1000)),
