@@ -92,10 +92,13 @@ def test_snakemake_killed(training, prepared):
 
 
 def test_full_disk(training, prepared):
-    """The state folder's disk fills up during training: an error of one line, and a retry resumes from a checkpoint."""
+    """The state folder's disk fills up during training: an error of one line, and a retry resumes from a checkpoint.
+
+    Only the training's own folder has a disk of its own: beside it is the file by which Snakemake passes its spec.
+    """
     training.write(short_study(slurm_extra="--nodelist=n1", checkpoint_seconds=2))
-    (training.folder / "results" / "state").mkdir(parents=True, exist_ok=True)
-    state = training.folder / "results" / "state"
+    state = training.folder / "results" / "state" / "models" / training.published.name
+    state.mkdir(parents=True, exist_ok=True)
     # The disk must fill up in the node's own mount namespace.
     (slurmd,) = subprocess.run(["pgrep", "-f", "slurmd .*-N n1( |$)"], capture_output=True, text=True).stdout.split()
     mount = ["nsenter", "-t", slurmd, "-m", "mount"]
