@@ -20,9 +20,9 @@ demo: .venv/installed
 	snakemake --profile local
 	colbert-zero table --directory local
 
-# The longest file first, so that no process is left alone with it.
+# The longest file first, so that no process is left alone with it; pytest-xdist would begin with the most tests.
 test: .venv/installed .venv/peers/installed .venv/validators/installed lint
-	pytest -n auto --maxprocesses 4 --dist loadfile tests/workflow tests/unit tests/contract
+	pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/workflow tests/unit tests/contract
 
 lint: .venv/installed
 	ruff check workflow tests envs
