@@ -230,7 +230,7 @@ def test_only_the_indexes_of_collections_with_another_length_get_another_name():
     moved = {spec.name for spec in after.specs.values()} - {spec.name for spec in before.specs.values()}
     labels = {name.rpartition("-")[0] for name in moved}
     assert labels == {
-        "indexes/numpy", "runs/colbert.numpy", "measures/numpy", "reports/embedded",
+        "indexes/numpy", "runs/colbert.numpy", "measures/numpy", "audits/embedded", "reports/embedded",
     }  # fmt: skip
     for name in moved:
         if name.startswith("indexes/"):
