@@ -17,7 +17,11 @@ CUT = "..."
 
 
 def run(command: Command, study: Path, folder: Path) -> tuple[int, str]:
-    """Run a command on the study in place of the demo; what it writes goes into `folder`. Return status and output."""
+    """Run a command on the study in place of the demo; what it writes goes into `folder`.
+
+    Returns:
+        The exit status, and the output without the path of `folder`.
+    """
     words = [str(study) if word == "local" else word for word in command.words[1:]]
     words = [str(folder / word) if word.endswith((".zip", ".html")) else word for word in words]
     done = subprocess.run(
@@ -27,7 +31,7 @@ def run(command: Command, study: Path, folder: Path) -> tuple[int, str]:
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, (done.stdout + done.stderr).replace(f"{folder}{os.sep}", "")
 
 
 def status_of(command: Command) -> int:
