@@ -9,12 +9,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colbert_zero.audit import bundle as bundling
 from colbert_zero.audit.bundle import workflow_files
 from colbert_zero.audit.checklist import UNKNOWN, checklist
 from colbert_zero.audit.crate import Contents, describe, without_folders
@@ -293,12 +295,16 @@ def test_an_attempt_that_failed_is_an_action_that_failed(study, monkeypatch):
     assert said[f"#action/{model.name}"]["actionStatus"] == "http://schema.org/CompletedActionStatus"
 
 
-def test_an_image_is_named_by_its_contents_and_its_file(study, monkeypatch, tmp_path):
+def test_an_image_is_named_by_its_contents_and_its_file_which_is_read_once(study, monkeypatch, tmp_path):
     labels = {"colbert-zero.image": "torch", "colbert-zero.contents": "0123456789ab"}
     found, model = contents(study, monkeypatch, image=labels)
     file = tmp_path / "torch.sif"
     file.write_bytes(b"an image")
-    for images in ({}, {"0123456789ab": file}):
+    here = SimpleNamespace(contents_digest="0123456789ab", address=str(file))
+    gone = SimpleNamespace(contents_digest="ba9876543210", address="docker://elsewhere")
+    for planned in ([gone], [gone, here]):
+        monkeypatch.setattr(bundling, "planned_images", lambda *_, planned=planned: dict(enumerate(planned)))
+        images = bundling._images(SimpleNamespace(config={"images": {}}))
         text = describe(dataclasses.replace(found, images=images))
         said = {entity["@id"]: entity for entity in json.loads(text)["@graph"]}
         (image,) = ids(said[f"#action/{model.name}"]["containerImage"])

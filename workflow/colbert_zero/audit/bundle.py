@@ -209,10 +209,12 @@ def _artifact_files(artifacts: Mapping[str, Artifact], private: set[str], maximu
     return files
 
 
-def _images(study: Study) -> dict[str, Path]:
-    """The files of the images that the study would run in now, by the digest of their contents."""
+def _images(study: Study) -> dict[str, str]:
+    """SHA-256 of the files of the images that the study would run in now, by the digest of their contents."""
     images = planned_images(study.config["images"], Path()).values()
-    return {image.contents_digest: Path(image.address) for image in images if Path(image.address).is_file()}
+    files = {image.contents_digest: Path(image.address) for image in images}
+    # An image has gigabytes, and most steps of a study ran in it: it is read once.
+    return {contents: file_digest(file) for contents, file in files.items() if file.is_file()}
 
 
 def _recorded_digests(artifacts: Mapping[str, Artifact]) -> dict[str, str]:

@@ -84,7 +84,7 @@ class Contents:
         report: Its report.
         artifacts: The report and all that it is made from, by name.
         files: The files that are put in, by their path in the bundle.
-        images: The files of images, by the digest of their contents that a manifest has.
+        images: SHA-256 of the files of images, by the digest of their contents that a manifest has.
         agent: Who ran the study, if that is said: a name, or an address such as an ORCID.
     """
 
@@ -92,7 +92,7 @@ class Contents:
     report: Artifact
     artifacts: Mapping[str, Artifact]
     files: Mapping[str, Path]
-    images: Mapping[str, Path] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
     agent: str | None = None
 
 
@@ -389,15 +389,17 @@ class _Crate:
         if not isinstance(labels, dict):
             return None
         contents = labels.get("colbert-zero.contents")
-        file = self._contents.images.get(str(contents))
+        sha256 = self._contents.images.get(str(contents))
         return self._add(
             f"#image/{contents or digest(canonical_json(labels))[:12]}",
             "ContainerImage",
             name=str(labels.get("colbert-zero.image", "image")),
             additionalType={"@id": RUN + "SIFImage"},
             tag=contents,
-            sha256=file_digest(file) if file else None,
-            description=None if file else "Of its file no digest is known: the tag is one of its definition and lock.",
+            sha256=sha256,
+            description=None
+            if sha256
+            else "No digest of its file is known: the tag is one of definition and lock.",
         )
 
     def _failures(self, artifact: Artifact) -> list[Any]:
