@@ -397,9 +397,7 @@ class _Crate:
             additionalType={"@id": RUN + "SIFImage"},
             tag=contents,
             sha256=sha256,
-            description=None
-            if sha256
-            else "No digest of its file is known: the tag is one of definition and lock.",
+            description=None if sha256 else "No digest of its file is known: the tag is one of definition and lock.",
         )
 
     def _failures(self, artifact: Artifact) -> list[Any]:
