@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import finished_study
+from colbert_zero.graph.artifact import KINDS as ALL_KINDS
 from colbert_zero.graph.artifact import (
     MANIFEST_FILE,
     SPEC_FILE,
@@ -26,21 +27,8 @@ from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.study import Study
 from colbert_zero.report.page import Report
 
-KINDS = (
-    "sources",
-    "collections",
-    "bases",
-    "shards",
-    "candidates",
-    "negatives",
-    "scores",
-    "batches",
-    "models",
-    "indexes",
-    "runs",
-    "measures",
-    "reports",
-)
+KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("contamination", "audits"))
+"""Those that a study without an audit has."""
 
 
 def manifest_text(manifest: Any) -> str:

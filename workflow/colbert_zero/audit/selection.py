@@ -7,30 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.graph.artifact import KEY_DIGITS, Artifact, published_folders
+from colbert_zero.graph.artifact import KEY_DIGITS, KINDS, Artifact, published_folders
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.study import Study
-
-KINDS = (
-    "sources",
-    "collections",
-    "bases",
-    "shards",
-    "candidates",
-    "negatives",
-    "scores",
-    "batches",
-    "models",
-    "indexes",
-    "runs",
-    "measures",
-    "contamination",
-    "audits",
-    "reports",
-)
-"""The kinds of artifacts, in the order in which they are made from each other."""
-
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading a damaged record or file raises, besides `UserError`."""

@@ -10,17 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from colbert_zero.audit.findings import Check, Finding
-from colbert_zero.graph.artifact import EXTERNAL_KINDS, MANIFEST_FILE, SPEC_FILE
+from colbert_zero.graph.artifact import EXTERNAL_KINDS, KINDS, MANIFEST_FILE, SPEC_FILE
 
-KINDS = {
-    "resources": EXTERNAL_KINDS,
-    "results": frozenset(
-        {
-            *("shards", "batches", "candidates", "negatives", "scores", "models", "indexes", "runs", "measures"),
-            *("contamination", "audits", "reports"),
-        }
-    ),
-}
+KINDS_IN = {"resources": EXTERNAL_KINDS, "results": frozenset(KINDS) - EXTERNAL_KINDS}
 """The kinds of artifacts by the folder that they live in."""
 FILE_SYSTEM_NAMES = re.compile(r"\.snapshot|\.nfs[0-9a-f]+")
 """Names that file systems make in any folder: snapshots, and files that were deleted while in use."""
@@ -55,7 +47,7 @@ def find_artifacts(root: Path) -> tuple[list[Path], list[Finding]]:
     """
     folders: list[Path] = []
     findings: list[Finding] = []
-    for parent, kinds in KINDS.items():
+    for parent, kinds in KINDS_IN.items():
         for kind in _entries(root / parent, findings):
             if kind.name in kinds:
                 if kind.is_symlink():

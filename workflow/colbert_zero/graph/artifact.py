@@ -48,6 +48,11 @@ STATE_FOLDER = Path("results/state")
 ATTEMPTS_FILE = "attempts.jsonl"
 CLAIM_FILE = "artifact.json"
 """In a state folder: whose unfinished work it holds, and the digests of the files of its inputs."""
+KINDS = (
+    *("sources", "collections", "bases", "shards", "candidates", "negatives", "scores", "batches", "models"),
+    *("indexes", "runs", "measures", "contamination", "audits", "reports"),
+)
+"""The kinds of artifacts, in the order in which they are made from each other."""
 EXTERNAL_KINDS = frozenset({"sources", "collections", "bases"})
 """Kinds that come from outside the study. They live in `resources/`, all others in `results/`."""
 
