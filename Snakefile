@@ -2,6 +2,7 @@
 #
 #   snakemake --profile local            the embedded study, on this machine
 #   snakemake --profile slurm            the paper's study, on a cluster
+#   snakemake --profile slurm released   only its rows that need no training
 #   snakemake --profile local --directory MYSTUDY     a study of your own: a folder with a config.yaml
 #
 # Every artifact is a folder named by what decides it. A changed setting gives new names to the artifacts that it
@@ -27,6 +28,7 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    released,
     build_image,
     fetch_source,
     fetch_collection,
@@ -40,3 +42,10 @@ rule all:
         study.report.folder / "spec.json",
     message:
         "The study {study.name} is complete: {study.report.folder}/report.html"
+
+
+rule released:
+    input:
+        study.released.folder / "spec.json",
+    message:
+        "The models that are not trained here are compared: {study.released.folder}/report.html"

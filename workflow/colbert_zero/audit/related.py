@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from colbert_zero.audit.recount import Recorded, guarded, same
 from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder
@@ -168,16 +168,18 @@ class Line:
         stages: The names of its models.
         values: Its value in each column, and their mean last.
         seconds: The training time of all its stages.
+        spreads: The standard deviations of the values over its seeds; None without seeds.
     """
 
     kind: str
     stages: Sequence[str]
     values: Sequence[float]
     seconds: float
+    spreads: Sequence[float] | None = None
 
 
 def _table(spec: Spec) -> tuple[list[str], dict[str, Line]]:
-    """The columns of a report's table, and its rows by name."""
+    """The columns of a report's table, and the lines of `table.csv` by name: a row with seeds has one for each."""
     from colbert_zero.evaluation.values import VALUES_FILE, mean_value, read_values
 
     settings = spec.settings
@@ -202,10 +204,29 @@ def _table(spec: Spec) -> tuple[list[str], dict[str, Line]]:
     return columns, lines
 
 
+def _averaged(spec: Spec, lines: Mapping[str, Line]) -> dict[str, Line]:
+    """The rows of a printed table by name: of a row with seeds, the mean over them and its standard deviation."""
+    from colbert_zero.report.results import replicate_names
+
+    averaged = {}
+    for row, names in replicate_names(spec.settings).items():
+        of_seeds = [lines[name] for name in names]
+        columns = list(zip(*(line.values for line in of_seeds), strict=True))
+        averaged[row] = Line(
+            of_seeds[0].kind,
+            of_seeds[0].stages,
+            [fmean(values) for values in columns],
+            fmean(line.seconds for line in of_seeds),
+            [stdev(values) for values in columns] if len(names) > 1 else None,
+        )
+    return averaged
+
+
 def _reports(recorded: Recorded) -> Iterator[str]:
     if not recorded.spec.settings.get("rows"):
         return
-    columns, lines = _table(recorded.spec)
+    columns, lines_of_seeds = _table(recorded.spec)
+    lines = _averaged(recorded.spec, lines_of_seeds)
     means = {name: line.values[-1] for name, line in lines.items()}
     yield from recorded.wrong({"means": means})
     baselines = {name for name, line in lines.items() if line.kind == "baseline"} or set(lines)
@@ -213,7 +234,7 @@ def _reports(recorded: Recorded) -> Iterator[str]:
     if reference is not None and means.get(reference) != max(means[name] for name in baselines):
         yield f"says that the reference is {reference}, which is not the best of those that it may be"
     for path in recorded.files(r"table\.csv"):
-        yield from _wrong_csv(path, columns, lines)
+        yield from _wrong_csv(path, columns, lines_of_seeds)
     for path in recorded.files(r"table\.md"):
         yield from _wrong_printed(path, _markdown_table(path.read_text(encoding="utf-8")), columns, lines)
     for path in recorded.files(r"report\.html"):
@@ -259,8 +280,13 @@ def _wrong_printed(
         for number, (column, (text, bold), value) in enumerate(
             zip([*columns, "mean"], cells, line.values, strict=True)
         ):
+            text, _, spread = text.partition(" ± ")
             if abs(float(text) - 100 * value) > POINTS:
                 yield f"{path.name} has {column} {text} of {name}, but from the artifacts it is {100 * value:.2f}"
+            if bool(spread) != (line.spreads is not None):
+                yield f"{path.name} has {column} of {name} {'with' if spread else 'without'} a spread over seeds"
+            elif line.spreads is not None and abs(float(spread) - 100 * line.spreads[number]) > POINTS:
+                yield f"{path.name} has {column} ± {spread} of {name}, but it is {100 * line.spreads[number]:.2f}"
             is_best = line.kind == "recipe" and f"{100 * value:.2f}" == f"{100 * best[number]:.2f}"
             if bold != is_best:
                 yield f"{path.name} prints {column} of {name} {'as' if bold else 'as if it were not'} the best recipe's"
@@ -338,7 +364,7 @@ def _otherwise_rendered(recorded: Recorded) -> Iterator[str]:
     from colbert_zero.report.page import Report
 
     report = Report.open(recorded.spec)
-    for name, text in (("table.md", report.markdown()), ("report.html", report.html())):
+    for name, text in report.files():
         path = recorded.folder / name
         if path.read_text(encoding="utf-8") != text:
             yield f"{name} is not what the code that made it makes of the same artifacts"

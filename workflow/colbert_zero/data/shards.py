@@ -10,6 +10,8 @@ Duplicates are rows with the same query and document; one stays, with the negati
 `deduplicate: false` every row stays, as the paper counts them, and a digest of its file's name and its number in the
 file decides its place: copies of a row are not neighbours, whom one batch would take for each other's negatives.
 
+With the setting `share` only rows whose place lies in the first share of all places stay: about so many of the source.
+
 Negatives that are the row's own document are removed and counted. In a source with negatives, a row without any is
 dropped and counted: a supervised step could not use it.
 
@@ -265,6 +267,7 @@ def _partition_file(spec: Spec, number: int) -> None:
     batches = build.row_format.read(file, row_filter, seed, label)
     if not spec.settings.get("deduplicate", True):
         batches = _with_own_places(batches, file, seed, label)
+    batches = _first_share(batches, spec.settings.get("share", 1), row_filter)
     partition(
         batches,
         build.partitions[number],
@@ -280,6 +283,20 @@ def _with_own_places(batches: Iterable[pa.RecordBatch], file: str, seed: int, la
         digests = [hashlib.blake2b(f"{number} {file}".encode(), digest_size=16).digest() for number in numbers]
         batch = batch.drop_columns([PLACE_FIELD.name, DIGEST_FIELD.name])
         yield with_places(dict(zip(batch.schema.names, batch.columns, strict=True)), digests, seed, label)
+
+
+def _first_share(batches: Iterable[pa.RecordBatch], share: float, row_filter: RowFilter) -> Iterator[pa.RecordBatch]:
+    """Leave out the rows whose place is not in the first share of all places, and count them.
+
+    The rows of a share are then the first ones of the whole source's shards, in the same order; so those of a smaller
+    share are the first ones of a larger.
+    """
+    for batch in batches:
+        if share < 1:
+            whole = batch.num_rows
+            batch = batch.filter(pc.less(batch[PLACE_FIELD.name], pa.scalar(int(share * 2**64), PLACE_FIELD.type)))
+            row_filter.dropped["beyond the share"] += whole - batch.num_rows
+        yield batch
 
 
 def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:

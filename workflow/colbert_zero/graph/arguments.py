@@ -19,7 +19,7 @@ ARGUMENT_FILE = re.compile(r"(?P<name>.+-[0-9a-f]{12})\.(spec|evaluate)\.json")
 
 def write_arguments(study: Study, keys: Iterable[str]) -> None:
     """Write the files that the steps of the artifacts with `keys` are passed; those that are there already, stay."""
-    for spec in (study.specs[key] for key in set(keys) & study.specs.keys()):
+    for spec in (study.known[key] for key in set(keys) & study.known.keys()):
         arguments = {"spec": spec.text}
         if spec.key in study.evaluations:
             arguments["evaluate"] = canonical_json(study.evaluations[spec.key])

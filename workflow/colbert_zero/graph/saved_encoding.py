@@ -42,3 +42,20 @@ def read_saved_encoding(folder: Path) -> dict[str, Any] | None:
     lengths = {"query_length": metadata.get("query_maxlen"), "document_length": metadata.get("doc_maxlen")}
     saved = {"query_prompt": "", "document_prompt": "", "query_expansion": True}
     return saved | {name: length for name, length in lengths.items() if length is not None}
+
+
+def read_trained_encoding(folder: Path) -> dict[str, Any]:
+    """What a model's folder says for sure of the prompts and lengths that it was trained with, dense models included.
+
+    An empty prompt is left out: PyLate does not save the prompts that a model was trained with, sentence-transformers
+    saves empty ones for any model.
+
+    Raises:
+        UserError: A file of the folder is not JSON.
+    """
+    saved = read_saved_encoding(folder)
+    if saved is None:
+        prompts = read_json_object(folder / CONFIG_FILE).get("prompts") or {}
+        document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
+        saved = {"query_prompt": prompts.get("query") or "", "document_prompt": document}
+    return {name: value for name, value in saved.items() if value != ""}

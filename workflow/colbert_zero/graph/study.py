@@ -6,7 +6,7 @@ Snakefile imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from colbert_zero.graph.planners.baselines import BaselinePlanner
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
-from colbert_zero.graph.planners.evaluation import EvaluationPlanner
+from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
 from colbert_zero.graph.planners.recipes import RecipePlanner
 from colbert_zero.graph.planners.relations import check_processes
 from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
+from colbert_zero.graph.revisions import Resolve
 
 DEFAULT_RESOURCES = {
     "threads": 1,
@@ -47,19 +48,22 @@ class Study:
         config: The config, defaults filled in.
         folder: The study's folder.
         name: The study's name.
-        rows: The table's rows, baselines first.
+        rows: The table's rows, baselines first; a recipe with seeds has one for each of them, called NAME@SEED.
+        seeds: The names of these rows, by recipe.
         contamination: By recipe, the specs of what says which test texts stand in its training rows; only of a study
             that ends with an audit.
         audit: The spec of the audit; None if the study ends without one.
         report: The spec of the report.
-        specs: Every spec the report depends on, itself included, by key.
+        released: The spec of a report of the rows alone that are not trained here.
+        specs: Every spec that the report depends on, itself included, by key.
+        known: These, and what else a rule can be asked for, by key.
         paths: The local file or folder that an artifact is fetched from, by the artifact's key.
         used_by: The names of the rows that an artifact is needed for, by the artifact's key.
         evaluations: What a model is evaluated on during its training, by the model's key; see `RecipePlanner`.
     """
 
     @errors_in_config()
-    def __init__(self, config: Config, folder: Path, *, remember: bool = True) -> None:
+    def __init__(self, config: Config, folder: Path, *, remember: bool = True, resolve: Resolve | None = None) -> None:
         """Check `config` and plan its artifacts.
 
         Args:
@@ -67,6 +71,7 @@ class Study:
             folder: The study's folder; local paths in the config are relative to it.
             remember: Whether digests of local files are those of the last plan where the files have not changed since,
                 and are kept for the next one.
+            resolve: Looks up names of the Hub that the study's lock file lacks; without it they are errors.
 
         Raises:
             UserError: The config has a mistake; the message describes the first one.
@@ -74,7 +79,7 @@ class Study:
         self.config = validate(config)
         self.folder = folder
         self.name: str = self.config["study"]
-        draft = Draft(self.config, folder, remember=remember)
+        draft = Draft(self.config, folder, remember=remember, resolve=resolve)
         sources = SourcePlanner(draft)
         bases = BasePlanner(draft, sources)
         mining = MiningPlanner(draft, bases)
@@ -85,7 +90,9 @@ class Study:
         baselines = BaselinePlanner(draft, bases, evaluation)
         for name in self.config["recipes"].keys() & self.config["baselines"].keys():
             raise UserError(f"baselines.{name}: a recipe is called {name} too: rename one of them")
-        recipe_rows = [recipes.row(name, recipe) for name, recipe in self.config["recipes"].items()]
+        planned_rows = {name: recipes.rows(name, recipe) for name, recipe in self.config["recipes"].items()}
+        recipe_rows = [row for rows in planned_rows.values() for row in rows]
+        self.seeds = {name: [row.name for row in rows] for name, rows in planned_rows.items() if rows[0].name != name}
         baseline_rows = [baselines.row(name, baseline) for name, baseline in self.config["baselines"].items()]
         self.rows = baseline_rows + recipe_rows
         self.paths = draft.paths
@@ -97,10 +104,12 @@ class Study:
             planned = {row.name: auditing.contamination(row) for row in self.rows}
             self.contamination = {name: specs for name, specs in planned.items() if specs}
             self.audit = auditing.audit(self.name, self.rows, planned)
-        self.report = self._plan_report(draft, collections.groups)
+        self.report = self._plan_report(draft, collections.groups, self.name, self.rows)
+        self.released = self._plan_report(draft, collections.groups, f"{self.name}.released", baseline_rows)
         draft.save_digests()
         self.specs = draft.specs
         self.specs = {spec.key: spec for spec in self._with_ancestors(self.report)}
+        self.known = {**self.specs, self.released.key: self.released}
         for model in (spec for spec in self.specs.values() if spec.kind == "models"):
             (batches,) = (spec for spec in self.inputs_of(model) if spec.kind == "batches")
             processes = max(1, self.resource(model.label, "gpu")) * self.resource(model.label, "nodes")
@@ -117,7 +126,7 @@ class Study:
             UserError: This study has no artifact of that key.
         """
         try:
-            return self.specs[key]
+            return self.known[key]
         except KeyError:
             raise UserError(f"no artifact of study {self.name} has the key {key}: the config has changed") from None
 
@@ -152,9 +161,9 @@ class Study:
                 pending += self.inputs_of(spec)
                 yield spec
 
-    def _plan_report(self, draft: Draft, groups: dict[str, list[str]]) -> Spec:
+    def _plan_report(self, draft: Draft, groups: dict[str, list[str]], label: str, planned: Sequence[Row]) -> Spec:
         # Sorted, so that the order of the config's keys decides nothing.
-        rows = sorted(self.rows, key=lambda row: row.name)
+        rows = sorted(planned, key=lambda row: row.name)
         settings = {
             "study": self.name,
             "seed": draft.seed,
@@ -162,8 +171,12 @@ class Study:
             "groups": groups,
             "rows": {row.name: {"kind": row.kind, "stages": [spec.name for spec in row.stages]} for row in rows},
         }
-        measures = {row.name: sorted(row.measures.values(), key=lambda spec: spec.name) for row in rows}
-        inputs: dict[str, Spec | list[Spec]] = (
-            {**measures} if self.audit is None else {**measures, AUDIT_ROLE: self.audit}
-        )
-        return draft.add("reports", self.name, settings, inputs)
+        trained = any(row.stages for row in rows)
+        if trained and self.seeds:
+            settings["seeds"] = self.seeds
+        inputs: dict[str, Spec | list[Spec]] = {
+            row.name: sorted(row.measures.values(), key=lambda spec: spec.name) for row in rows
+        }
+        if trained and self.audit is not None:
+            inputs[AUDIT_ROLE] = self.audit
+        return draft.add("reports", label, settings, inputs)

@@ -81,21 +81,25 @@ def row_chain(position: int, row: Row, columns: Sequence[Column], texts: Sequenc
         lineage: The artifacts of the report.
     """
     inputs = {name: artifact.spec.input_names for name, artifact in lineage.artifacts.items()}
-    roots = [artifact.name for artifact in row.measures.values()]
+    roots = [artifact.name for replicate in row.replicates for artifact in replicate.measures.values()]
     notes = {name: _note(artifact) for name, artifact in lineage.artifacts.items()}
     cells = [
         CellChain(
             f"cell-{position + 1}-{number}",
             column.name,
             text,
-            [_collection_chain(row.measures[name], lineage.artifacts) for name in column.collections],
+            [
+                _collection_chain(replicate.measures[name], lineage.artifacts)
+                for name in column.collections
+                for replicate in row.replicates
+            ],
         )
         for number, (column, text) in enumerate(zip(columns, texts, strict=False), 1)
     ]
     return RowChain(
         f"chain-{position + 1}",
         row.name,
-        [stage.name for stage in row.stages],
+        [stage.name for replicate in row.replicates for stage in replicate.stages],
         draw_chain(f"{row.measure} {texts[-1]}", roots, inputs, notes),
         cells,
     )

@@ -9,11 +9,11 @@ sources. Of the artifacts' other files, only `measures.parquet` and `losses.json
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +21,7 @@ from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.report import figures
 from colbert_zero.report.audit_section import audit_sections
 from colbert_zero.report.chain_section import outside_table, row_chain
-from colbert_zero.report.results import Column, Lineage, Row
+from colbert_zero.report.results import Column, Lineage, Replicate, Row, replicate_names
 from colbert_zero.report.sections import (
     ABSENT,
     SECTIONS,
@@ -81,14 +81,20 @@ class Report:
     @cached_property
     def rows(self) -> list[Row]:
         """Baselines, then recipes, each sorted from the highest mean to the lowest."""
-        rows = []
-        for name, row in self.settings["rows"].items():
-            measures = [self.lineage.artifacts[measure] for measure in self.spec.inputs[name]]
-            stages = [self.lineage.artifacts[stage] for stage in row["stages"]]
-            by_collection = {artifact.spec.label: artifact for artifact in measures}
-            rows.append(Row(name, row["kind"], stages, by_collection, self.settings["measure"]))
+        replicates = {name: self._replicate(name) for name in self.settings["rows"]}
+        names = replicate_names(self.settings)
+        rows = [
+            Row(name, self.settings["rows"][of[0]]["kind"], [replicates[replicate] for replicate in of])
+            for name, of in names.items()
+        ]
         columns = self._columns(rows)
         return sorted(rows, key=lambda row: (row.kind, -fmean(map(row.value, columns)), row.name))
+
+    def _replicate(self, name: str) -> Replicate:
+        measures = [self.lineage.artifacts[measure] for measure in self.spec.inputs[name]]
+        stages = [self.lineage.artifacts[stage] for stage in self.settings["rows"][name]["stages"]]
+        by_collection = {artifact.spec.label: artifact for artifact in measures}
+        return Replicate(name, stages, by_collection, self.settings["measure"])
 
     @property
     def recipes(self) -> list[Row]:
@@ -98,7 +104,8 @@ class Report:
     @property
     def models(self) -> list[Artifact]:
         """Every trained model, once, in the order of the rows."""
-        return list({stage.name: stage for row in self.recipes for stage in row.stages}.values())
+        replicates = (replicate for row in self.recipes for replicate in row.replicates)
+        return list({stage.name: stage for replicate in replicates for stage in replicate.stages}.values())
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -108,7 +115,7 @@ class Report:
     def _columns(self, rows: Sequence[Row]) -> list[Column]:
         groups: Mapping[str, Sequence[str]] = self.settings["groups"]
         group_of = {collection: name for name, collections in groups.items() for collection in collections}
-        names = dict.fromkeys(group_of.get(name, name) for name in sorted(rows[0].measures))
+        names = dict.fromkeys(group_of.get(name, name) for name in sorted(rows[0].collections))
         return [Column(name, tuple(groups.get(name, (name,)))) for name in names]
 
     def mean(self, row: Row) -> float:
@@ -125,11 +132,16 @@ class Report:
         return [f"{100 * max(column):.2f}" for column in zip(*map(self.values, self.recipes), strict=True)]
 
     def formatted_values(self, row: Row) -> list[tuple[str, bool]]:
-        """A row's values as printed, each with whether it equals the best recipe's."""
+        """A row's values as printed, with their spread over seeds, each with whether it equals the best recipe's."""
         texts = [f"{100 * value:.2f}" for value in self.values(row)]
+        spreads = [row.spread(columns) for columns in (*([column] for column in self.columns), self.columns)]
+        printed = [
+            text if spread is None else f"{text} ± {100 * spread:.2f}"
+            for text, spread in zip(texts, spreads, strict=True)
+        ]
         if row.kind != "recipe":
-            return [(text, False) for text in texts]
-        return [(text, text == best) for text, best in zip(texts, self.best_texts, strict=True)]
+            return [(text, False) for text in printed]
+        return [(text, mean == best) for text, mean, best in zip(printed, texts, self.best_texts, strict=True)]
 
     @cached_property
     def reference(self) -> Row:
@@ -141,8 +153,9 @@ class Report:
     def rows_using(self) -> dict[str, str]:
         """By artifact name, the rows whose measures depend on the artifact: `all`, or their names."""
         dependencies = {
-            row.name: self.lineage.with_ancestors(artifact.name for artifact in row.measures.values())
+            replicate.name: self.lineage.with_ancestors(artifact.name for artifact in replicate.measures.values())
             for row in self.rows
+            for replicate in row.replicates
         }
         rows_using = {}
         for name in self.lineage.artifacts:
@@ -162,7 +175,18 @@ class Report:
         return (
             f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
             f"Bold: the best recipe of a column. Training is the total time of a row's stages; a stage that several "
-            f"recipes share counts in full for each. Seed {self.settings['seed']}."
+            f"recipes share counts in full for each. {self._seeds}"
+        )
+
+    @property
+    def _seeds(self) -> str:
+        several = {row.name: len(row.replicates) for row in self.rows if len(row.replicates) > 1}
+        if not several:
+            return f"Seed {self.settings['seed']}."
+        rows = ", ".join(f"{name} ({number})" for name, number in several.items())
+        return (
+            f"Of several seeds, the mean and ± the standard deviation: {rows}; training is that of one. "
+            f"Seed {self.settings['seed']} for the others."
         )
 
     def markdown(self) -> str:
@@ -186,16 +210,25 @@ class Report:
         ]
         return "\n".join([*table, "", self.legend]) + "\n"
 
-    def write_csv(self, path: Path) -> None:
-        """Write the table as CSV in full precision, with measures between 0 and 1."""
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(
-                ["name", "kind", "stages", *(column.name for column in self.columns), "mean", "training_seconds"]
-            )
-            for row in self.rows:
-                stages = " ".join(stage.name for stage in row.stages)
-                writer.writerow([row.name, row.kind, stages, *self.values(row), row.training_seconds])
+    def csv(self) -> str:
+        """The table as CSV in full precision, with measures between 0 and 1; with seeds, a line for each of them."""
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ["name", "kind", "stages", *(column.name for column in self.columns), "mean", "training_seconds"]
+        )
+        for row in self.rows:
+            for replicate in row.replicates:
+                values = [replicate.value(column) for column in self.columns]
+                stages = " ".join(stage.name for stage in replicate.stages)
+                writer.writerow([replicate.name, row.kind, stages, *values, fmean(values), replicate.training_seconds])
+        return file.getvalue()
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """The path and the text of each file of the report."""
+        yield "table.md", self.markdown()
+        yield "table.csv", self.csv()
+        yield "report.html", self.html()
 
     def html(self) -> str:
         """The page, as one HTML document."""
@@ -284,14 +317,14 @@ class Report:
             f"{len(self.recipes)} recipes trained on {format_cell(rows).text} rows of {len(shards)} sources, "
             f"compared on {len(collections)} collections with {format_cell(documents).text} documents and "
             f"{format_cell(queries).text} queries. "
-            f"Seed {self.settings['seed']}."
+            f"{self._seeds}"
         )
 
     def _loss_curves(self, colours: Mapping[str, str]) -> dict[str, list[figures.Curve]]:
         """By stage, the loss curve of each distinct model, in the colour of the first row that uses the model."""
         rows_of: dict[str, list[str]] = {}
         for row in self.recipes:
-            for stage in row.stages:
+            for stage in (stage for replicate in row.replicates for stage in replicate.stages):
                 rows_of.setdefault(stage.name, []).append(row.name)
         curves: dict[str, list[figures.Curve]] = {}
         for name, rows in rows_of.items():
@@ -326,11 +359,12 @@ def _format_training_time(row: Row) -> str:
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `table.md`, `table.csv` and `report.html`; return the means."""
+    """Write the report's files; return the means."""
     report = Report.open(job.spec)
-    (job.folder / "table.md").write_text(report.markdown(), encoding="utf-8")
-    report.write_csv(job.folder / "table.csv")
-    (job.folder / "report.html").write_text(report.html(), encoding="utf-8")
+    for name, text in report.files():
+        path = job.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="")
     return {"means": {row.name: report.mean(row) for row in report.rows}, "reference": report.reference.name}
 
 

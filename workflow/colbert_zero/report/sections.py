@@ -72,12 +72,22 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure in the page: its SVG (see `figures`), what it shows for who cannot see it, and the text below it."""
+
+    svg: str
+    label: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A section of the page below the figures."""
+    """A section of the page below the results; its figures stand above its tables."""
 
     title: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = field(default_factory=list)
+    figures: Sequence[Figure] = ()
 
     @property
     def anchor(self) -> str:

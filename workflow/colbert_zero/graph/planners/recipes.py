@@ -13,6 +13,7 @@ from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
 from colbert_zero.graph.planners.relations import (
+    check_alignment,
     check_at_most,
     check_batch,
     check_own_settings,
@@ -48,6 +49,13 @@ ENCODING_SETTINGS = ("query_length", "document_length", "query_expansion")
 """Settings of a stage, besides its prompts, that say how texts become its model's input."""
 
 
+def check_settings(stage: str, settings: Config, where: str) -> None:
+    """Check that a stage has all settings that it needs."""
+    for field in (*REQUIRED_SETTINGS, *STAGE_SETTINGS[stage]):
+        if settings.get(field) is None:
+            raise UserError(f"{where}: {field} is not set; set it under stages.{stage} or in the recipe")
+
+
 class RecipePlanner:
     """Plans the entries of the section `recipes`.
 
@@ -72,14 +80,25 @@ class RecipePlanner:
         self._collections, self._evaluation = collections, evaluation
         self.evaluations: dict[str, dict[str, Any]] = {}
 
-    def row(self, name: str, recipe: Config) -> Row:
-        """Plan a recipe.
+    def rows(self, name: str, recipe: Config) -> list[Row]:
+        """Plan a recipe: one row, or one for each of its seeds, called NAME@SEED.
+
+        A seed of its own decides the order of batches and the training. Base, shards, negatives, teacher scores and
+        indexes have the study's: they are the same for all.
 
         Raises:
-            UserError: The stages are out of order; or one lacks a setting, has settings that contradict each other, or
-                names something that is not in the config.
+            UserError: The stages are out of order; or one lacks a setting, has settings that contradict each other or
+                what the model that it goes on from was trained with, or names something that is not in the config.
         """
+        if "seeds" not in recipe:
+            return [self._row(name, name, recipe, self._draft.seed)]
+        return [self._row(f"{name}@{seed}", name, recipe, seed) for seed in recipe["seeds"]]
+
+    def _row(self, label: str, name: str, recipe: Config, seed: int) -> Row:
         base = model = self._bases.base(recipe["base"], f"recipes.{name}.base")
+        # What the model at hand was trained with, and the place in the config that says so.
+        trained = self._bases.saved_encoding(base), f"models.{recipe['base']}"
+        may_differ = "mismatch" in recipe
         models: list[Spec] = []
         settings: dict[str, Any] = {}
         last = -1
@@ -99,36 +118,39 @@ class RecipePlanner:
                     f"{where}: dimensions is {settings['dimensions']}, but {dimensions} in the stage "
                     "before, whose projection it trains further; give all stages the same"
                 )
-            model = self._model(stage, settings, model, where)
+            check_settings(stage, settings, where)
+            encoding = self._encoding(settings, where)
+            if not may_differ:
+                check_alignment(encoding, *trained, where)
+            trained = encoding, f"the stage {stage}"
+            model = self._model(stage, settings, model, seed, where)
             lengths = {length: settings[length] for length in ("query_length", "document_length")}
             self._bases.check(base, where, lengths, settings["dimensions"])
             models.append(model)
-        encoding = self._encoding(settings, f"recipes.{name}")
         changes = dict(recipe.get("evaluate_with", {}))
         if "prompts" in changes:
             changes |= self._draft.prompts(changes.pop("prompts"), f"recipes.{name}.evaluate_with")
+        if not may_differ:
+            check_alignment(encoding | changes, *trained, f"recipes.{name}.evaluate_with")
         measures = self._evaluation.late_interaction(model, encoding, f"recipes.{name}", base=base, changes=changes)
-        return Row(name, "recipe", tuple(models), measures)
+        return Row(label, "recipe", tuple(models), measures)
 
     def _encoding(self, settings: Config, where: str) -> dict[str, Any]:
         """How texts become the input of the model that a stage with these settings trains."""
         lengths = {field: settings[field] for field in ENCODING_SETTINGS}
         return lengths | self._draft.prompts(settings["prompts"], where)
 
-    def _model(self, stage: str, settings: Config, start: Spec, where: str) -> Spec:
+    def _model(self, stage: str, settings: Config, start: Spec, seed: int, where: str) -> Spec:
         """The model that a stage trains, starting from the model `start`."""
-        for field in (*REQUIRED_SETTINGS, *STAGE_SETTINGS[stage]):
-            if settings.get(field) is None:
-                raise UserError(f"{where}: {field} is not set; set it under stages.{stage} or in the recipe")
         check_batch(stage, settings, where)
         encoding = self._encoding(settings, where)
         check_room(encoding, where)
         rows = self._rows(stage, settings, where)
-        plan = {"batch_size": settings["batch_size"], "epochs": settings["epochs"], "seed": self._draft.seed}
+        plan = {"batch_size": settings["batch_size"], "epochs": settings["epochs"], "seed": seed}
         if stage == "supervised" and settings["mining"] is None:
             plan["negatives"] = settings["negatives"]
         batches = self._draft.add("batches", stage, plan, {"rows": rows})
-        training = {"stage": stage, "seed": self._draft.seed, **self._draft.prompts(settings["prompts"], where)}
+        training = {"stage": stage, "seed": seed, **self._draft.prompts(settings["prompts"], where)}
         training |= {field: settings[field] for field in (*TRAINING_SETTINGS, *STAGE_SETTINGS[stage])}
         if stage == "supervised" and settings["gradient_scale"] != 1:  # Left out of older specs, which meant 1.
             training["gradient_scale"] = settings["gradient_scale"]
