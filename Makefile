@@ -1,12 +1,16 @@
 # make demo            the embedded study, from raw text to the table
+# make demo-pretrained the same text, and a model that was trained before: installs it, runs the graph, prints the table
 # make test            linters, types and tests
 # make test-demo       the commands of docs/audit.md on the demo: verify, trace, diff, drift, replay, ladder ...
 # make host            what a login node needs: Snakemake, its executors and what fetching and tables take
+# make browser         Debian's chromium on this machine, for tests (Debian, as root)
+# make test-browser    the report's page in it, on a phone and on a desk: legible, complete, without a request
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
 # make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
 # make bench-train     each stage against the trainers of PyLate and sentence-transformers 6: samples/s and memory
+# make bench-statistics the tests of the report's differences, at the paper's size: time and memory
 # make bench-audit     how fast a study is verified, against OpenSSL's SHA-256 on the same bytes
 # make mutants         small changes of the code that no unit test notices; hours, or CHANGED=mining/corpus.py
 # make lock            the locks anew, from envs/*.in (needs uv)
@@ -14,11 +18,16 @@ SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test test-demo lint host cluster test-cluster cluster-stop bench-audit bench-data bench-train mutants lock
+.PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster cluster-stop
+.PHONY: bench-audit bench-data bench-statistics bench-train mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
 	colbert-zero table --directory local
+
+demo-pretrained: .venv/installed .venv/pretrained/installed
+	snakemake --profile local --directory local/pretrained
+	colbert-zero table --directory local/pretrained
 
 # The longest file first, so that no process is left alone with it; pytest-xdist would begin with the most tests.
 test: .venv/installed .venv/peers/installed .venv/validators/installed lint
@@ -40,6 +49,13 @@ cluster:
 cluster-stop:
 	tests/cluster/cluster.sh stop
 
+browser:
+	@command -v chromium > /dev/null || { apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; }
+
+test-browser: .venv/installed .venv/browser/installed browser
+	PYTHONPATH=.venv/browser pytest tests/browser
+
 test-demo: demo
 	pytest tests/demo
 
@@ -50,7 +66,7 @@ test-cluster: demo cluster
 
 bench-train: .venv/peers/installed
 
-bench-audit bench-data bench-train: .venv/installed
+bench-audit bench-data bench-statistics bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
 
 mutants: .venv/installed
@@ -65,18 +81,20 @@ mutants: .venv/installed
 	@$(PYTHON) envs/install.py local
 	@touch .venv/host $@
 
-# What our models are compared with, and what our bundles and signatures are tried with, for processes of their own:
-# `PYTHONPATH=.venv/peers python ...`.
-.venv/peers/installed .venv/validators/installed: .venv/%/installed: envs/%.txt envs/install.py | .venv/installed
+# What our models are compared with, what our bundles and signatures are tried with, and what drives a browser, for
+# processes of their own: `PYTHONPATH=.venv/peers python ...`. And a model, of whose package only the files are read.
+BESIDE = $(patsubst %,.venv/%/installed,browser peers pretrained validators)
+$(BESIDE): .venv/%/installed: envs/%.txt envs/install.py | .venv/installed
 	@$(PYTHON) envs/install.py $*
 	@touch $@
 
 # Packages in NAME.excludes are left out even where another package asks for them; those of local.txt have one version
-# everywhere. peers.txt is what is installed beside an environment, so it has no dependencies of its own; the validators
-# have other versions than the environment, and bring all that they need.
+# everywhere. peers.txt and pretrained.txt are what is installed beside an environment, without dependencies of their
+# own; browser and validators may have other versions than the environment, and bring all that they need.
 lock:
-	cd envs && for name in local host torch lucene validators; do \
+	cd envs && for name in local host torch lucene browser validators; do \
 	  uv pip compile --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header \
-	    $$([ $$name = local ] || [ $$name = validators ] || echo "--constraint local.txt") \
+	    $$([[ $$name =~ ^(local|browser|validators)$$ ]] || echo "--constraint local.txt") \
 	    $$([ ! -e $$name.excludes ] || echo "--excludes $$name.excludes") $$name.in --output-file $$name.txt; done
-	cd envs && uv pip compile --no-deps --generate-hashes --no-header peers.in --output-file peers.txt
+	cd envs && for name in peers pretrained; do \
+	  uv pip compile --no-deps --generate-hashes --no-header $$name.in --output-file $$name.txt; done

@@ -3,6 +3,7 @@
 #   snakemake --profile local            the embedded study, on this machine
 #   snakemake --profile slurm            the paper's study, on a cluster
 #   snakemake --profile slurm released   only its rows that need no training
+#   snakemake --profile slurm release    each recipe's model as a folder to publish
 #   snakemake --profile local --directory MYSTUDY     a study of your own: a folder with a config.yaml
 #
 # Every artifact is a folder named by what decides it. A changed setting gives new names to the artifacts that it
@@ -24,16 +25,19 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/audit.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/release.smk"
 
 
 localrules:
     all,
     released,
+    release,
     build_image,
     fetch_source,
     fetch_collection,
     fetch_base,
     write_report,
+    release_model,
 
 
 rule all:
@@ -49,3 +53,10 @@ rule released:
         study.released.folder / "spec.json",
     message:
         "The models that are not trained here are compared: {study.released.folder}/report.html"
+
+
+rule release:
+    input:
+        [spec.folder / "spec.json" for spec in study.releases.values()],
+    message:
+        "The models of the study {study.name} are in results/releases, ready to be published"

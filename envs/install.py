@@ -1,9 +1,9 @@
 """Install one of the locks into .venv, and this package with it.
 
-    python3 envs/install.py local|host|peers|validators
+    python3 envs/install.py local|host|browser|peers|pretrained|validators
 
-`peers` and `validators` go into `.venv/peers` and `.venv/validators`, beside the environment's packages: only a process
-with that folder first on its PYTHONPATH sees it.
+All but `local` and `host` go into folders of these names in `.venv`, beside the environment's packages: only a process
+with such a folder first on its PYTHONPATH sees it. Of `pretrained`, a model, nothing is imported.
 
 A lock is whole: it names every package that is needed, at one version, with the digests of its files. So pip resolves
 nothing (`--no-deps`): a release that appears upstream tomorrow changes nothing here. What goes wrong is said in one
@@ -24,11 +24,11 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 """The first and the last Python that the locks are made for."""
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv"
-BESIDE = ("peers", "validators")
+BESIDE = ("browser", "peers", "pretrained", "validators")
 """The locks that are installed beside the environment's packages, each in a folder of its name."""
-SPACE_GB = {"local": 7.0, "host": 0.6, "peers": 0.1, "validators": 0.2}
+SPACE_GB = {"local": 7.0, "host": 0.6, "browser": 0.3, "peers": 0.3, "pretrained": 0.2, "validators": 0.2}
 """What the installed packages take on Linux, rounded up."""
-DOWNLOADS_GB = {"local": 1.0, "host": 0.1, "peers": 0.1, "validators": 0.1}
+DOWNLOADS_GB = {"local": 1.0, "host": 0.1, "browser": 0.1, "peers": 0.1, "pretrained": 0.2, "validators": 0.1}
 """What the largest downloads of a lock take in the temporary folder while they are unpacked."""
 
 CAUSES = (

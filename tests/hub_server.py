@@ -33,6 +33,7 @@ class Hub:
         gated: Repositories whose terms nobody has accepted.
         range_requests: The (path, Range header) of the requests with such a header.
         downloads: The paths whose bytes were requested, in order.
+        lookups: The (kind, repository, revision) whose commit was asked for, in order.
         authorizations: The Authorization headers of all requests.
         answers: By "sha", "tree", "next", "etag", "location" or "refresh": what is answered in place of the commit, the
             listing, the address of its next page, a file's ETag, its address, or its address for a Xet token.
@@ -47,6 +48,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     range_requests: list[tuple[str, str]] = field(default_factory=list)
     downloads: list[str] = field(default_factory=list)
+    lookups: list[tuple[str, str, str]] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
     _repositories: dict[tuple[str, str], dict[str, Path]] = field(default_factory=dict)
@@ -58,6 +60,11 @@ class Hub:
         self._repositories.setdefault((kind, hub), {}).update({commit: folder, "main": folder})
         return commit
 
+    def tag(self, hub: str, name: str, commit: str, kind: str = "datasets") -> None:
+        """Give a commit a name."""
+        revisions = self._repositories[kind, hub]
+        revisions[name] = revisions[commit]
+
     def find(self, kind: str, hub: str, revision: str) -> tuple[str, Path] | str:
         """The (commit, folder) of a revision, or the Hub's error code."""
         if hub in self.gated:
@@ -68,7 +75,8 @@ class Hub:
         if revision not in revisions:
             return "RevisionNotFound"
         folder = revisions[revision]
-        return next(commit for commit, other in revisions.items() if commit != "main" and other == folder), folder
+        commits = (name for name in revisions if re.fullmatch("[0-9a-f]{40}", name))
+        return next(commit for commit in commits if revisions[commit] == folder), folder
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -125,6 +133,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             names = [path.relative_to(folder).as_posix() for path in files]
             if verb == "revision":
+                served.lookups.append((kind, hub, revision))
                 sha = served.answers.get("sha", commit)
                 self._json({"id": hub, "sha": sha, "siblings": [{"rfilename": name} for name in names]})
             elif "tree" in served.answers:

@@ -146,14 +146,15 @@ def _replacements(node: ast.expr | ast.stmt) -> Iterator[ast.AST]:
 
 
 def tests_of(module: str) -> list[str]:
-    """The unit tests of a module: the file of its name, or those in its room that import it, or all of its room."""
+    """The unit tests of a module: those in its room that have its name or import it, or all of its room."""
     room, name = module.removesuffix(".py").split("/")[0], module.removesuffix(".py").replace("/", ".")
     package, _, last = name.rpartition(".")
     imports = re.compile(rf"colbert_zero\.{re.escape(name)}\b|from colbert_zero\.{package} import [^\n]*\b{last}\b")
     files = sorted((ROOT / "tests/unit" / room).glob("test_*.py"))
-    named = [path for path in files if path.name == f"test_{last}.py"]
-    found = named or [path for path in files if imports.search(path.read_text(encoding="utf-8"))] or files
-    return [str(path.relative_to(ROOT)) for path in found]
+    found = [
+        path for path in files if path.name == f"test_{last}.py" or imports.search(path.read_text(encoding="utf-8"))
+    ]
+    return [str(path.relative_to(ROOT)) for path in found or files]
 
 
 class Copy:

@@ -30,7 +30,8 @@ def recorded(name: str) -> dict[str, Spec]:
 def planned(name: str) -> dict[str, Spec]:
     """The specs that today's code plans, by the artifact's name."""
     config = CONFIGS[name]
-    return {spec.name: spec for spec in Study(read_config(config), config.parent).specs.values()}
+    study = Study(read_config(config), config.parent, resolve=lambda *_: None)  # The released checkpoints at `main`.
+    return {spec.name: spec for spec in study.specs.values()}
 
 
 def as_text(specs: Mapping[str, Spec]) -> str:

@@ -88,13 +88,20 @@ LATER = ("supervised", "distillation")
 SUPERVISED = RECIPES - {"distillation-only"}
 
 
+def allow_mismatches(config):
+    for recipe in config["recipes"].values():
+        recipe["mismatch"] = "allowed"
+
+
 def prompt_from_supervised_on(config):
+    allow_mismatches(config)
     config["prompts"]["other"] = {"query": "search_query:", "document": "search_document: "}
     other = {"prompts": "other"}
     config["recipes"]["colbert-zero"]["stages"] = ["unsupervised", {"supervised": other}, {"distillation": other}]
 
 
 def prompt_of_unsupervised(config):
+    allow_mismatches(config)
     config["prompts"]["other"] = {"query": "query: ", "document": "passage: "}
     config["stages"]["unsupervised"]["prompts"] = "other"
 
@@ -116,6 +123,7 @@ def a_collection(config):
 
 
 def swap(config):
+    allow_mismatches(config)
     stage = config["stages"]["supervised"]
     stage["query_length"], stage["document_length"] = stage["document_length"], stage["query_length"]
 

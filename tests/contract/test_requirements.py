@@ -164,7 +164,7 @@ def test_an_extra_that_a_package_asks_for_is_followed():
     assert any("late-interaction-kernels" in line for line in findings)
 
 
-@pytest.mark.parametrize("name", (*LOCKS, "peers", "validators"))
+@pytest.mark.parametrize("name", (*LOCKS, "browser", "peers", "pretrained", "validators"))
 def test_every_line_has_the_digests_of_its_files(name):
     assert all(pin.hashed for pin in lock_of(name).values())
 

@@ -13,7 +13,11 @@ from colbert_zero.graph.console import UserError, run_reporting_errors
 
 COMMANDS = {
     "status": ("report.status", "recipes x stages: key, state, path"),
+    "plan": ("report.plan", "what is still to be made: jobs, GPU-hours and disk; --set: what a change would redo"),
+    "ledger": ("report.ledger", "what it has cost: GPU-hours, CPU-hours and energy by rule, stage and recipe"),
     "table": ("report.table", "the table, and where the report is"),
+    "search": ("report.search", "what a row finds for words of yours, and which tokens met; where two rows differ"),
+    "compare": ("report.compare", "ours beside the paper's numbers: within tolerance or not, and its tables"),
     "trace": ("audit.trace", "where a number comes from: every artifact behind it, and how each was made"),
     "diff": ("audit.diff", "what differs between two cells, artifacts, studies or clones, and what that reaches"),
     "drift": ("audit.drift", "what today's code, libraries or machine would make otherwise"),
@@ -22,7 +26,7 @@ COMMANDS = {
     "contamination": ("audit.contamination", "how many texts of the test stand in the training rows of each recipe"),
     "prompts": ("audit.prompts", "whether a recipe's prompts are the same bytes from its config to its index"),
     "bundle": ("audit.bundle", "the study as a Workflow Run RO-Crate, to hand over or to publish"),
-    "sign": ("audit.sign", "sign the report, and with it all that it rests on; or a model"),
+    "sign": ("audit.sign", "sign the report, and with it all that it rests on; or a model, or its release"),
     "verify": ("audit.verify", "whether everything is as it was made; exit 1 and a line for each thing that is not"),
 }
 """By command, the module that defines `add_options(parser)` and `run(options)`, and what it answers. A module is

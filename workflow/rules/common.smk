@@ -14,7 +14,7 @@ from colbert_zero.machine import slurm
 from colbert_zero.graph.artifact import artifact_folder
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.arguments import delete_used_arguments, write_arguments
-from colbert_zero.graph.console import UserError, exit_on_error
+from colbert_zero.graph.console import RetryableError, UserError, exit_on_error
 from colbert_zero.machine.failures import explain_failures
 from colbert_zero.machine.memory import available_memory_mb, steps_beyond_memory
 from colbert_zero.machine.images import (
@@ -31,6 +31,21 @@ from colbert_zero.graph.provenance import RUN_VARIABLE
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import check_writable
 
+unreachable = []
+
+
+def resolve_commit(*name):
+    """The commit that a name of the Hub stands for; None if the Hub cannot be reached, which a dry-run need not."""
+    from colbert_zero.data import hub  # here, since most plans look none up
+
+    if not unreachable:
+        try:
+            return hub.resolve_commit(*name)
+        except RetryableError as error:
+            unreachable.append(error)
+    return None
+
+
 with exit_on_error():
     # There is no `configfile:`, since Snakemake runs expressions that it finds in one (YTE). `config` has what --config
     # gives, in the Snakemake of each job too.
@@ -42,7 +57,17 @@ with exit_on_error():
             "a study has one config, its folder's config.yaml: leave out --configfile and --replace-workflow-config, "
             "and name the folder with --directory"
         )
-    study = Study(read_config(Path(CONFIG_FILE), config), Path("."))
+    study = Study(
+        read_config(Path(CONFIG_FILE), config),
+        Path("."),
+        # A job plans what was planned before it.
+        resolve=resolve_commit if workflow.is_main_process else None,
+    )
+    for error in unreachable:
+        print(
+            f"colbert-zero: {error}; until then, what rests on names without a commit has other keys than it will have",
+            file=sys.stderr,
+        )
     IMAGES = planned_images(study.config["images"], Path("."))
     images_requested = (
         DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
@@ -95,6 +120,8 @@ held_locks = []
 onstart:
     if workflow.is_main_process:
         with exit_on_error():
+            for error in unreachable:
+                raise error
             # Replaces Snakemake's own lock, which a killed Snakemake leaves behind.
             held_locks.append(
                 acquire_lock(

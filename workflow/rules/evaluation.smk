@@ -11,6 +11,8 @@ rule build_index:
         "logs/indexes/{label}-{key}.log",
     benchmark:
         "benchmarks/indexes/{label}-{key}.tsv"
+    wildcard_constraints:
+        label=r"(?!dense\.)[^/]+",
     container:
         image("torch")
     threads: resource("build_index", "threads")
@@ -55,6 +57,62 @@ rule search_index:
         "Search {wildcards.label} for {params.rows}"
     shell:
         "python -m colbert_zero.evaluation.search --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+
+
+rule embed_documents:
+    input:
+        input_specs,
+        image=image_file("torch"),
+    output:
+        "results/indexes/dense.{label}-{key}/spec.json",
+    log:
+        "logs/indexes/dense.{label}-{key}.log",
+    benchmark:
+        "benchmarks/indexes/dense.{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: resource("embed_documents", "threads")
+    resources:
+        mem_mb=resource("embed_documents", "mem_mb"),
+        runtime=resource("embed_documents", "runtime"),
+        gpu=gpu("embed_documents"),
+        slurm_extra=slurm_extra("embed_documents"),
+    params:
+        spec=spec_file,
+        device=device("embed_documents"),
+        rows=row_names,
+    message:
+        "Encode {wildcards.label} for {params.rows}, a vector for each text"
+    shell:
+        "python -m colbert_zero.evaluation.dense_index --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+
+
+rule search_embeddings:
+    input:
+        input_specs,
+        image=image_file("torch"),
+    output:
+        "results/runs/dense.{label}-{key}/spec.json",
+    log:
+        "logs/runs/dense.{label}-{key}.log",
+    benchmark:
+        "benchmarks/runs/dense.{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: resource("search_embeddings", "threads")
+    resources:
+        mem_mb=resource("search_embeddings", "mem_mb"),
+        runtime=resource("search_embeddings", "runtime"),
+        gpu=gpu("search_embeddings"),
+        slurm_extra=slurm_extra("search_embeddings"),
+    params:
+        spec=spec_file,
+        device=device("search_embeddings"),
+        rows=row_names,
+    message:
+        "Search {wildcards.label} for {params.rows}, by one vector for each text"
+    shell:
+        "python -m colbert_zero.evaluation.dense_search --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
 
 
 rule search_bm25:

@@ -36,6 +36,29 @@ rule train_stage:
         "--spec {params.spec:q} {params.flags:q} 2> {log:q}"
 
 
+# Of the models that a stage is trained with several values of a setting, the best.
+rule select_model:
+    input:
+        input_specs,
+        image=image_file("torch"),
+    output:
+        "results/selections/{label}-{key}/spec.json",
+    log:
+        "logs/selections/{label}-{key}.log",
+    benchmark:
+        "benchmarks/selections/{label}-{key}.tsv"
+    priority: 1
+    container:
+        image("torch")
+    params:
+        spec=spec_file,
+        rows=row_names,
+    message:
+        "Select the model of the {wildcards.label} stage of {params.rows}"
+    shell:
+        "python -m colbert_zero.training.selection --spec {params.spec:q} 2> {log:q}"
+
+
 # The same on several nodes. The rule has no container, since an image has no srun: srun starts the image on each node.
 rule train_stage_on_nodes:
     input:

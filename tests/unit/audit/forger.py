@@ -27,8 +27,8 @@ from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.study import Study
 from colbert_zero.report.page import Report
 
-KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("contamination", "audits"))
-"""Those that a study without an audit has."""
+KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("selections", "contamination", "audits", "releases"))
+"""Those that a study has without an audit, sweeps and releases."""
 
 
 def manifest_text(manifest: Any) -> str:
@@ -205,9 +205,8 @@ class Forger:
         name, folder = self.report, self.folder(self.report)
         with chdir(self.root):
             report = Report.open(Spec.parse((folder / SPEC_FILE).read_text(encoding="utf-8")))
-            (folder / "table.md").write_text(report.markdown(), encoding="utf-8")
-            report.write_csv(folder / "table.csv")
-            (folder / "report.html").write_text(report.html(), encoding="utf-8")
+            for file, text in report.files():
+                (folder / file).write_text(text, encoding="utf-8")
         means = {row.name: report.mean(row) for row in report.rows}
         self.edit_manifest(name, lambda manifest: manifest["facts"].update(means=means))
         self.fit(name)

@@ -831,6 +831,15 @@ def edit_page(old: str, new: str, forger: Forger, name: str) -> None:
     forger.fit(name)
 
 
+def edit_statistics(edit: Callable[[dict[str, Any]], object], forger: Forger, name: str) -> None:
+    """Edit what the report says of the first comparison that is no better than chance."""
+    path = forger.folder(name) / "statistics.json"
+    statistics = json.loads(path.read_bytes())
+    edit(next(each for each in statistics["comparisons"] if each["p_corrected"] > 0.01))
+    path.write_text(json.dumps(statistics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    forger.fit(name)
+
+
 def bold_another(forger: Forger, name: str) -> None:
     path = forger.folder(name) / "table.md"
     path.write_text(path.read_text(encoding="utf-8").replace("**", "  "), encoding="utf-8")
@@ -1059,6 +1068,21 @@ NUMBERS: dict[str, tuple[tuple[str, ...], Check, Change]] = {
         ("reports",),
         Check.NUMBERS,
         partial(edit_page, "<rect ", '<rect class="x" '),
+    ),
+    "a p value lowered, outputs forged": (
+        ("reports",),
+        Check.NUMBERS,
+        partial(edit_statistics, lambda each: each.update(p=0.001, p_holm=0.004, p_max_t=0.004, p_corrected=0.004)),
+    ),
+    "an interval moved, outputs forged": (
+        ("reports",),
+        Check.NUMBERS,
+        partial(edit_statistics, lambda each: each.update(interval=[0.01, 0.02])),
+    ),
+    "a difference raised, outputs forged": (
+        ("reports",),
+        Check.NUMBERS,
+        partial(edit_statistics, lambda each: each.update(difference=each["difference"] + 0.05)),
     ),
     "bold removed, outputs forged": (("reports",), Check.NUMBERS, bold_another),
     "two rows swapped, outputs forged": (("reports",), Check.NUMBERS, swap_rows),

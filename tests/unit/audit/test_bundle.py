@@ -22,6 +22,7 @@ from colbert_zero.audit.checklist import UNKNOWN, checklist
 from colbert_zero.audit.crate import Contents, describe, without_folders
 from colbert_zero.cli import main
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.config import LOCK_FILE
 
 TESTS = Path(__file__).parents[2]
 VALIDATORS = TESTS.parent / ".venv" / "validators"
@@ -270,6 +271,16 @@ def test_the_signatures_of_the_report_are_in_the_bundle(study, tmp_path):
     signed = {path.name: path.read_bytes() for path in (study / "signatures").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "crate" / "signatures").iterdir()} == signed
     assert len(signed) == 2
+
+
+def test_the_commits_of_names_are_in_the_bundle_with_the_config(study, tmp_path):
+    (study / LOCK_FILE).write_text(f"model:\n  someone/model:\n    main: {'0123456789' * 4}\n")
+    assert bundle(study, tmp_path / "crate") == 0
+    assert (tmp_path / "crate" / LOCK_FILE).read_bytes() == (study / LOCK_FILE).read_bytes()
+    said = entities(tmp_path / "crate")
+    assert {"config.yaml", LOCK_FILE} <= set(ids(said["#workflow-run"]["object"]))
+    assert {"#workflow/config", "#workflow/lock"} <= set(ids(said["Snakefile"]["input"]))
+    assert said[LOCK_FILE]["sha256"] == hashlib.sha256((study / LOCK_FILE).read_bytes()).hexdigest()
 
 
 def test_who_ran_the_study_is_said_only_if_it_is_told(study, crate, tmp_path):

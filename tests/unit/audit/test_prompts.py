@@ -134,6 +134,7 @@ def test_a_mismatched_recipe_is_meant_and_what_is_not_made_is_said(capsys: pytes
     def mismatch(config: Any) -> None:
         config["recipes"]["mismatched"] = {
             "base": "small",
+            "mismatch": "allowed",
             "stages": ["unsupervised", {"supervised": {"prompts": "none"}}, "distillation"],
             "evaluate_with": {"prompts": "none"},
         }
@@ -167,7 +168,8 @@ def test_a_plan_alone_is_followed(study: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.usefixtures("study")
 def test_a_meant_mismatch_that_is_made_is_no_difference(capsys: pytest.CaptureFixture[str]) -> None:
-    change_config(lambda config: config["recipes"]["distillation-only"].update(evaluate_with={"prompts": "none"}))
+    change = {"evaluate_with": {"prompts": "none"}, "mismatch": "allowed"}
+    change_config(lambda config: config["recipes"]["distillation-only"].update(change))
     study = planned()
     (row,) = [row for row in study.rows if row.name == "distillation-only"]
     (run,) = [spec for spec in study.inputs_of(row.measures["dev"]) if spec.kind == "runs"]

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.data import orders
-from colbert_zero.data.batches import BatchPlan, make, negatives_per_row, plan_batches
+from colbert_zero.data.batches import BatchPlan, count_negatives, make, negatives_per_row, plan_batches
 from colbert_zero.data.rows import PAIR_SCHEMA, TRIPLE_SCHEMA, RowWriter
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
@@ -185,6 +187,33 @@ def test_epochs_have_the_same_rows_in_other_company_and_any_step_can_be_read_fir
     backwards = opened(artifact.name, shards)
     for step in reversed(range(len(plan))):
         assert backwards.read(step)["query"].to_pylist() == steps[step][1]
+
+
+def test_a_sources_batches_are_in_a_drawn_order_at_first_and_in_the_order_of_its_windows_later() -> None:
+    steps = steps_of([200, 100], 10, epochs=3)
+    for source in (0, 1):
+        first, *later = (
+            [start for _, of, start in steps[30 * epoch : 30 * epoch + 30] if of == source] for epoch in range(3)
+        )
+        assert first != sorted(first)
+        assert all(starts == sorted(starts) for starts in later)
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_plan_of_more_than_one_epoch_says_each_steps_epoch_and_the_windows(epochs: int) -> None:
+    artifact, plan = planned([shards_of("a", 40)], batch_size=10, epochs=epochs)
+    several = epochs > 1
+    assert ("epoch" in pq.read_table(artifact.file("plan.parquet")).schema.names) == several
+    assert ("window_blocks" in artifact.facts) == several
+    assert plan.describe_step(0).endswith(" of epoch 1") == several
+    assert plan.describe_step(len(plan) - 1).endswith(" of epoch 2") == several
+
+
+def test_a_row_whose_negatives_are_null_has_none() -> None:
+    batch = pa.RecordBatch.from_pydict({"negatives": [["x"], None, ["y", "z"]]})
+    reader: Any = SimpleNamespace(schema=batch.schema, scan=lambda _columns: [batch])
+    assert count_negatives(reader).tolist() == [1, 0, 2]
 
 
 @pytest.mark.usefixtures("study")

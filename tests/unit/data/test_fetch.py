@@ -334,7 +334,7 @@ def test_a_grade_that_is_no_small_whole_number_is_refused(tmp_path: Path, score:
     path = tmp_path / "test.jsonl"
     path.write_bytes(as_lines([{"query-id": "q1", "corpus-id": "d1", "score": score}]))
     with pytest.raises(UserError, match=r"test\.jsonl:1: .*score"):
-        fetch._read_qrels([path], "test")
+        fetch._read_qrels([path])
 
 
 @pytest.mark.parametrize("name", [1.0, True, ["d1"], {"id": 1}, b"d1"])
@@ -342,14 +342,14 @@ def test_an_id_that_is_neither_text_nor_a_whole_number_is_refused(tmp_path: Path
     path = tmp_path / "test.parquet"
     path.write_bytes(as_parquet([{"query-id": "q1", "corpus-id": name, "score": 1}]))
     with pytest.raises(UserError, match=r"test\.parquet, row 1: corpus-id is .*, not a string"):
-        fetch._read_qrels([path], "test")
+        fetch._read_qrels([path])
 
 
 @pytest.mark.parametrize("names", [("query-id", "corpus-id", "score"), ("query_id", "doc_id", "relevance")])
 def test_ids_that_are_whole_numbers_are_read_as_texts(tmp_path: Path, names: tuple[str, str, str]) -> None:
     path = tmp_path / "test.parquet"
     path.write_bytes(as_parquet([dict(zip(names, (7, 2**60, 1.0), strict=True))]))
-    assert fetch._read_qrels([path], "test") == {"7": {str(2**60): 1}}
+    assert fetch._read_qrels([path]) == {"7": {str(2**60): 1}}
 
 
 def test_offline_is_one_clear_line(study: Path) -> None:

@@ -196,6 +196,33 @@ def test_without_deduplication_scored_rows_stay_too() -> None:
     assert (artifact.facts["rows"], artifact.facts["dropped"]) == (5, {})
 
 
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_a_share_is_the_beginning_of_all_rows_and_of_a_larger_share(deduplicate: bool) -> None:
+    rows = [{"query": f"question {number}", "document": f"answer {number}"} for number in range(1000)]
+    options = {"rows_per_shard": 150, "deduplicate": deduplicate}
+    whole = pairs_in(shards_of({"a.jsonl": rows}, **options))
+    for share in (0.01, 0.1, 0.5, 0.999):
+        artifact = shards_of({"a.jsonl": rows}, share=share, **options)
+        pairs = pairs_in(artifact)
+        assert pairs == whole[: len(pairs)]
+        # Four standard deviations of as many independent draws.
+        assert abs(len(pairs) - 1000 * share) <= 4 * (1000 * share * (1 - share)) ** 0.5 + 1
+        assert artifact.facts["dropped"].get("beyond the share", 0) == 1000 - len(pairs)
+        assert artifact.facts["read"] == 1000
+
+
+def test_files_and_processes_do_not_change_a_share() -> None:
+    one = shards_of({"a.jsonl": ROWS}, share=0.4)
+    other = shards_of({"a.jsonl": ROWS[20:], "b.jsonl": ROWS[:20]}, revision=1, share=0.4, threads=2)
+    assert one.manifest["outputs"] == other.manifest["outputs"]
+
+
+def test_a_share_without_a_row_is_one_clear_line(capsys: CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError):
+        shards_of({"a.jsonl": ROWS[:3]}, share=1e-9)
+    assert "gives no row: 3 read, 3 beyond the share" in capsys.readouterr().err
+
+
 def test_a_source_without_negatives_has_no_such_column() -> None:
     assert RowReader(shards_of({"a.jsonl": ROWS})).schema.names == ["query", "document"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,21 @@ def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(stud
     assert not [name for name in before if name.endswith((".pkl", "embeddings.npy"))]
     for query, documents in best["exact"].items():
         assert len(documents & best["plaid"][query]) >= 7
+
+
+def test_a_plaid_index_is_built_as_pylate_does_by_default() -> None:
+    from pylate.indexes import PLAID
+
+    defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
+    assert (defaults["nbits"], defaults["kmeans_niters"]) == (index.RESIDUAL_BITS, index.KMEANS_ITERATIONS)
+
+
+def test_vectors_begin_at_a_multiple_of_64_bytes_and_there_may_be_none(tmp_path: Path) -> None:
+    with VectorWriter(tmp_path, "none") as writer:
+        pass
+    with writer.vectors_file.open("rb") as file:
+        assert (8 + int.from_bytes(file.read(8), "little")) % 64 == 0
+    assert TokenVectors.open(writer.vectors_file, writer.texts_file).vectors.shape == (0, 0)
 
 
 def test_a_trained_model_is_not_used_with_another_encoding(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from colbert_zero.evaluation import search
 from colbert_zero.evaluation.search import maxsim, search_exact
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
-from colbert_zero.graph.artifact import Spec, run_step
+from colbert_zero.graph.artifact import Artifact, Spec, run_step
+from colbert_zero.graph.console import log
 from colbert_zero.machine.devices import add_device_option
 from publishing import publish, publish_collection
 
@@ -94,6 +100,68 @@ def test_queries_searched_in_batches_give_the_same_hits(tmp_path: Path, monkeypa
     expected = [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)]
     monkeypatch.setattr(search, "SCORES_IN_MEMORY", 18)
     assert [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)] == expected
+
+
+@pytest.mark.parametrize(("in_memory", "sizes"), [(18, [2, 2, 1]), (1, [1] * 5), (10**6, [5])])
+def test_the_scores_of_a_batch_of_queries_are_at_most_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int, sizes: list[int]
+) -> None:
+    documents, queries = random_vectors(tmp_path, "d", [4] * 9), random_vectors(tmp_path, "q", [3] * 5)
+    found = []
+
+    def recorded(documents: TokenVectors, queries: TokenVectors, batch: range, device: str) -> Any:
+        found.append(len(batch))
+        return maxsim(documents, queries, batch, device)
+
+    monkeypatch.setattr(search, "SCORES_IN_MEMORY", in_memory)
+    monkeypatch.setattr(search, "maxsim", recorded)
+    list(search_exact(documents, queries, 4))
+    assert found == sizes
+
+
+@given(lengths=st.lists(st.integers(0, 40), max_size=30), most=st.integers(1, 100))
+def test_blocks_have_every_text_with_vectors_once_and_at_most_so_many_tokens(lengths: list[int], most: int) -> None:
+    blocks = list(search._blocks(np.array(lengths, np.int64), np.arange(len(lengths)), most))
+    assert sorted(position for block in blocks for position in block) == [
+        n for n, length in enumerate(lengths) if length
+    ]
+    for block in blocks:
+        assert len(block) == 1 or len(block) * max(lengths[position] for position in block) <= most
+
+
+def test_plaid_is_searched_as_pylate_does_by_default() -> None:
+    from pylate.indexes import PLAID
+
+    defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
+    assert (defaults["n_ivf_probe"], defaults["n_full_scores"]) == (search.PLAID_PROBES, search.PLAID_FULL_SCORES)
+
+
+def test_time_and_speed_are_those_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = {"a": [[0.5, 0.0]]}
+    collection = publish_collection("toy", dict.fromkeys(texts, "text"), dict.fromkeys("pqr", "text"), {"p": {"a": 1}})
+    run = run_spec(publish_index(["p"], texts), collection.name, depth=3)
+    times = iter([100.0, 104.00042])
+    monkeypatch.setattr(search.time, "monotonic", lambda: next(times))
+    job: Any = SimpleNamespace(
+        options=SimpleNamespace(device="cpu"), threads=1, settings=run.settings, folder=tmp_path, spec=run,
+        input=lambda role: Artifact.open(run.inputs[role][0]),
+    )  # fmt: skip
+    facts = search.make(job)
+    assert (facts["searching_seconds"], facts["queries_per_second"]) == (4.0, 0.2)
+
+
+@pytest.mark.parametrize("drop_self", [True, False])
+def test_queries_without_a_document_are_counted_and_said(
+    drop_self: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger=log.name)
+    collection = publish_collection("toy", {"q": "text"}, {"q": "text"}, {"q": {"q": 1}})
+    run = run_spec(publish_index(["q"], {"q": [[1.0, 0.0]]}), collection.name, 2, drop_self)
+    assert run_search(run) == 0
+    assert Artifact.open(run.name).facts["queries_without_results"] == int(drop_self)
+    assert ("1 queries retrieved no document" in caplog.text) == drop_self
 
 
 def test_a_document_without_vectors_scores_zero(tmp_path: Path) -> None:

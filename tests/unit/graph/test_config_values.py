@@ -63,7 +63,7 @@ ALL_KINDS = {
         "reranker": {"cross-encoder": {"model": "small"}, "miners": ["bm25"], "documents": 4},
         "gemma": {"causal-lm": {"model": "small"}, "miners": ["bm25"], "documents": 4},
     },
-    "baselines": {"late": {"late_interaction": {"model": "small"}}},
+    "baselines": {"late": {"late_interaction": {"model": "small"}}, "dense": {"dense": {"model": "small"}}},
     "resources": {"default": {}},
 }
 

@@ -55,6 +55,7 @@ SAFE: dict[str, dict[str, Any]] = {
         "modules.json": [{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}],
         "model.safetensors": b"",
     },
+    "what it was trained on": {"config.json": {"model_type": "bert"}, "data_config.json": [{"name": "stackexchange"}]},
     "cross-encoder": {"config.json": {"sentence_transformers": {"activation_fn": IDENTITY, "version": "5"}}},
     "lengths of the transformer": {
         "modules.json": [TRANSFORMER],

@@ -28,7 +28,7 @@ def with_changes(config, changes):
 
 
 def plan(changes, config=EMBEDDED, folder=ROOT / "local"):
-    return Study(with_changes(config, changes), folder)
+    return Study(with_changes(config, changes), folder, resolve=lambda *_: None)
 
 
 # The embedded study mines with BM25 and LSA at depth 50 each; its teacher scores the candidates of LSA.
@@ -199,7 +199,8 @@ def test_the_papers_queries_have_the_lengths_of_the_authors_script_and_never_few
     assert len(lengths) == 26
     longer = {"arguana": 64, "climate-fever": 64, "scifact": 48, "trec-covid": 48, "scidocs": 48}
     assert lengths == dict.fromkeys(lengths, 39) | longer
-    long = encodings(plan({"stages/distillation/query_length": 256}, PAPER, ROOT), "colbert-zero")
+    changes = {f"stages/{stage}/query_length": 256 for stage in ("unsupervised", "supervised", "distillation")}
+    long = encodings(plan(changes, PAPER, ROOT), "colbert-zero")
     assert set(long.values()) == {256}
 
 
@@ -238,7 +239,8 @@ def test_only_the_indexes_of_collections_with_another_length_get_another_name():
 
 
 def test_prompts_at_evaluation_can_be_others_than_in_training():
-    study = plan({"recipes/bare": EMBEDDED["recipes"]["colbert-zero"] | {"evaluate_with": {"prompts": "none"}}})
+    bare = {"evaluate_with": {"prompts": "none"}, "mismatch": "allowed"}
+    study = plan({"recipes/bare": EMBEDDED["recipes"]["colbert-zero"] | bare})
     assert set(encodings(study, "bare", "query_prompt").values()) == {""}
     assert encodings(study, "bare") == encodings(study, "colbert-zero")
 

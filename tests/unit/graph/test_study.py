@@ -77,7 +77,7 @@ def test_the_miners_that_filter_decide_negatives_of_several_miners_alone(config)
 def test_planning_imports_nothing_heavy(folder):
     code = (
         "import sys, yaml; from pathlib import Path; from colbert_zero.graph.study import Study;"
-        "Study(yaml.safe_load(open('config.yaml')), Path('.'));"
+        "Study(yaml.safe_load(open('config.yaml')), Path('.'), resolve=lambda *_: None);"
         "print(*{'torch', 'numpy', 'pyarrow', 'transformers', 'huggingface_hub', 'pandas'} & set(sys.modules))"
     )
     environment = {"PYTHONPATH": str(ROOT / "workflow")}
@@ -124,7 +124,7 @@ MISTAKES = {
         change(["miners", "x"], {"depth": 3, "bm25": {}, "lsa": {}}),
         "give exactly one of bm25, lsa, encoder",
     ),
-    "no kind": (change(["models", "x"], {}), "give exactly one of registry, folder, random"),
+    "no kind": (change(["models", "x"], {}), "give exactly one of registry, hub, folder"),
     "not a number": (change(["stages", "supervised", "batch_size"], 1.5), "batch_size: 1.5 is not a whole number"),
     "not a name": (change(["study"], "a b"), 'study: "a b" is not of the form'),
     "a date": (change(["study"], date(2024, 1, 1)), 'study: "2024-01-01" is not text'),
@@ -141,6 +141,10 @@ MISTAKES = {
         change(["evaluation"], {"measures": ["R@10"], "depth": 2}),
         "config.yaml: evaluation.measures: 'R@10' looks at more documents than a run has (2)",
     ),
+    "unknown reference": (
+        change(["evaluation"], {"reference": "bm52"}),
+        "config.yaml: evaluation.reference: bm52 is not in baselines or recipes; did you mean bm25?",
+    ),
     "p above one": (change(["mining", "fused", "p"], 1.5), "mining.fused.p"),
 }
 
@@ -154,6 +158,15 @@ def test_mistake_is_one_line_that_says_where(config, name):
     message = str(caught.value)
     assert words in message
     assert "\n" not in message
+
+
+def test_a_reference_is_in_the_reports_settings_alone(config):
+    before = Study(copy.deepcopy(config), ROOT / "local")
+    config["evaluation"] = {"reference": "colbert-zero"}
+    study = Study(config, ROOT / "local")
+    assert study.report.settings["reference"] == "colbert-zero"
+    assert "reference" not in study.released.settings, "a report of other rows"
+    assert before.specs.keys() - study.specs.keys() == {before.report.key}
 
 
 def test_the_config_itself_is_not_changed(config):
@@ -202,6 +215,6 @@ def test_an_unknown_collection_to_evaluate_on_is_one_line(config):
 
 
 def test_the_papers_study_uses_the_reference_gradient():
-    study = Study(yaml.safe_load((ROOT / "config.yaml").read_text()), ROOT)
+    study = Study(yaml.safe_load((ROOT / "config.yaml").read_text()), ROOT, resolve=lambda *_: None)
     assert row(study, "colbert-zero").stages[0].settings["gradient"] == "reference"
     assert "gradient" not in row(study, "colbert-zero").stages[1].settings

@@ -20,7 +20,6 @@ import loading_recipes
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.report import figures
 from colbert_zero.report.page import LOADING, Report, make
-from colbert_zero.report.results import paired_difference
 from colbert_zero.report.sections import format_duration, settings_tables
 from publishing import publish, publish_collection
 
@@ -192,21 +191,23 @@ def test_markdown_has_two_decimals_and_the_best_recipe_of_each_column_in_bold(pu
     assert len({len(line) for line in lines[:8]}) == 1, "columns are aligned"
 
 
-def test_differences_are_to_the_best_baseline_and_paired_by_query(study: Study) -> None:
+def test_differences_are_to_the_highest_baseline_and_paired_by_query(study: Study) -> None:
     spec = study.spec()
     report = Report.open(spec)
     assert report.reference.name == "bm25"
-    recipe = next(row for row in report.recipes if row.name == "zero | full")
-    differences = recipe.differences_to(report.reference, report.columns)
-    assert [difference.value for difference in differences] == pytest.approx([9, 5, 9, 23 / 3])
+    of_row = [of_column[0] for of_column in report._differences()]
+    assert report.compared[0].name == "zero | full"
+    assert [difference.value for difference in of_row] == pytest.approx([9, 5, 9, 23 / 3])
     # Every query differs by the same amount, so paired differences have no uncertainty.
-    assert [difference.margin for difference in differences] == pytest.approx([0, 0, 0, 0], abs=1e-9)
+    ends = [end for difference in of_row for end in (difference.low, difference.high)]
+    assert ends == pytest.approx([9, 9, 5, 5, 9, 9, 23 / 3, 23 / 3])
 
 
-def test_the_interval_is_the_one_computed_by_hand() -> None:
-    mean, error = paired_difference({"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.0, "b": 0.5, "c": 0.0})
-    assert mean == pytest.approx(1 / 3)
-    assert error == pytest.approx(math.sqrt((4 / 9 + 1 / 9 + 1 / 9) / 2 / 3))
+def test_the_reference_is_the_row_that_the_config_names(study: Study) -> None:
+    report = Report.open(study.spec(reference="distillation-only"))
+    assert report.reference.name == "distillation-only"
+    assert len(report.compared) == 3
+    assert "nDCG@10 x 100 minus that of distillation-only, paired" in report.html()
 
 
 def test_a_study_without_baselines_or_with_one_collection_has_a_report(study: Study) -> None:
@@ -240,14 +241,14 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page: str) 
     assert checker.tags == []
     assert "http" not in page
     assert "url(" not in page.replace("url(#", "")
-    assert page.count("<svg") == 3 + len(VALUES), "three figures, and the chain of each row"
+    assert page.count("<svg") == 4 + len(VALUES), "four figures, and the chain of each row"
 
 
 def test_the_best_recipes_last_model_is_loaded_by_the_recipes_of_the_docs(study: Study, page: str) -> None:
     (spec,) = (row for row in study.rows if row["name"] == "zero | full")
     folder = Artifact.open(spec["stages"][-1]).spec.folder.as_posix()
     assert folder.startswith("results/models/distillation-")
-    assert "The last model of zero | full, the best recipe" in page
+    assert "The last model of zero | full, the recipe with the highest mean" in page
     for library, code in LOADING.items():
         assert code == loading_recipes.recipes()[library]
         assert html.escape(code.replace(loading_recipes.FOLDER, folder)).replace("&quot;", "&#34;") in page

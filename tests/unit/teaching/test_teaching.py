@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 import torch
 from pytest import CaptureFixture, MonkeyPatch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from colbert_zero.data.rows import min_max
@@ -29,6 +25,7 @@ from colbert_zero.teaching import neural as teaching_neural
 from colbert_zero.teaching.neural import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from colbert_zero.teaching.scoring import choose_documents, write_scores
 from mined import publish_candidates, publish_model, publish_shards, publish_step, rows_in
+from tiny_models import tiny_causal_lm
 
 PAIRS = [
     ("red apple", "an apple is red"),
@@ -129,27 +126,9 @@ def cross_encoder(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("causal")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<pad>", "<eos>", "<bos>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator([INSTRUCTION, "Yes No", *(text for pair in PAIRS for text in pair)] * 3, trainer)
-    fast: Any = PreTrainedTokenizerFast
-    wrapped = fast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
-    wrapped.save_pretrained(folder)
-    # This model caps its logits and ties its output layer to its input: our own head must keep both.
-    config = Gemma2Config(
-        vocab_size=len(wrapped), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, pad_token_id=0, eos_token_id=1, bos_token_id=2, sliding_window=16,
-        initializer_range=0.2, final_logit_softcapping=5.0,
-    )  # fmt: skip
-    torch.manual_seed(3)
-    kind: Any = Gemma2ForCausalLM
-    kind(config).save_pretrained(folder)
-    return folder
+    return tiny_causal_lm(
+        tmp_path_factory.mktemp("causal"), [INSTRUCTION, "Yes No", *(text for pair in PAIRS for text in pair)]
+    )
 
 
 def test_a_cross_encoder_scores_as_it_would_one_pair(cross_encoder: Path) -> None:

@@ -32,7 +32,7 @@ def variant(bert: Path, folder: Path, **changes: Any) -> Any:
 
 
 def test_the_bytes_of_a_token_are_those_of_the_layers(modernbert: Path) -> None:
-    found = activation_bytes_per_token(load(modernbert), LENGTH)
+    found = activation_bytes_per_token(load(modernbert), LENGTH, bf16=False)
     # What a layer's backward pass needs in fp32. Attention: its input, queries and keys before and after rotation,
     # values, its output. The rest: its input, both halves of the first product, the activation, the gated product.
     floats = 2 * (8 * HIDDEN + 4 * INTERMEDIATE)
@@ -41,17 +41,19 @@ def test_the_bytes_of_a_token_are_those_of_the_layers(modernbert: Path) -> None:
 
 def test_the_bytes_of_a_token_follow_depth_and_width(bert: Path, tmp_path: Path) -> None:
     one, two, three = (
-        activation_bytes_per_token(variant(bert, tmp_path / str(layers), num_hidden_layers=layers), LENGTH)
+        activation_bytes_per_token(variant(bert, tmp_path / str(layers), num_hidden_layers=layers), LENGTH, bf16=False)
         for layers in (1, 2, 3)
     )
     assert three - two == two - one >= 4 * (7 * HIDDEN + 2 * INTERMEDIATE)
-    wider = activation_bytes_per_token(variant(bert, tmp_path / "wider", intermediate_size=10 * INTERMEDIATE), LENGTH)
+    wider = activation_bytes_per_token(
+        variant(bert, tmp_path / "wider", intermediate_size=10 * INTERMEDIATE), LENGTH, bf16=False
+    )
     assert wider - two == pytest.approx(2 * 4 * 2 * 9 * INTERMEDIATE)
 
 
 def test_the_bytes_of_a_token_follow_the_length_where_attention_keeps_its_weights(modernbert: Path) -> None:
     model = load(modernbert, attention="eager")
-    shorter, longer = (activation_bytes_per_token(model, length) for length in (10, 20))
+    shorter, longer = (activation_bytes_per_token(model, length, bf16=False) for length in (10, 20))
     assert longer - shorter >= 2 * 2 * 10 * 4  # Layers, heads, tokens, bytes.
     assert not model.training
 
@@ -66,6 +68,7 @@ def test_the_bytes_of_a_token_follow_the_length_where_attention_keeps_its_weight
         (1900 + 35, 2048, 32768),
         (1900 + 34, 2048, 16384),
         (1900 + 4, 1024, 2048),
+        (1900 + 3, 1024, 1024),
         (1900 + 1, 256, 512),
         (1900, 64, 0),
         (500, 64, 0),
@@ -76,9 +79,40 @@ def test_the_budget_is_the_largest_that_fits(
 ) -> None:
     monkeypatch.setattr(budget, "activation_bytes_per_token", lambda *_: 1000)
     model: Any = torch.nn.Linear(10**9 // 16, 1, bias=False, device="meta")
-    assert cpu_budget(model, memory_mb, LENGTH) == MemoryBudget(per_chunk, in_memory)
+    assert cpu_budget(model, memory_mb, LENGTH, bf16=False) == MemoryBudget(per_chunk, in_memory)
     too_little = f"takes about 1900 MB before it encodes a text, and may take {memory_mb}: raise mem_mb"
     assert (too_little in caplog.text) == (memory_mb <= 1900)
+
+
+@pytest.mark.parametrize(("bytes_per_token", "warns"), [(7812, False), (7813, True)])
+def test_too_little_is_less_than_two_of_the_smallest_chunks(
+    bytes_per_token: int, warns: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 1 MB, which has room for 128 tokens of 7,812 bytes."""
+    monkeypatch.setattr(budget, "activation_bytes_per_token", lambda *_: bytes_per_token)
+    model: Any = torch.nn.Linear(10**9 // 16, 1, bias=False, device="meta")
+    cpu_budget(model, 1901, LENGTH, bf16=False)
+    assert bool(caplog.text) == warns
+
+
+def test_powers_of_two() -> None:
+    assert [budget._power_of_two(number) for number in (-1, 0, 1, 2, 3, 4, 7, 8)] == [0, 0, 1, 2, 2, 4, 4, 8]
+
+
+def test_what_autograd_keeps_and_the_result_are_counted_of_padded_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+
+    def embed(model: Any, features: dict[str, torch.Tensor], _bf16: bool) -> torch.Tensor:
+        masks.append(features["attention_mask"])
+        # Kept are the ones and the exponential; the weight is a parameter.
+        return torch.exp(model.weight * torch.ones(features["input_ids"].shape))
+
+    monkeypatch.setattr(budget, "embed", embed)
+    model: Any = torch.nn.Linear(1, 1, bias=False)
+    assert activation_bytes_per_token(model, LENGTH, bf16=False) == 3 * 4
+    for mask in masks:
+        assert mask[:, -1].sum() == 0
+        assert mask[:, :-1].all()
 
 
 def facts_with(spec: Any, *flags: str) -> dict[str, Any]:

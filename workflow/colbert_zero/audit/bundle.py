@@ -41,7 +41,7 @@ from colbert_zero.audit.options import absolute_path, megabytes
 from colbert_zero.audit.verify import findings
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact
 from colbert_zero.graph.code import PARTS, part_digests
-from colbert_zero.graph.config import CONFIG_FILE, read_config
+from colbert_zero.graph.config import CONFIG_FILE, LOCK_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.paths import REPOSITORY
@@ -78,7 +78,8 @@ The report is `{report}/report.html`, its table `{report}/table.csv`. SHA-256 of
 
 - `ro-crate-metadata.json`: all of this for machines, a Provenance Run Crate (https://w3id.org/ro/wfrun/provenance/0.5).
 - `checklist.md`: what the records answer to the questions of ACM's badges and of the NeurIPS checklist.
-- `config.yaml`: the study. `Snakefile`, `workflow/`, `envs/`, `containers/`: the workflow that makes it.
+- `config.yaml`: the study. `config.lock.yaml`, if it is there: the commits that names of the Hugging Face Hub in it
+  stand for. `Snakefile`, `workflow/`, `envs/`, `containers/`: the workflow that makes it.
 - `signatures/`, if it is there: who vouches for the report (`colbert-zero verify --signers FILE`).
 """
 WHOLE_CHAIN = """\
@@ -115,7 +116,8 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(f"{report.folder.name}.crate.zip")
     _check_output(output)
     private = {name for name, artifact in artifacts.items() if artifact is not report and not _is_public(artifact)}
-    own = {**workflow_files(), CONFIG_FILE: Path(CONFIG_FILE), **_signature_files(report)}
+    config = {name: Path(name) for name in (CONFIG_FILE, LOCK_FILE) if Path(name).is_file()}
+    own = {**workflow_files(), **config, **_signature_files(report)}
     kept = _artifact_files(artifacts, private, options.max_file_mb * 1e6)
     digests = _recorded_digests(artifacts)
     left_out = len(digests.keys() - kept.keys())

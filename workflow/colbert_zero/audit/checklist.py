@@ -154,6 +154,9 @@ class _Facts:
                 places = ("hub", "revision", "commit", "package", "version", "sha256")
                 known = {**settings, "commit": artifact.facts.get("commit")}
                 told = ", ".join(f"{name} {_text(known[name])}" for name in places if known.get(name))
+                qrels = settings.get("qrels")
+                if isinstance(qrels, Mapping):
+                    told += f"; judgements: hub {_text(qrels.get('hub'))}, revision {_text(qrels.get('revision'))}"
                 rows = artifact.facts.get("rows", artifact.facts.get("documents"))
                 size = f"; {rows} rows or documents" if rows is not None else ""
                 yield f"{_text(artifact.name)}: {told or UNKNOWN}{size}."

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from colbert_zero.graph.artifact import EXTERNAL_KINDS, MANIFEST_FILE, SPEC_FILE, Artifact
 from colbert_zero.graph.code import PACKAGE
-from colbert_zero.graph.config import CONFIG_FILE
+from colbert_zero.graph.config import CONFIG_FILE, LOCK_FILE
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.registry import locked_version
 
@@ -206,7 +206,7 @@ class _Crate:
             lang="snakemake",
             lang_version=locked_version("snakemake"),
         )
-        self._config = self._crate.get(CONFIG_FILE)
+        self._config = [self._crate.get(name) for name in (CONFIG_FILE, LOCK_FILE) if name in self._contents.files]
 
     @staticmethod
     def _file_properties(path: str, source: Path, sha256: str | None = None, size: int | None = None) -> Entity:
@@ -439,7 +439,8 @@ class _Crate:
         spans = [span(artifact.manifest) for artifact in contents.artifacts.values()]
         started = min((start for start, _ in spans if start), default=None)
         ended = max((end for _, end in spans if end), default=None)
-        self._give(self._workflow, "input", "#workflow/config", CONFIG_FILE, "File", [self._config])
+        for file, parameter in zip(self._config, ("config", "lock"), strict=False):
+            self._give(self._workflow, "input", f"#workflow/{parameter}", file.id, "File", [file])
         if external:
             self._give(self._workflow, "input", "#workflow/external", "what comes from outside", "Dataset", external)
         self._give(self._workflow, "output", "#workflow/report", "report", "Dataset", [report])
@@ -450,7 +451,7 @@ class _Crate:
             name=f"Make the study {contents.study}",
             description="All that the report rests on, from what comes from outside to the tables.",
             instrument=self._workflow,
-            object=[self._config, *external],
+            object=[*self._config, *external],
             result=[report, *report["hasPart"]],
             **times,
         )

@@ -13,22 +13,27 @@ EXPECTED_FACTS: Mapping[str, tuple[str, ...]] = {
     "batches": ("steps", "steps_by_source", "dropped_rows"),
     "models": ("steps", "final_loss", "parameters", "samples", "batch_size", "epochs", "seconds", "stage"),
     "indexes": ("documents", "queries", "document_tokens", "dimensions", "bytes", "kind", "encoding"),
+    "indexes/dense": ("documents", "queries", "dimensions", "bytes", "kind", "encoding", "similarity", "pooling"),
     "runs": ("queries", "retrieved"),
     "measures": ("means", "queries", "queries_without_results"),
     "reports": ("means", "reference"),
+    "releases": ("row", "model", "measure", "values"),
 }
-"""Facts that all steps of a kind record."""
+"""Facts that all steps of a kind record, or of a kind and the first part of a label."""
 EXPECTED_FILES: Mapping[str, tuple[str, ...]] = {
     "models": ("losses.jsonl",),
+    "indexes/dense": ("documents.npy", "documents.parquet", "queries.npy", "queries.parquet"),
     "runs": ("run.trec",),
     "measures": ("measures.parquet",),
-    "reports": ("report.html", "table.csv", "table.md"),
+    "reports": ("ledger.csv", "report.html", "statistics.json", "table.csv", "table.md"),
+    "releases": ("README.md", "SHA256SUMS"),
 }
-"""Files that all steps of a kind write."""
+"""Files that all steps of a kind write, or of a kind and the first part of a label."""
 
 
-def left_out(kind: str, facts: Mapping[str, object], outputs: Mapping[str, object]) -> Iterator[str]:
+def left_out(kind: str, label: str, facts: Mapping[str, object], outputs: Mapping[str, object]) -> Iterator[str]:
     """What the manifest of an artifact that a step of today made does not have, in words."""
+    kind = next((one for one in (f"{kind}/{label.partition('.')[0]}",) if one in EXPECTED_FACTS), kind)
     for name in EXPECTED_FACTS.get(kind, ()):
         if name not in facts:
             yield f"has no fact {name}, which every step of its kind records"

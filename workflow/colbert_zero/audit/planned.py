@@ -35,8 +35,8 @@ def check_plan(summaries: Summaries, told: Set[str]) -> Iterator[Finding | Note]
         if not reports:
             yield Note("could not tell: there is no report", unsure=True)
         return
-    planned = {spec.name: spec for spec in study.specs.values()}
-    missing = sorted(planned.keys() - summaries.keys())
+    planned = {spec.name: spec for spec in study.known.values()}
+    missing = sorted({spec.name for spec in study.specs.values()} - summaries.keys())
     for name in sorted(planned.keys() & summaries.keys()):
         summary = summaries[name]
         if summary is not None and summary.spec is not None and summary.spec != planned[name].digest:

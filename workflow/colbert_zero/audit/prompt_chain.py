@@ -1,4 +1,4 @@
-"""Where a recipe's prompts stand, from its config to its indexes, and whether they are the same bytes everywhere."""
+"""Where a row's prompts stand, from its config or its model to its indexes, and whether they are the same bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, Artifact, Spec
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.saved_encoding import CONFIG_FILE as SAVED_FILE
-from colbert_zero.graph.saved_encoding import read_saved_encoding
+from colbert_zero.graph.saved_encoding import read_saved_encoding, read_trained_encoding
 
 
 class Prompts(NamedTuple):
@@ -54,6 +54,11 @@ class Place:
     artifact: str | None = None
 
 
+NO_PROMPTS = {"query_prompt": "", "document_prompt": ""}
+EVALUATED_WITH = "evaluate_with gives it other prompts than the last stage's"
+OVERRIDDEN = "override gives it other prompts than the model was saved with"
+
+
 class Configured(NamedTuple):
     """What a config says of the prompts of one stage.
 
@@ -66,6 +71,11 @@ class Configured(NamedTuple):
     where: str
     prompts: Prompts
     miners: Sequence[Prompts | None]
+
+
+def trained_model(stage: Spec, spec_of: Mapping[str, Spec]) -> Spec:
+    """The model of a stage; of a selection the first candidate, which has the prompts and lengths of all."""
+    return spec_of[stage.inputs["models"][0][-KEY_DIGITS:]] if stage.kind == "selections" else stage
 
 
 def recipe_places(
@@ -83,7 +93,8 @@ def recipe_places(
         configured: What the config says of each stage; by default the specs alone are looked at.
     """
     before: Prompts | None = None
-    for number, spec in enumerate(stages):
+    for number, stage in enumerate(stages):
+        spec = trained_model(stage, spec_of)
         own = Prompts.of(spec.settings)
         name = f"stage {spec.label}"
         if configured is not None:
@@ -98,6 +109,29 @@ def recipe_places(
         before = own
     for index in indexes:
         yield from _index(index, before)
+
+
+def baseline_places(model: Spec, indexes: Iterable[Spec]) -> Iterator[Place]:
+    """Follow the prompts of a model that is not trained here, from its folder to its indexes.
+
+    Args:
+        model: The spec of the model.
+        indexes: The specs of its indexes.
+    """
+    where, made = "saved model", (model.folder / MANIFEST_FILE).is_file()
+    saved: Mapping[str, Any] = read_trained_encoding(Artifact.open(model.name).verified_folder()) if made else {}
+    said = [side for side in Prompts._fields if f"{side}_prompt" in saved]
+    if not made:
+        yield Place(where, None, Verdict.UNKNOWN, artifact=model.name)
+    elif not said:
+        yield Place(where, None, Verdict.FIRST, "it does not say its prompts", model.name)
+    else:
+        note = "" if len(said) == len(Prompts._fields) else f"it says that of its {said[0]} alone"
+        yield Place(where, Prompts.of({**NO_PROMPTS, **saved}), Verdict.FIRST, note, model.name)
+    for index in indexes:
+        # On a side of which the model says nothing, nothing that is given is other.
+        own = {name: text for name, text in index.settings["encoding"].items() if name in NO_PROMPTS}
+        yield from _index(index, Prompts.of({**NO_PROMPTS, **own, **saved}) if said else None, OVERRIDDEN)
 
 
 def _after_stage(before: Prompts | None, own: Prompts) -> tuple[Verdict, str]:
@@ -150,8 +184,11 @@ def _saved(where: str, spec: Spec, origin: Prompts) -> Place:
     return Place(where, own, _compare(own, origin), artifact=spec.name)
 
 
-def _index(spec: Spec, trained: Prompts | None) -> Iterator[Place]:
-    """Yield the prompts of an index: those of its spec, and those that its texts were encoded with."""
+def _index(spec: Spec, trained: Prompts | None, meant: str = EVALUATED_WITH) -> Iterator[Place]:
+    """Yield the prompts of an index: those of its spec, and those that its texts were encoded with.
+
+    Where other prompts than those that the model was trained with are meant, `meant` says what says so.
+    """
     encoding = spec.settings["encoding"]
     planned = Prompts.of(encoding) if {"query_prompt", "document_prompt"} <= encoding.keys() else None
     name = f"index of {spec.label}"
@@ -161,7 +198,7 @@ def _index(spec: Spec, trained: Prompts | None) -> Iterator[Place]:
             verdict = _compare(planned, trained)
             sides = [side for side in Prompts._fields if getattr(planned, side) != getattr(trained, side)]
             if sides and {f"{side}_prompt" for side in sides} <= set(spec.settings.get("changed", ())):
-                verdict, note = Verdict.MEANT, "evaluate_with gives it other prompts than the last stage's"
+                verdict, note = Verdict.MEANT, meant
         yield Place(f"{name}: spec", planned, verdict, note, spec.name)
     if not (spec.folder / MANIFEST_FILE).is_file():
         yield Place(f"{name}: as encoded", None, Verdict.UNKNOWN, artifact=spec.name)

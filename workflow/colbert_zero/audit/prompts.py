@@ -7,6 +7,8 @@ with the one that its prompts come from: config, spec of a stage, saved model, s
 encoded with. The prompts of a stage that are others than those of the stage before it, and of an index that are others
 than its model's, are meant where the config says so.
 
+Of a baseline that is a model, the name is given: its prompts are compared with those that the model was saved with.
+
 Then the first query and document of a source and of a collection become tokens, by the saved tokenizer, with the
 prompt; and the tokens of all judged queries of the smallest collection are counted, as they were when it was encoded.
 
@@ -24,7 +26,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.audit.prompt_chain import Configured, Place, Prompts, Verdict, recipe_places, status
+from colbert_zero.audit.prompt_chain import (
+    Configured,
+    Place,
+    Prompts,
+    Verdict,
+    baseline_places,
+    recipe_places,
+    status,
+    trained_model,
+)
 from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, Artifact, Spec
 from colbert_zero.graph.config import CONFIG_FILE, read_config, require_known
 from colbert_zero.graph.console import one_line
@@ -64,25 +75,26 @@ class Sample:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the recipe and `--json`."""
-    parser.add_argument("recipe", nargs="?", help="the name of a recipe (all)")
+    parser.add_argument("recipe", nargs="?", help="a recipe, or a baseline that is a model (all recipes)")
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write where the prompts of recipes stand; return the exit status.
+    """Write where the prompts of recipes stand, or of one baseline; return the exit status.
 
     Raises:
-        UserError: There is no such recipe, or an artifact is damaged.
+        UserError: There is no such row, or an artifact is damaged.
     """
     study = Study(read_config(Path(CONFIG_FILE)), Path(), remember=False)
-    recipes = {row.name: row for row in study.rows if row.kind == "recipe"}
-    names = sorted(recipes) if options.recipe is None else [options.recipe]
+    rows = {row.name: row for row in study.rows if _indexes(study, row)}
+    names = sorted(name for name in rows if rows[name].kind == "recipe") if options.recipe is None else [options.recipe]
     found = []
     for name in names:
-        require_known(name, recipes, "prompts", "recipes")
-        places = list(_places(study, recipes[name]))
-        samples = list(_samples(study, recipes[name]))
-        found.append((name, places + list(_counted(study, recipes[name])), samples))
+        row = rows[require_known(name, rows, "prompts", "recipes and baselines with a model")]
+        if row.stages:
+            found.append((name, [*_places(study, row), *_counted(study, row)], list(_samples(study, row))))
+        else:
+            found.append((name, list(_baseline_places(study, row)), []))
     if options.json:
         value = [
             {"recipe": name, "places": [_as_json(place) for place in places], "samples": [vars(one) for one in samples]}
@@ -118,8 +130,17 @@ def configured_prompts(config: Mapping[str, Any], recipe: str) -> Iterator[Confi
 
 def _places(study: Study, row: Row) -> Iterator[Place]:
     return recipe_places(
-        row.stages, _indexes(study, row), study.specs, list(configured_prompts(study.config, row.name))
+        row.stages,
+        _indexes(study, row),
+        study.specs,
+        list(configured_prompts(study.config, row.name.partition("@")[0])),
     )
+
+
+def _baseline_places(study: Study, row: Row) -> Iterator[Place]:
+    indexes = _indexes(study, row)
+    (model,) = (spec for spec in study.inputs_of(indexes[0]) if spec.kind == "bases")
+    return baseline_places(model, indexes)
 
 
 def _indexes(study: Study, row: Row) -> list[Spec]:
@@ -173,7 +194,7 @@ class SavedTokenizer:
 
 def _samples(study: Study, row: Row) -> Iterator[Sample]:
     """Yield the first texts of the first stage's first source, and of the first collection, as inputs of the models."""
-    first, last = row.stages[0], row.stages[-1]
+    first, last = trained_model(row.stages[0], study.specs), row.stages[-1]
     rows = study.spec_of(first.inputs["rows"][0][-KEY_DIGITS:])
     if _is_made(first) and _is_made(rows):
         tokenizer = SavedTokenizer(Artifact.open(first.name))

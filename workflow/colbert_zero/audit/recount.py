@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
@@ -22,6 +23,7 @@ from colbert_zero.audit.records import problems_with_training, record_of
 from colbert_zero.graph.artifact import KEY_DIGITS, RECORD, Spec
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.model_folder import tensor_shapes
+from colbert_zero.graph.planners.evaluation import DENSE_PREFIX
 
 Facts = Mapping[str, Any]
 
@@ -29,6 +31,9 @@ SMALL_BYTES = 2**24
 """Files up to this size are read as a whole where a count needs all of their texts."""
 NO_PARAMETERS = re.compile(r"position_ids|token_type_ids|inv_freq|running_(mean|var)|num_batches_tracked")
 """Names of saved tensors that no training changes, and no count of parameters has."""
+
+INVERTED_FILE_HEADER = struct.Struct("<4xiq16x1x4xQ")
+"""How faiss begins an inverted file: dimensions, documents and lists. Reading the whole file is left to searches."""
 
 
 class Recorded:
@@ -82,7 +87,7 @@ def _shown(value: Any) -> str:
 def recount(recorded: Recorded) -> Iterator[str]:
     """What the manifest and spec of an artifact say otherwise than its own files, in words; the files are intact."""
     if recorded.current and "module" in recorded.manifest["code"]:
-        yield from left_out(recorded.spec.kind, recorded.facts, recorded.manifest["outputs"])
+        yield from left_out(recorded.spec.kind, recorded.spec.label, recorded.facts, recorded.manifest["outputs"])
     count = COUNTS.get(recorded.spec.kind)
     if count is not None:
         yield from guarded(count, recorded)
@@ -355,21 +360,14 @@ def _collections(recorded: Recorded) -> Iterator[str]:
 
 
 def _indexes(recorded: Recorded) -> Iterator[str]:
-    import pyarrow.compute as pc
-
     facts, settings, outputs = recorded.facts, recorded.spec.settings, recorded.manifest["outputs"]
-    for part, name in (("documents", "document_tokens"), ("queries", "query_tokens")):
-        for path in recorded.files(rf"{part}\.parquet"):
-            tokens = _read_parquet(path, ["tokens"])["tokens"]
-            counted = {part: len(tokens), name: pc.sum(tokens).as_py() or 0}
-            yield from recorded.wrong(counted)
-            for vectors in recorded.files(rf"{part}\.safetensors"):
-                shape = list(tensor_shapes(vectors).get("tokens", ()))
-                yield from recorded.wrong({"dimensions": shape[-1]})
-                if shape[0] != counted[name]:
-                    yield f"{vectors.name} has {shape[0]} vectors, but {path.name} has {counted[name]}"
+    if recorded.spec.label.startswith(DENSE_PREFIX):
+        yield from _text_vectors(recorded)
+        kind = "faiss" if "documents.faiss" in outputs else "exact"
+    else:
+        yield from _token_vectors(recorded)
+        kind = "exact" if "documents.safetensors" in outputs else "plaid"
     yield from recorded.wrong({"bytes": sum(entry["bytes"] for entry in outputs.values())})
-    kind = "exact" if "documents.safetensors" in outputs else "plaid"
     if outputs:
         yield from recorded.wrong({"kind": kind})
     if settings.get("index", {}).get("kind", "auto") not in ("auto", kind):
@@ -380,6 +378,45 @@ def _indexes(recorded: Recorded) -> Iterator[str]:
         least = settings.get("minimum_lengths", {}).get(name)
         if name in encoding and encoding[name] != (value if least is None else max(value, least)):
             yield f"says that it encoded with {name} {_shown(encoding[name])}, but its spec says {_shown(value)}"
+
+
+def _token_vectors(recorded: Recorded) -> Iterator[str]:
+    """Count the texts and the token vectors of a late-interaction model."""
+    import pyarrow.compute as pc
+
+    for part, name in (("documents", "document_tokens"), ("queries", "query_tokens")):
+        for path in recorded.files(rf"{part}\.parquet"):
+            tokens = _read_parquet(path, ["tokens"])["tokens"]
+            counted = {part: len(tokens), name: pc.sum(tokens).as_py() or 0}
+            yield from recorded.wrong(counted)
+            for vectors in recorded.files(rf"{part}\.safetensors"):
+                shape = list(tensor_shapes(vectors).get("tokens", ()))
+                yield from recorded.wrong({"dimensions": shape[-1]})
+                if shape[0] != counted[name]:
+                    yield f"{vectors.name} has {shape[0]} vectors, but {path.name} has {counted[name]}"
+
+
+def _text_vectors(recorded: Recorded) -> Iterator[str]:
+    """Count the texts of a dense model, which have a vector each."""
+    import numpy as np
+
+    for part in ("documents", "queries"):
+        for path in recorded.files(rf"{part}\.parquet"):
+            count = _parquet_rows(path)
+            yield from recorded.wrong({part: count})
+            for vectors in recorded.files(rf"{part}\.npy"):
+                rows, dimensions = np.lib.format.open_memmap(vectors, mode="r").shape
+                yield from recorded.wrong({"dimensions": dimensions})
+                if rows != count:
+                    yield f"{vectors.name} has {rows} vectors, but {path.name} has {count} texts"
+    for path in recorded.files(r"documents\.faiss"):
+        with path.open("rb") as file:
+            header = file.read(INVERTED_FILE_HEADER.size)
+        if len(header) < INVERTED_FILE_HEADER.size:
+            yield f"{path.name} is no inverted file"
+            return
+        dimensions, count, lists = INVERTED_FILE_HEADER.unpack(header)
+        yield from recorded.wrong({"documents": count, "dimensions": dimensions, "lists": lists})
 
 
 def _runs(recorded: Recorded) -> Iterator[str]:
@@ -467,6 +504,16 @@ def _audits(recorded: Recorded) -> Iterator[str]:
         yield from recorded.wrong({"findings": len(audit["found"]), "artifacts": sum(audit["kinds"].values())})
 
 
+def _releases(recorded: Recorded) -> Iterator[str]:
+    for path in recorded.files(r"SHA256SUMS"):
+        listed = {file: sha256 for sha256, _, file in (line.partition("  ") for line in path.read_text().splitlines())}
+        there = {file: entry["sha256"] for file, entry in recorded.manifest["outputs"].items() if file != path.name}
+        for file in sorted(listed.keys() ^ there.keys()):
+            yield f"has a {path.name} that {'lists' if file in listed else 'does not list'} {file}"
+        for file in sorted(file for file in listed.keys() & there.keys() if listed[file] != there[file]):
+            yield f"has a {path.name} with another digest of {file} than the file's"
+
+
 COUNTS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
     "sources": _sources,
     "collections": _collections,
@@ -482,5 +529,6 @@ COUNTS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
     "measures": _measures,
     "contamination": _contamination,
     "audits": _audits,
+    "releases": _releases,
 }
 """What counts the artifacts of a kind again."""

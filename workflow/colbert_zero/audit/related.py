@@ -21,6 +21,8 @@ from colbert_zero.graph.code import part_digests
 
 POINTS = 0.0051
 """How much a value that is printed with two digits may differ from the value in points."""
+STATISTICS_ROUNDING = 1e-9
+"""How much a difference of means may differ from one of values that are rounded to 1.5e-11, and then to ten digits."""
 SECONDS_BY_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -40,7 +42,7 @@ def recount_with_inputs(name: str, is_intact: Callable[[str], bool]) -> Iterator
     needed = [*recorded.spec.input_names, *_stages(recorded.spec)]
     if all(map(is_intact, needed)):
         yield from guarded(compare, recorded)
-        if recorded.spec.kind == "reports" and all(map(is_intact, _ancestors(recorded, is_intact))):
+        if recorded.spec.kind in RENDERED and all(map(is_intact, _ancestors(recorded, is_intact))):
             yield from guarded(_otherwise_rendered, recorded)
 
 
@@ -230,9 +232,13 @@ def _reports(recorded: Recorded) -> Iterator[str]:
     means = {name: line.values[-1] for name, line in lines.items()}
     yield from recorded.wrong({"means": means})
     baselines = {name for name, line in lines.items() if line.kind == "baseline"} or set(lines)
-    reference = recorded.facts.get("reference")
-    if reference is not None and means.get(reference) != max(means[name] for name in baselines):
+    reference, named = recorded.facts.get("reference"), recorded.spec.settings.get("reference")
+    if named is not None:
+        yield from recorded.wrong({"reference": named})
+    elif reference is not None and means.get(reference) != max(means[name] for name in baselines):
         yield f"says that the reference is {reference}, which is not the best of those that it may be"
+    for path in recorded.files(r"statistics\.json"):
+        yield from _wrong_statistics(path, columns, lines, named or reference)
     for path in recorded.files(r"table\.csv"):
         yield from _wrong_csv(path, columns, lines_of_seeds)
     for path in recorded.files(r"table\.md"):
@@ -257,6 +263,29 @@ def _wrong_csv(path: Path, columns: Sequence[str], lines: Mapping[str, Line]) ->
         for column, text, value in zip(header[3:], row[3:], [*line.values, line.seconds], strict=True):
             if not same(float(text), value):
                 yield f"{path.name} has {column} {text} of {row[0]}, but from the artifacts it is {value}"
+
+
+def _wrong_statistics(
+    path: Path, columns: Sequence[str], lines: Mapping[str, Line], reference: str | None
+) -> Iterator[str]:
+    """What the statistics have otherwise: their differences are those of the table's values."""
+    statistics = json.loads(path.read_bytes())
+    if reference is None or statistics["reference"] != reference or reference not in lines:
+        yield f"{path.name} has the reference {statistics['reference']}, but it is {reference}"
+        return
+    positions: dict[str | None, int] = {column: position for position, column in enumerate(columns)}
+    positions[None] = len(columns)
+    for each in statistics["comparisons"]:
+        row, column, position = each["row"], each["column"], positions.get(each["column"])
+        if row not in lines or position is None:
+            yield f"{path.name} compares {row} on {column}, which the table has not"
+            continue
+        difference = lines[row].values[position] - lines[reference].values[position]
+        if abs(each["difference"] - difference) > STATISTICS_ROUNDING:
+            yield (
+                f"{path.name} has {row} {each['difference']:+.4f} on {column or 'the mean'}, but from the artifacts it "
+                f"is {difference:+.4f}"
+            )
 
 
 Printed = list[tuple[str, bool]]
@@ -357,17 +386,64 @@ def _html_table(text: str) -> list[Printed]:
 
 
 def _otherwise_rendered(recorded: Recorded) -> Iterator[str]:
-    """Whether the code that made a report makes the same of it now; nothing if today's code is another."""
+    """Whether the code that made a report makes the same of it now; nothing if today's code or registry is another."""
     made_by, now = recorded.manifest["code"].get("parts", {}), part_digests()
-    if not made_by or any(made_by.get(part) != now[part] for part in ("package", "report")):
+    if not made_by or any(made_by.get(part) != now[part] for part in ("package", "registry", "report")):
         return
-    from colbert_zero.report.page import Report
-
-    report = Report.open(recorded.spec)
-    for name, text in report.files():
+    for name, text in RENDERED[recorded.spec.kind](recorded.spec):
         path = recorded.folder / name
         if path.read_text(encoding="utf-8") != text:
             yield f"{name} is not what the code that made it makes of the same artifacts"
+
+
+def _report_files(spec: Spec) -> Iterator[tuple[str, str]]:
+    from colbert_zero.report.page import Report
+
+    yield from Report.open(spec).files()
+
+
+# Releases
+
+
+def _release_texts(spec: Spec) -> Iterator[tuple[str, str]]:
+    """The path and the text of a release's card and records."""
+    from colbert_zero.report.model_card import ModelCard
+    from colbert_zero.report.release import texts
+
+    yield from texts(ModelCard.open(spec))
+
+
+RENDERED: Mapping[str, Callable[[Spec], Iterator[tuple[str, str]]]] = {
+    "reports": _report_files,
+    "releases": _release_texts,
+}
+"""What makes the texts of an artifact of a kind again, by their paths."""
+
+
+def _releases(recorded: Recorded) -> Iterator[str]:
+    """The model's files are the model's own, the numbers of the card are those of the report's row."""
+    from colbert_zero.report.model_card import CARD_FILE, MEAN, card_numbers, only_row
+
+    model, report = _input(recorded, "model"), _input(recorded, "report")
+    if model is None or report is None:
+        return
+    outputs = recorded.manifest["outputs"]
+    for file, entry in sorted(model.manifest["outputs"].items()):
+        if outputs.get(file, {}).get("sha256") != entry["sha256"]:
+            yield f"has another {file} than the model {model.spec.name}"
+    columns, lines = _table(only_row(report.spec, recorded.spec.settings["row"]))
+    (line,) = lines.values()
+    values = dict(zip([*columns, MEAN], line.values, strict=True))
+    yield from recorded.wrong({"values": values, "measure": report.spec.settings["measure"], "model": model.spec.name})
+    for path in recorded.files(re.escape(CARD_FILE)):
+        exact, printed = card_numbers(path.read_text(encoding="utf-8"))
+        if not same(exact, values):
+            yield f"{path.name} has other values in its front matter than the report's row"
+        if printed.keys() != values.keys():
+            yield f"{path.name} has results of other collections than the report's row"
+        for name in sorted(printed.keys() & values.keys()):
+            if abs(printed[name] - 100 * values[name]) > POINTS:
+                yield f"{path.name} has {name} {printed[name]}, but from the artifacts it is {100 * values[name]:.2f}"
 
 
 COMPARISONS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
@@ -381,5 +457,6 @@ COMPARISONS: Mapping[str, Callable[[Recorded], Iterator[str]]] = {
     "runs": _of_collection,
     "measures": _measures,
     "reports": _reports,
+    "releases": _releases,
 }
 """What compares the artifacts of a kind with their inputs."""

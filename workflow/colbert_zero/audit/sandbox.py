@@ -51,12 +51,16 @@ MODULES = {
     "scores/neural": "teaching.neural",
     "batches": "data.batches",
     "models": "training.train",
+    "selections": "training.selection",
+    "indexes/dense": "evaluation.dense_index",
     "indexes": "evaluation.index",
     "runs/colbert": "evaluation.search",
+    "runs/dense": "evaluation.dense_search",
     "runs/bm25": "evaluation.bm25",
     "measures": "evaluation.measure",
     "contamination": "audit.find_contamination",
     "reports": "report.page",
+    "releases": "report.release",
 }
 """The module that makes the artifacts of a kind, or of a kind and the first part of a label: for records that do not
 name it."""

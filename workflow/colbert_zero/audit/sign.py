@@ -1,8 +1,9 @@
-"""Sign a study's report, and with it all that it rests on; or a model.
+"""Sign a study's report, and with it all that it rests on; or a model, or its release.
 
 colbert-zero sign --key ~/.ssh/id_ed25519 --directory local
 colbert-zero sign --key ~/.ssh/id_ed25519 --model colbert-zero --directory local
 colbert-zero sign --key model-key.pem --model colbert-zero --directory local
+colbert-zero sign --key model-key.pem --release colbert-zero --directory local
 
 What is signed is a statement of a few lines, without a date: the same study and key give the same statement. It and its
 signature stand in the study's folder `signatures/`; no artifact is changed. A study with findings is not signed.
@@ -10,9 +11,10 @@ signature stand in the study's folder `signatures/`; no artifact is changed. A s
 Others check the signature of a report with `colbert-zero verify --signers FILE`, where FILE has a line for each signer
 whom they trust: a name, and the public key (`ssh-keygen`, ALLOWED SIGNERS).
 
-A model's statement is that of OpenSSF Model Signing. With an elliptic-curve key of OpenSSL (PEM), the signature is a
-bundle that `model_signing verify key MODEL --signature FILE --public_key PUBLIC_KEY` accepts. With an SSH key it is one
-of OpenSSH over the same statement, which that tool does not read: `ssh-keygen -Y verify -n colbert-zero-model`.
+A model's statement is that of OpenSSF Model Signing, and so is that of its release, which has a card and records too.
+With an elliptic-curve key of OpenSSL (PEM), the signature is a bundle that `model_signing verify key MODEL --signature
+FILE --public_key PUBLIC_KEY` accepts. With an SSH key it is one of OpenSSH over the same statement, which that tool
+does not read: `ssh-keygen -Y verify -n colbert-zero-model`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from colbert_zero.audit import openssh, signatures
 from colbert_zero.audit.model_signing import is_pem_key, model_statement, signed_bundle
 from colbert_zero.audit.options import absolute_path
 from colbert_zero.audit.verify import findings
-from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.study import Study
@@ -40,7 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The key, who signs, and what."""
     parser.add_argument("--key", type=absolute_path, required=True, help="the file of the key to sign with")
     parser.add_argument("--identity", help="who signs, as those who check name the key; without it, the key alone says")
-    parser.add_argument("--model", metavar="MODEL", help="sign a model, not the report: a recipe's name, or a key")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", metavar="MODEL", help="sign a model, not the report: a recipe's name, or a key")
+    what.add_argument("--release", metavar="ROW", help="sign the released folder of a row, not the report")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,14 +54,15 @@ def run(options: argparse.Namespace) -> int:
         UserError: What is to be signed is not there or has findings, or the key cannot be used.
     """
     study = Study(read_config(Path(CONFIG_FILE)), Path())
-    if options.model is None:
+    if options.model is None and options.release is None:
         said = signatures.statement(Path(), study.name, study.report)
         _refuse_findings(study.report.name, None)
         said |= {"identity": options.identity} if options.identity else {}
         path = _sign_with_ssh(options.key, said, study.report.folder.name, signatures.NAMESPACE)
         _say(f"{study.report.name} is signed: manifest {said['manifest']}\n{path}")
     else:
-        model = Artifact.open(find_model(study, options.model))
+        wanted = find_model(study, options.model) if options.release is None else find_release(study, options.release)
+        model = Artifact.open(wanted)
         _refuse_findings(model.name, lineage(model))
         _say(f"{model.name} is signed: {model_signature(model, options.key)}")
     return 0
@@ -77,6 +82,20 @@ def find_model(study: Study, wanted: str) -> str:
     if len(found) != 1:
         raise UserError(f"there is no model {wanted}: name a recipe ({', '.join(sorted(recipes))}), or a model's key")
     return found[0]
+
+
+def find_release(study: Study, row: str) -> str:
+    """The name of the release of a row.
+
+    Raises:
+        UserError: There is no such row, or it is not released yet.
+    """
+    if row not in study.releases:
+        raise UserError(f"no row called {row} is trained here: name one of {', '.join(sorted(study.releases))}")
+    release = study.releases[row]
+    if not (release.folder / MANIFEST_FILE).is_file():
+        raise UserError(f"{release.folder} is not there: snakemake release makes it")
+    return release.name
 
 
 def lineage(artifact: Artifact) -> set[str]:

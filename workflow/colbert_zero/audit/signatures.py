@@ -24,12 +24,12 @@ from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import canonical_json, file_digest
 from colbert_zero.graph.local_files import problem_with_file
+from colbert_zero.graph.planners.releases import SIGNATURE, SIGNATURES, STATEMENT
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import replace_text
 
 NAMESPACE = "colbert-zero-report"
-FOLDER = Path("signatures")
-STATEMENT, SIGNATURE = ".json", ".json.sig"
+FOLDER = SIGNATURES
 WORDS = {"study": "study", "report": "report", "spec": "report's spec", "manifest": "report's manifest"}
 """What a statement says, and how a finding calls it."""
 

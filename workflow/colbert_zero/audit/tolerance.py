@@ -101,6 +101,10 @@ class Differ(Exception):
     """Two things differ: where, and the values there."""
 
 
+class Untold(Exception):
+    """Whether two things differ cannot be told: why."""
+
+
 @dataclass
 class Closeness:
     """How far apart numbers are that a tolerance allows; the first that it does not allow is raised.
@@ -207,6 +211,8 @@ def compare_files(stored: Path, made: Path, name: str, kind: str) -> Comparison:
         return Comparison(name, Verdict.WITHIN, compare(stored, made, kind))
     except Differ as difference:
         return Comparison(name, Verdict.DIFFERENT, str(difference))
+    except Untold as reason:
+        return Comparison(name, Verdict.UNKNOWN, str(reason))
     except (UserError, ValueError, KeyError, TypeError, OSError) as error:
         return Comparison(name, Verdict.DIFFERENT, f"it cannot be read: {error}")
 
@@ -258,6 +264,45 @@ def _compare_tensor(name: str, first: Any, second: Any) -> float:
     if difference > TENSORS.relative * greatest or not math.isfinite(difference):
         raise Differ(worst_place)
     return difference / greatest if greatest else 0.0
+
+
+class _MappedArray:
+    """An array in a file of NumPy's format, read as a tensor of safetensors is."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file into memory."""
+        import numpy as np
+
+        self._array = np.lib.format.open_memmap(path, mode="r")
+
+    def get_shape(self) -> list[int]:
+        """Its shape."""
+        return list(self._array.shape)
+
+    def get_dtype(self) -> str:
+        """The name of its type, such as `float32`."""
+        return str(self._array.dtype)
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Some of its rows, as a tensor."""
+        import torch
+
+        return torch.from_numpy(self._array[rows].copy())
+
+
+def _compare_arrays(stored: Path, made: Path, kind: str) -> str:
+    first, second = _MappedArray(stored), _MappedArray(made)
+    if not first.get_dtype().startswith("float"):
+        return _compare_lines(stored, made, kind)
+    share = _compare_tensor(Path(stored).name, first, second)
+    return f"numbers differ by at most {share:.3g} of the greatest value ({TENSORS.relative:g} allowed)"
+
+
+def _compare_inverted_files(stored: Path, made: Path, kind: str) -> str:
+    vectors, others = (path.with_suffix(".npy") for path in (stored, made))
+    if vectors.is_file() and others.is_file() and not filecmp.cmp(vectors, others, shallow=False):
+        raise Untold("it is made from vectors that were rounded otherwise, which makes other lists; replay its runs")
+    return _compare_lines(stored, made, kind)
 
 
 def _compare_parquet(stored: Path, made: Path, kind: str) -> str:
@@ -435,6 +480,8 @@ def _first_line(stored: Path, made: Path) -> str:
 
 COMPARERS: dict[str, Callable[[Path, Path, str], str]] = {
     ".safetensors": _compare_tensors,
+    ".npy": _compare_arrays,
+    ".faiss": _compare_inverted_files,
     ".parquet": _compare_parquet,
     ".trec": _compare_runs,
     ".json": _compare_json,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,15 +25,16 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from colbert_zero.data import beir
 from colbert_zero.data.beir import Document
-from colbert_zero.data.hub import Repository, first_few
+from colbert_zero.data.hub import Repository, first_few, hide_addresses
 from colbert_zero.data.json_lines import read_lines, read_records
-from colbert_zero.data.qrels import FIELD_NAMES, Qrels, add_judgement
+from colbert_zero.data.qrels import FIELD_NAMES, Qrels, add_judgement, read_judgements
 from colbert_zero.data.sources import check_file, source_columns
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.local_files import DigestCache, keep_private, problem_with_file
 from colbert_zero.graph.model_folder import check_model_folder
+from colbert_zero.graph.registry import COUNTS
 
 MODEL_FILES = (
     *("*.safetensors", "*.json", "artifact.metadata"),
@@ -45,9 +45,6 @@ PICKLE_FILES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl")
 """Weights that can run code when they are loaded."""
 ROWS_ROLE, SCORED_ROWS_ROLE = "rows", "train"
 """The role of the files that hold a source's rows; the other files of a scored source hold the texts of its ids."""
-CHECKED_COUNTS = ("documents", "queries", "positive_judgements")
-"""The counts that the settings of a registered collection state, and that its files must have."""
-
 CORPUS_GLOBS = (
     "{part}.jsonl",
     "{part}.jsonl.gz",
@@ -71,6 +68,8 @@ QRELS_GLOBS = (
     "default/{split}/*.parquet",
 )
 """Where the Hub's retrieval collections keep their parts; the first glob that matches a file is used."""
+OWN_QRELS_GLOBS = ("{split}.tsv", "{split}.jsonl", "{split}.jsonl.gz", "{split}.parquet", "{split}-*.parquet")
+"""Where judgements may be, too, in a repository of their own."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
@@ -85,9 +84,7 @@ def make(job: Job) -> Mapping[str, Any]:
     Raises:
         UserError: The data are missing, unreachable, not accessible to the user, damaged, or not as the settings say.
     """
-    for library in ("httpx", "huggingface_hub"):
-        # Their log lines would hold the signed addresses of files.
-        logging.getLogger(library).setLevel(logging.ERROR)
+    hide_addresses()
     disable_progress_bars()
     return FETCHERS[job.spec.kind, job.spec.label.partition(".")[0]](job)
 
@@ -96,11 +93,11 @@ def make(job: Job) -> Mapping[str, Any]:
 
 
 def fetch_source(job: Job) -> Mapping[str, Any]:
-    """Fetch a source from the Hub: keep its files as they are, and count its rows.
+    """Fetch a source from the Hub: keep its files as they are, count its rows, and look at its columns.
 
     The fact `files` has the paths that match the globs, in the shape of the globs: a list, or lists by role.
     """
-    repository, globs, expected = Repository.look_up(job, "dataset"), job.settings["files"], job.settings["rows"]
+    repository, globs, expected = Repository.look_up(job, "dataset"), job.settings["files"], job.settings.get("rows")
     scored = job.settings["format"] == "scored"
     files = {
         role: repository.matching(globs_of_role)
@@ -116,6 +113,8 @@ def fetch_source(job: Job) -> Mapping[str, Any]:
             "expected: correct the globs, the revision or the count"
         )
     _refuse_empty(count, f"{repository.repo_id} at {repository.commit}")
+    for path in [] if scored else paths:
+        check_file(repository.folder / path, source_columns(job.settings))
     repository.publish(paths, job.folder)
     if scored:
         return {**repository.facts, "rows": count, "rows_by_role": rows, "files": files}
@@ -174,20 +173,24 @@ def _refuse_empty(rows: int, where: str) -> None:
 
 
 def fetch_collection(job: Job) -> Mapping[str, Any]:
-    """Fetch a collection from the Hub: convert it to BEIR format, keep its judged queries, and check its counts."""
-    split = job.settings["split"]
+    """Fetch a collection from the Hub: convert it to BEIR format, keep its judged queries, and check its counts.
+
+    The settings may have `qrels`, the `hub` and `revision` of the repository that has the judgements, and counts of
+    what the collection must have.
+    """
+    split, own_qrels = job.settings["split"], job.settings.get("qrels")
     repository = Repository.look_up(job, "dataset")
-    corpus_paths, queries_paths, qrels_paths = (
-        _find_part(repository, part, globs, split)
-        for part, globs in (("corpus", CORPUS_GLOBS), ("queries", CORPUS_GLOBS), ("qrels", QRELS_GLOBS))
-    )
-    repository.download([*corpus_paths, *queries_paths, *qrels_paths])
-    qrels = _read_qrels([repository.folder / path for path in qrels_paths], split)
+    corpus_paths, queries_paths = (_find_part(repository, part, CORPUS_GLOBS, split) for part in ("corpus", "queries"))
+    judged = Repository.look_up(job, "dataset", own_qrels) if own_qrels else repository
+    qrels_paths = _find_part(judged, "qrels", (*QRELS_GLOBS, *(OWN_QRELS_GLOBS if own_qrels else ())), split)
+    repository.download([*corpus_paths, *queries_paths])
+    judged.download(qrels_paths)
+    qrels = _read_qrels([judged.folder / path for path in qrels_paths])
     beir.write_collection(
         job.folder,
         progress(
             _read_documents([repository.folder / path for path in corpus_paths]),
-            job.settings["documents"],
+            job.settings.get("documents"),
             "documents",
         ),
         _read_judged_queries([repository.folder / path for path in queries_paths], qrels),
@@ -197,15 +200,15 @@ def fetch_collection(job: Job) -> Mapping[str, Any]:
     facts = beir.check_collection(job.folder, split)
     mismatches = [
         f"{facts[name]} {name} (expected {job.settings[name]})"
-        for name in CHECKED_COUNTS
-        if facts[name] != job.settings[name]
+        for name in COUNTS
+        if facts[name] != job.settings.get(name, facts[name])
     ]
     if mismatches:
         raise UserError(
             f"{repository.repo_id} at {repository.commit}, split {split}: {', '.join(mismatches).replace('_', ' ')}: "
             "correct the revision, the split or the counts"
         )
-    return {**repository.facts, **facts}
+    return {**repository.facts, **({"qrels": judged.facts} if own_qrels else {}), **facts}
 
 
 def copy_collection(job: Job) -> Mapping[str, Any]:
@@ -226,9 +229,14 @@ def _find_part(repository: Repository, part: str, globs: Iterable[str], split: s
         paths = fnmatch.filter(sorted(repository.files), glob)
         if paths:
             return paths
+    advice = (
+        "correct the split, or name the judgements' own repository: qrels: { hub: OWNER/NAME-qrels }"
+        if part == "qrels"
+        else "name a repository in MTEB's or BEIR's layout"
+    )
     raise UserError(
         f"{repository.repo_id} at {repository.commit} has no {part} of split {split} (looked for "
-        f"{', '.join(candidates)}); it has {first_few(repository.files)}"
+        f"{', '.join(candidates)}); it has {first_few(repository.files)}: {advice}"
     )
 
 
@@ -251,9 +259,9 @@ def _read_judged_queries(paths: Iterable[Path], qrels: Qrels) -> dict[str, str]:
     return queries
 
 
-def _read_qrels(paths: Sequence[Path], split: str) -> Qrels:
+def _read_qrels(paths: Sequence[Path]) -> Qrels:
     if paths[0].suffix == ".tsv":
-        return beir.read_qrels(paths[0].parents[1], split)
+        return read_judgements(paths[0])
     qrels: Qrels = {}
     for path in paths:
         for where, record in _read_records(path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,20 +38,23 @@ from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils._http import default_client_factory
 
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job
-from colbert_zero.graph.console import UserError, progress
+from colbert_zero.graph.console import RetryableError, UserError, progress
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.local_files import link_or_copy
+from colbert_zero.graph.revisions import COMMIT_PATTERN
 
 CARD_FILE = "README.md"
 CONFIG_PREFIX = "config:"
 """A glob `config:NAME` stands for the files that the repository's card lists for its configuration NAME."""
 MAXIMUM_CARD_GLOBS = 10_000
 """Globs that a configuration of a card may list; YAML's aliases make short cards that list billions."""
-COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 ETAG_PATTERN = re.compile(r'(W/)?"?[\w:+=-]*"?', re.ASCII)
 """The Hub's ETags are hex digits; huggingface_hub names a file after them."""
 MAXIMUM_NAME_BYTES = 240
 """File systems allow 255, of which huggingface_hub takes up to 9 for its notes on a download."""
+RESOLVE_SECONDS = 60.0
+"""How long to wait for the commit of a name; the library would wait for ever."""
+KEPT = "; files that have arrived are kept"
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,20 @@ class Repository:
     threads: int
 
     @classmethod
-    def look_up(cls, job: Job, repo_type: str) -> Repository:
+    def look_up(cls, job: Job, repo_type: str, settings: Mapping[str, Any] | None = None) -> Repository:
         """Resolve `settings.revision` of `settings.hub` to a commit, and list the commit's files.
+
+        Args:
+            job: The artifact's.
+            repo_type: `dataset` or `model`.
+            settings: The artifact's by default.
 
         Raises:
             UserError: The Hub has no such repository or revision, or refuses it, or cannot be reached; or it answers
                 with another commit than the one asked for, or with what is no commit or listing.
         """
-        repo_id, revision, api = job.settings["hub"], job.settings["revision"], HfApi()
+        settings = settings or job.settings
+        repo_id, revision, api = settings["hub"], settings["revision"], HfApi()
         set_client_factory(_make_client)
         with _hub_errors_in_one_line(repo_id, revision), _malformed_answers_in_one_line(repo_id):
             answer = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
@@ -168,6 +178,36 @@ class Repository:
             link_or_copy(self.folder / path, target)
 
 
+def resolve_commit(repo_type: str, repo_id: str, revision: str) -> str:
+    """The commit that a revision of a repository stands for now; `HF_ENDPOINT` and `HF_TOKEN` are honoured.
+
+    Args:
+        repo_type: `dataset` or `model`.
+        repo_id: `OWNER/NAME`.
+        revision: A branch, a tag or a commit.
+
+    Raises:
+        RetryableError: The Hub cannot be reached, or may not be asked (`HF_HUB_OFFLINE`).
+        UserError: The Hub has no such repository or revision, or refuses it, or its answer is no commit.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise RetryableError(
+            f"which commit {revision} of {repo_id} is cannot be looked up while HF_HUB_OFFLINE is set: unset it, or "
+            "give a revision of 40 hex digits"
+        )
+    hide_addresses()
+    set_client_factory(_make_client)
+    with _hub_errors_in_one_line(repo_id, revision, kept=""), _malformed_answers_in_one_line(repo_id):
+        found = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=RESOLVE_SECONDS)
+        return _checked_commit(repo_id, revision, found.sha)
+
+
+def hide_addresses() -> None:
+    """Keep the libraries' log lines, which would hold the signed addresses of files, from all logs."""
+    for library in ("httpx", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
 def _checked_commit(repo_id: str, revision: str, commit: Any) -> str:
     """The commit that the Hub answers, which must be one, and the pinned one if `revision` is a commit."""
     if not isinstance(commit, str) or not COMMIT_PATTERN.fullmatch(commit):
@@ -242,8 +282,11 @@ def _malformed_answers_in_one_line(repo_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hub_errors_in_one_line(repo_id: str, revision: str) -> Iterator[None]:
-    """Turn an error of the Hub or the network into one line, without the library's text, which holds addresses."""
+def _hub_errors_in_one_line(repo_id: str, revision: str, kept: str = KEPT) -> Iterator[None]:
+    """Turn an error of the Hub or the network into one line, without the library's text, which holds addresses.
+
+    `kept` ends the line of an error after which the same command may succeed.
+    """
     try:
         yield
     except HFValidationError:
@@ -257,27 +300,23 @@ def _hub_errors_in_one_line(repo_id: str, revision: str) -> Iterator[None]:
     except RevisionNotFoundError:
         raise UserError(f"{repo_id} has no revision {revision}: check it on the repository's page") from None
     except OfflineModeIsEnabled:
-        raise UserError(
+        raise RetryableError(
             f"{repo_id} cannot be fetched while HF_HUB_OFFLINE is set: unset it, or fetch elsewhere"
         ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise UserError(f"the Hub refuses {repo_id} (HTTP {status}): check HF_TOKEN") from None
-        raise UserError(
-            f"the Hub answers HTTP {status} for {repo_id}: try again later; files that have arrived are kept"
-        ) from None
+        raise RetryableError(f"the Hub answers HTTP {status} for {repo_id}: try again later{kept}") from None
     except (httpx.HTTPError, EntryNotFoundError, FileMetadataError, XetDownloadError) as error:
-        raise UserError(
+        raise RetryableError(
             f"{repo_id}: the Hub cannot be reached, or broke off ({type(error).__name__}): check the network and "
-            "HF_ENDPOINT, then run the same command again; files that have arrived are kept"
+            f"HF_ENDPOINT, then run the same command again{kept}"
         ) from None
     except OSError as error:
         if error.errno is not None:  # an error of this machine, such as a full disk
             raise
-        raise UserError(
-            f"{repo_id}: the download broke off: run the same command again; files that have arrived are kept"
-        ) from None
+        raise UserError(f"{repo_id}: the Hub broke off: run the same command again{kept}") from None
 
 
 def _is_intact(path: Path, entry: RepoFile) -> bool:

@@ -12,11 +12,10 @@ not grow with the corpus, but `TMPDIR` needs 2 bytes for each component of each 
 
 from __future__ import annotations
 
-import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from fast_plaid.search import FastPlaid
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.data.text import document_text
+from colbert_zero.evaluation.texts import document_texts, in_chunks
 from colbert_zero.evaluation.vectors import Matrix, TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError, progress
@@ -88,11 +87,6 @@ def make(job: Job) -> Mapping[str, Any]:
         "documents_per_second": round(len(documents.ids) / encoding_seconds, 1),
         "indexing_seconds": round(time.monotonic() - started - encoding_seconds, 3),
     }
-
-
-def document_texts(collection: Collection) -> Iterator[tuple[str, str]]:
-    """Each document's id, and the text that a model sees."""
-    return ((document.id, document_text(document.title, document.text)) for document in collection.documents())
 
 
 def index_kind(setting: str, documents: int) -> str:
@@ -159,7 +153,7 @@ def encode_texts(model: ColBERT, texts: Iterable[tuple[str, str]], writer: Vecto
 
     PyLate sorts the texts of each chunk by length and restores their order afterwards.
     """
-    for chunk in _chunks(texts):
+    for chunk in in_chunks(texts, TEXTS_PER_CHUNK):
         matrices: list[Matrix] = model.encode(
             [text for _, text in chunk],
             prompt_name="query" if is_query else "document",
@@ -168,12 +162,6 @@ def encode_texts(model: ColBERT, texts: Iterable[tuple[str, str]], writer: Vecto
             show_progress_bar=False,
         )
         writer.write((text_id for text_id, _ in chunk), matrices)
-
-
-def _chunks(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    iterator = iter(texts)
-    while chunk := list(itertools.islice(iterator, TEXTS_PER_CHUNK)):
-        yield chunk
 
 
 if __name__ == "__main__":

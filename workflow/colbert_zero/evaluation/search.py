@@ -52,7 +52,7 @@ def make(job: Job) -> Mapping[str, Any]:
         )
     depth, drop_self = job.settings["depth"], job.settings["drop_self"]
     started = time.monotonic()
-    ranked = _search(index, queries, depth + drop_self, device)
+    ranked = search_index(index, queries, depth + drop_self, device)
     results = {query: drop_self_match(query, hits, drop_self)[:depth] for query, hits in ranked}
     seconds = time.monotonic() - started
     write_run(job.folder / "run.trec", results, index.spec.inputs["model"][0])
@@ -68,7 +68,8 @@ def make(job: Job) -> Mapping[str, Any]:
     }
 
 
-def _search(index: Artifact, queries: TokenVectors, depth: int, device: str) -> Iterator[tuple[str, Hits]]:
+def search_index(index: Artifact, queries: TokenVectors, depth: int, device: str) -> Iterator[tuple[str, Hits]]:
+    """Search an index of either kind for queries; yield each query's id and its best documents."""
     if index.facts["kind"] == "exact":
         documents = TokenVectors.open(index.file("documents.safetensors"), index.file("documents.parquet"))
         return search_exact(documents, queries, depth, device)

@@ -50,7 +50,7 @@ CLAIM_FILE = "artifact.json"
 """In a state folder: whose unfinished work it holds, and the digests of the files of its inputs."""
 KINDS = (
     *("sources", "collections", "bases", "shards", "candidates", "negatives", "scores", "batches", "models"),
-    *("indexes", "runs", "measures", "contamination", "audits", "reports"),
+    *("indexes", "runs", "measures", "selections", "contamination", "audits", "reports", "releases"),
 )
 """The kinds of artifacts, in the order in which they are made from each other."""
 EXTERNAL_KINDS = frozenset({"sources", "collections", "bases"})
@@ -422,7 +422,7 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Seq
     started = time.time()
     # What runs is what is there now: the code may change on disk before the step ends.
     code, packages = code_identity(step_module(make)), package_versions()
-    attempts.begin(name=spec.name, code=code["digest"])
+    attempts.begin(name=spec.name, code=code["digest"], threads=options.threads)
     try:
         inputs = input_records(spec)
         claim_state(spec, inputs)

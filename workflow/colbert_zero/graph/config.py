@@ -11,19 +11,22 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jsonschema
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import problem_with_file
 from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.strict_yaml import MAXIMUM_BYTES, parse
+from colbert_zero.graph.yaml_files import read_yaml as read_yaml
+
+if TYPE_CHECKING:
+    import jsonschema
 
 Config = Mapping[str, Any]
 
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = "config.lock.yaml"
+"""Beside the config; see `revisions`."""
 LARGEST_NUMBER = 2**31 - 1
 """Of a setting without a maximum of its own: what is above does not fit where libraries and SLURM keep counts."""
 MAXIMUM_SHOWN = 100
@@ -39,13 +42,6 @@ TYPE_NAMES = {
     "null": "null",
 }
 """JSON Schema's types, in the words of error messages."""
-
-
-@cache
-def read_yaml(path: Path) -> Any:
-    """The parsed YAML of a file of this repository, read once."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 (both are the safe loader)
 
 
 def read_config(path: Path, overrides: Config | None = None) -> Config:
@@ -90,12 +86,13 @@ def _merged(config: Config, overrides: Config) -> Config:
 
 @contextmanager
 def errors_in_config() -> Iterator[None]:
-    """Put the config's name before what a UserError says, unless it is there."""
+    """Put the config's name before what a UserError says, unless its name or its lock file's is there."""
     try:
         yield
     except UserError as error:
         message = str(error)
-        raise UserError(message if message.startswith(f"{CONFIG_FILE}: ") else f"{CONFIG_FILE}: {message}") from None
+        named = message.startswith((f"{CONFIG_FILE}: ", f"{LOCK_FILE}: "))
+        raise UserError(message if named else f"{CONFIG_FILE}: {message}") from None
 
 
 @cache
@@ -107,37 +104,45 @@ def _schema() -> dict[str, Any]:
 # JSON Schema takes 16.0 for an integer, NaN for a number, and finds a pattern anywhere, its $ before a last line end.
 
 
-def _is_whole_number(_checker: jsonschema.TypeChecker, value: object) -> bool:
+def _is_whole_number(_checker: object, value: object) -> bool:
     return type(value) is int
 
 
-def _is_number(_checker: jsonschema.TypeChecker, value: object) -> bool:
+def _is_number(_checker: object, value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _is_text(_checker: jsonschema.TypeChecker, value: object) -> bool:
+def _is_text(_checker: object, value: object) -> bool:
     # The command line may hold bytes that are no characters, which Python keeps as lone surrogates.
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _check_type(validator: Any, types: Any, value: Any, schema: Config) -> Iterator[jsonschema.ValidationError]:
-    yield from jsonschema.Draft202012Validator.VALIDATORS["type"](validator, types, value, schema)
-    if validator.is_type(value, "number") and "maximum" not in schema and value > LARGEST_NUMBER:
-        yield jsonschema.ValidationError("", validator="maximum", validator_value=LARGEST_NUMBER)
+@cache
+def _validator() -> Any:
+    """What checks a config against the schema."""
+    import jsonschema  # here: steps that only look up the registry run in images without it
 
+    draft = jsonschema.Draft202012Validator
 
-def _check_pattern(validator: Any, pattern: str, value: Any, _schema: Config) -> Iterator[jsonschema.ValidationError]:
-    if validator.is_type(value, "string") and not re.fullmatch(pattern.removesuffix("$"), value):
-        yield jsonschema.ValidationError("")
+    def check_type(validator: Any, types: Any, value: Any, schema: Config) -> Iterator[jsonschema.ValidationError]:
+        yield from draft.VALIDATORS["type"](validator, types, value, schema)
+        if validator.is_type(value, "number") and "maximum" not in schema and value > LARGEST_NUMBER:
+            yield jsonschema.ValidationError("", validator="maximum", validator_value=LARGEST_NUMBER)
 
+    def check_pattern(
+        validator: Any, pattern: str, value: Any, _schema: Config
+    ) -> Iterator[jsonschema.ValidationError]:
+        if validator.is_type(value, "string") and not re.fullmatch(pattern.removesuffix("$"), value):
+            yield jsonschema.ValidationError("")
 
-_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-    jsonschema.Draft202012Validator,
-    {"type": _check_type, "pattern": _check_pattern},
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_whole_number, "number": _is_number, "string": _is_text}
-    ),
-)
+    strict = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        draft,
+        {"type": check_type, "pattern": check_pattern},
+        type_checker=draft.TYPE_CHECKER.redefine_many(
+            {"integer": _is_whole_number, "number": _is_number, "string": _is_text}
+        ),
+    )
+    return strict(_schema())
 
 
 @errors_in_config()
@@ -150,12 +155,11 @@ def validate(config: Config) -> dict[str, Any]:
         UserError: The config does not fit the schema. The message names the first error, and for an unknown key the
             most similar known one.
     """
-    schema = _schema()
-    errors = _Validator(schema).iter_errors(config)
+    errors = _validator().iter_errors(config)
     first = min(errors, key=lambda error: [str(step) for step in error.absolute_path], default=None)
     if first is not None:
         raise UserError(_error_line(first))
-    complete: dict[str, Any] = _with_defaults(_canonical(config), schema)
+    complete: dict[str, Any] = _with_defaults(_canonical(config), _schema())
     return complete
 
 

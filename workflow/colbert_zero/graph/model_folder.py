@@ -14,7 +14,7 @@ from typing import Any
 
 from colbert_zero.graph.console import UserError
 
-CONFIG_FILE, MODULES_FILE = "config.json", "modules.json"
+CONFIG_FILE, MODULES_FILE, TRAINING_DATA_FILE = "config.json", "modules.json", "data_config.json"
 MODULE_TYPES = frozenset(
     name
     for package, classes in {
@@ -146,9 +146,14 @@ def check_model_folder(folder: Path, name: str | None = None) -> None:
 
 
 def _configs(folder: Path) -> Iterator[Path]:
-    """The configs of a model that libraries read as settings: all JSON but tokenizers, vocabularies and indexes."""
+    """The configs of a model that libraries read as settings: all JSON but tokenizers, vocabularies and indexes.
+
+    Models of sentence-transformers also come with a list of what they were trained on, which nothing reads.
+    """
     for part in {folder, *(folder / module["path"] for module in modules(folder))}:
         for path in sorted(part.glob("*.json")):
+            if path.name == TRAINING_DATA_FILE:
+                continue
             if path.stem.endswith(("config", "_config")) or path.name.startswith("config_"):
                 yield path
         yield from sorted(part.glob("*.safetensors.index.json"))

@@ -72,8 +72,11 @@ class Attempts:
         self._write()
 
     def record(self, **facts: Any) -> None:
-        """Add facts to the record of the current attempt, and write the record to disk."""
-        self._attempts[-1] |= facts
+        """Add facts to the record of the current attempt, and write the record to disk.
+
+        The time is recorded too: should the attempt be killed, it was at work until then at least.
+        """
+        self._attempts[-1] |= {**facts, "seen": _now()}
         self._write()
 
     @property

@@ -12,6 +12,8 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.graph.paths import REPOSITORY, WORKFLOW
 
 REGISTRY = WORKFLOW / "registry"
+COUNTS = ("documents", "queries", "positive_judgements")
+"""What a collection of the Hub may say that it has, and is then refused without."""
 
 
 @cache
@@ -68,7 +70,7 @@ def collections(name: str, alias: str, where: str) -> list[tuple[str, dict[str, 
     entries, groups = registry["collections"], registry["groups"]
     require_known(name, [*entries, *groups], where, "workflow/registry/collections.yaml")
     members = {member: member for member in groups[name]} if name in groups else {alias: name}
-    fields = ("hub", "revision", "split", "documents", "queries", "positive_judgements")
+    fields = ("hub", "revision", "split", *COUNTS)
     lengths = ("query_length", "document_length")
     return [
         (
@@ -85,3 +87,18 @@ def model(name: str, where: str) -> dict[str, Any]:
     models = read_yaml(REGISTRY / "models.yaml")["models"]
     entry = models[require_known(name, models, where, "workflow/registry/models.yaml")]
     return {"hub": entry["hub"], "revision": entry["revision"]}
+
+
+def mteb_tasks() -> dict[tuple[str, ...], str]:
+    """What MTEB calls the registry's collections, by repository, revision and split."""
+    entries = read_yaml(REGISTRY / "collections.yaml")["collections"].values()
+    return {(entry["hub"], entry["revision"], entry["split"]): entry["task"] for entry in entries}
+
+
+def mteb_group_tasks() -> dict[str, tuple[str, list[str]]]:
+    """The tasks of MTEB that are means over several others: their revision, and the names of those others."""
+    registry = read_yaml(REGISTRY / "collections.yaml")
+    return {
+        group["task"]: (group["revision"], [registry["collections"][name]["task"] for name in registry["groups"][of]])
+        for of, group in registry["group_tasks"].items()
+    }

@@ -24,9 +24,14 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """YAML 1.1, except that 1e-3 is a number: it is one in JSON and in YAML 1.2."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what `_Loader` would not read as text."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+    )
 _STANDARD = "tag:yaml.org,2002:"
 _TEXT, _MERGE = f"{_STANDARD}str", f"{_STANDARD}merge"
 _KINDS = {"int": "a number", "float": "a number", "bool": "true or false", "null": "null", "timestamp": "a date"}
@@ -61,6 +66,11 @@ def parse(data: bytes) -> Any:
         before = text.encode()[: error.position].decode(errors="replace")
         code = error.character if isinstance(error.character, int) else ord(error.character)
         raise UserError(f"{_place(before)}: the character {code:#04x} cannot be in YAML: remove it") from None
+
+
+def dump(value: Any) -> str:
+    """YAML of groups of texts, sorted by name, that `parse` reads as the same value."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=True, allow_unicode=True))
 
 
 def _decode(data: bytes) -> str:

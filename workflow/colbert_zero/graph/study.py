@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import KEY_DIGITS, Spec
-from colbert_zero.graph.config import Config, errors_in_config, validate
+from colbert_zero.graph.config import Config, errors_in_config, require_known, validate
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.audit import AUDIT_ROLE, AuditPlanner
 from colbert_zero.graph.planners.baselines import BaselinePlanner
@@ -22,8 +22,10 @@ from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
 from colbert_zero.graph.planners.recipes import RecipePlanner
 from colbert_zero.graph.planners.relations import check_processes
+from colbert_zero.graph.planners.releases import plan_releases
 from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
+from colbert_zero.graph.published import check_published
 from colbert_zero.graph.revisions import Resolve
 
 DEFAULT_RESOURCES = {
@@ -50,11 +52,14 @@ class Study:
         name: The study's name.
         rows: The table's rows, baselines first; a recipe with seeds has one for each of them, called NAME@SEED.
         seeds: The names of these rows, by recipe.
+        published: The id of the published row that a recipe or baseline is compared with, of those that name one.
+        reference: The recipe or baseline that others are compared with in the report; None: the report's choice.
         contamination: By recipe, the specs of what says which test texts stand in its training rows; only of a study
             that ends with an audit.
         audit: The spec of the audit; None if the study ends without one.
         report: The spec of the report.
         released: The spec of a report of the rows alone that are not trained here.
+        releases: By row that is trained, the spec of the folder that can be published.
         specs: Every spec that the report depends on, itself included, by key.
         known: These, and what else a rule can be asked for, by key.
         paths: The local file or folder that an artifact is fetched from, by the artifact's key.
@@ -95,6 +100,8 @@ class Study:
         self.seeds = {name: [row.name for row in rows] for name, rows in planned_rows.items() if rows[0].name != name}
         baseline_rows = [baselines.row(name, baseline) for name, baseline in self.config["baselines"].items()]
         self.rows = baseline_rows + recipe_rows
+        self.published = self._published()
+        self.reference = self._reference()
         self.paths = draft.paths
         self.evaluations = recipes.evaluations
         self.contamination: dict[str, list[Spec]] = {}
@@ -106,10 +113,11 @@ class Study:
             self.audit = auditing.audit(self.name, self.rows, planned)
         self.report = self._plan_report(draft, collections.groups, self.name, self.rows)
         self.released = self._plan_report(draft, collections.groups, f"{self.name}.released", baseline_rows)
+        self.releases = plan_releases(draft, self.report, recipe_rows)
         draft.save_digests()
         self.specs = draft.specs
         self.specs = {spec.key: spec for spec in self._with_ancestors(self.report)}
-        self.known = {**self.specs, self.released.key: self.released}
+        self.known = {**self.specs, **{spec.key: spec for spec in (self.released, *self.releases.values())}}
         for model in (spec for spec in self.specs.values() if spec.kind == "models"):
             (batches,) = (spec for spec in self.inputs_of(model) if spec.kind == "batches")
             processes = max(1, self.resource(model.label, "gpu")) * self.resource(model.label, "nodes")
@@ -161,6 +169,22 @@ class Study:
                 pending += self.inputs_of(spec)
                 yield spec
 
+    def _published(self) -> dict[str, str]:
+        measure = self.config["evaluation"]["measures"][0]
+        return {
+            name: check_published(entry["published"], f"{section}.{name}", measure, bm25="bm25" in entry)
+            for section in ("recipes", "baselines")
+            for name, entry in self.config[section].items()
+            if "published" in entry
+        }
+
+    def _reference(self) -> str | None:
+        name: str | None = self.config["evaluation"].get("reference")
+        if name is None:
+            return None
+        rows = [*self.config["baselines"], *self.config["recipes"]]
+        return require_known(name, rows, "evaluation.reference", "baselines or recipes")
+
     def _plan_report(self, draft: Draft, groups: dict[str, list[str]], label: str, planned: Sequence[Row]) -> Spec:
         # Sorted, so that the order of the config's keys decides nothing.
         rows = sorted(planned, key=lambda row: row.name)
@@ -174,6 +198,11 @@ class Study:
         trained = any(row.stages for row in rows)
         if trained and self.seeds:
             settings["seeds"] = self.seeds
+        shown = {row.name.partition("@")[0] for row in rows}
+        if published := {name: entry for name, entry in self.published.items() if name in shown}:
+            settings["published"] = published
+        if self.reference in shown:
+            settings["reference"] = self.reference
         inputs: dict[str, Spec | list[Spec]] = {
             row.name: sorted(row.measures.values(), key=lambda spec: spec.name) for row in rows
         }

@@ -1,4 +1,4 @@
-"""Dense encoders for mining: they turn queries and documents into vectors of unit length."""
+"""Dense encoders: they turn each query and each document into one vector."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ import numpy.typing as npt
 
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.model_folder import MODULES_FILE, check_lengths, module_names, read_json_object
-from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
+from colbert_zero.graph.dense_folder import check_dense_folder
+from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.machine.devices import choose_device
 
 Vectors = npt.NDArray[np.float32]
-"""One row per text, of unit length; a text of which the encoder knows no word is the zero vector."""
+"""One row per text, of unit length unless it is said otherwise; a text of which the encoder knows no word is the zero
+vector."""
 
 TEXTS_PER_BATCH = 64
-DENSE_MODEL = "SentenceTransformer"
-"""How sentence-transformers calls a model with one vector per text, in the config that it saves."""
-POOLINGS = frozenset({"BoW", "Pooling", "StaticEmbedding"})
-"""The modules of sentence-transformers that make one vector of a text."""
 
 
 class Encoder(Protocol):
@@ -103,16 +100,23 @@ class LsaEncoder:
 
 
 class SentenceTransformerEncoder:
-    """Any sentence-transformers model that needs no custom code."""
+    """Any sentence-transformers model that needs no custom code.
+
+    Attributes:
+        query_prompt: The text before every query.
+        document_prompt: The text before every document.
+    """
 
     def __init__(
         self,
         folder: Path,
         query_prompt: str,
         document_prompt: str,
-        maximum_length: int,
+        maximum_length: int | None,
         device: str,
         name: str | None = None,
+        *,
+        normalize: bool = True,
     ) -> None:
         """Load the model.
 
@@ -120,9 +124,11 @@ class SentenceTransformerEncoder:
             folder: The model folder.
             query_prompt: The text before every query, unchanged.
             document_prompt: The text before every document, unchanged.
-            maximum_length: Longer texts are truncated to so many tokens, or to the model's own limit if it is lower.
+            maximum_length: Longer texts are truncated to so many tokens, or to the model's own limit if it is lower;
+                None means the model's own.
             device: `cpu` or `cuda`.
             name: What messages call the folder: by default its path.
+            normalize: Whether to bring the vectors to unit length, also those of a model that does not.
 
         Raises:
             UserError: The folder is of another kind, cannot be loaded whole, names code, or its model cannot take such
@@ -141,8 +147,9 @@ class SentenceTransformerEncoder:
         )
 
         name = name or str(folder)
-        _refuse_other_kinds(folder, name)
-        check_lengths(folder, {"maximum_length": maximum_length}, name)
+        check_dense_folder(folder, name)
+        if maximum_length is not None:
+            check_lengths(folder, {"maximum_length": maximum_length}, name)
         with whole_model(folder, name, "a sentence-transformers model", unset=POOLER, unused=HEADS) as embeddings:
             self._model = SentenceTransformer(
                 str(folder),
@@ -154,34 +161,49 @@ class SentenceTransformerEncoder:
         for number in embeddings:  # none for a model of static embeddings
             refuse_other_vocabulary(self._model.tokenizer, number, name)
             refuse_unpaddable(self._model.tokenizer, name)
-        self._model.max_seq_length = min(maximum_length, self._model.max_seq_length or maximum_length)
-        self._query_prompt, self._document_prompt = query_prompt, document_prompt
+        self._cuts = bool(embeddings)  # Static embeddings take texts of any length.
+        if maximum_length is not None:
+            self.maximum_length = min(maximum_length, self.maximum_length or maximum_length)
+        self.query_prompt, self.document_prompt = query_prompt, document_prompt
+        self._normalize = normalize
+
+    @property
+    def maximum_length(self) -> int | None:
+        """The number of tokens after which a text is cut, prompt included; None if texts of any length are taken."""
+        length: int | None = self._model.max_seq_length if self._cuts else None
+        return length
+
+    @maximum_length.setter
+    def maximum_length(self, length: int) -> None:
+        if self._cuts:
+            self._model.max_seq_length = length
+
+    @property
+    def pooling(self) -> str:
+        """How one vector is made of a text, as sentence-transformers calls it: `cls`, `mean`, `lasttoken` ..."""
+        modules: list[Any] = list(self._model)
+        modes = [module.get_pooling_mode_str() for module in modules if hasattr(module, "get_pooling_mode_str")]
+        return modes[0] if modes else type(modules[0]).__name__
+
+    def tokens_of(self, prompt: str) -> int:
+        """The number of tokens of a prompt alone, with the special tokens around it; 0 if texts are never cut."""
+        return len(self._model.tokenizer(prompt)["input_ids"]) if self._cuts else 0
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of queries."""
-        return self._encode(texts, self._query_prompt)
+        return self._encode(texts, self.query_prompt)
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of documents."""
-        return self._encode(texts, self._document_prompt)
+        return self._encode(texts, self.document_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         # An empty prompt, unlike None, also turns off the model's default prompt.
         vectors = self._model.encode(
-            list(texts), prompt=prompt, batch_size=TEXTS_PER_BATCH, normalize_embeddings=True, show_progress_bar=False
+            list(texts),
+            prompt=prompt,
+            batch_size=TEXTS_PER_BATCH,
+            normalize_embeddings=self._normalize,
+            show_progress_bar=False,
         )
         return np.asarray(vectors, np.float32)
-
-
-def _refuse_other_kinds(folder: Path, name: str) -> None:
-    """Refuse a folder for which sentence-transformers would invent a pooling, or from which it would drop a part."""
-    kind = read_json_object(folder / CONFIG_FILE).get("model_type", DENSE_MODEL)
-    if kind == DENSE_MODEL and read_saved_encoding(folder) is not None:
-        kind = "ColBERT"
-    if kind != DENSE_MODEL:
-        raise UserError(f"{name} is a {kind} model; an encoder needs a {DENSE_MODEL}, with one vector per text")
-    if not POOLINGS.intersection(module_names(folder)):
-        raise UserError(
-            f"{name} is not a sentence-transformers model: no {MODULES_FILE} says how to pool the vectors of its "
-            "tokens; save it with sentence-transformers, with the pooling that it was trained with"
-        )

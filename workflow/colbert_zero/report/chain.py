@@ -17,12 +17,14 @@ Inputs = Mapping[str, Sequence[str]]
 """The names of an artifact's inputs, by the artifact's name: a chain."""
 
 KINDS = {
+    "releases": "release",
     "reports": "report",
     "audits": "audit",
     "contamination": "contamination",
     "measures": "measure",
     "runs": "run",
     "indexes": "index",
+    "selections": "selected model",
     "models": "model",
     "scores": "teacher scores",
     "negatives": "negatives",
@@ -34,7 +36,7 @@ KINDS = {
     "collections": "collection",
 }
 """What one artifact of a kind is called, in the order from the number to what came from outside."""
-STAGED_KINDS = frozenset({"models", "batches"})
+STAGED_KINDS = frozenset({"models", "selections", "batches"})
 """Kinds whose label is a stage; that of others names data, after a word for how it is made: `bm25.scipy`."""
 GROUP_MINIMUM = 4
 """So many artifacts that are alike are shown as one group."""
@@ -163,7 +165,11 @@ def origin(settings: Mapping[str, Any]) -> str | None:
     """What pins the bytes of an artifact that came from outside, in words; None for one that is made here."""
     if "hub" in settings:
         split = f", split {settings['split']}" if "split" in settings else ""
-        return f"{settings['hub']} of the Hub at revision {settings.get('revision')}{split}"
+        qrels = settings.get("qrels")
+        judged = ""
+        if isinstance(qrels, Mapping):
+            judged = f", judgements of {qrels.get('hub')} at revision {qrels.get('revision')}"
+        return f"{settings['hub']} of the Hub at revision {settings.get('revision')}{split}{judged}"
     if "package" in settings:
         return f"package {settings['package']} {settings.get('version')}"
     if "sha256" in settings:

@@ -19,6 +19,8 @@ LANE_WIDTH = 8.0
 """The room that an arrow takes where it passes by the boxes of a layer."""
 GAP, LAYER_GAP, MARGIN = 16.0, 40.0, 6.0
 SWEEPS = 12
+SMALLEST_SCALE = 0.85
+"""A chain is drawn this small where it would be wider than the page: its letters can be read, and it is scrolled."""
 LABEL_CHARACTERS = 21
 COLOURS = {
     "measures": "#3b76b0",
@@ -102,7 +104,8 @@ def draw_chain(number: str, roots: Sequence[str], inputs: Inputs, notes: Mapping
             )
     width = _arrange(layers)
     height = len(layers) * BOX_HEIGHT + (len(layers) - 1) * LAYER_GAP + 2 * MARGIN
-    svg = ElementTree.Element("svg", {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"max-width: {width:.0f}px"})
+    size = f"min-width: {SMALLEST_SCALE * width:.0f}px; max-width: {width:.0f}px"
+    svg = ElementTree.Element("svg", {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": size})
     lines = {"fill": "none", "stroke-width": "1.2"}
     implied = ElementTree.SubElement(svg, "g", {"stroke": "var(--line)"} | lines)
     needed = ElementTree.SubElement(svg, "g", {"stroke": "var(--muted)"} | lines)

@@ -10,22 +10,27 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
-
-from colbert_zero.report.results import Difference
+from scipy.optimize import isotonic_regression
 
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 """Placeholders, which are replaced by the page's CSS colours when a figure is finished."""
 PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)"}
 PALETTE = ("#3b76b0", "#d9564a", "#3a9256", "#9a63b5", "#c98a1b", "#2aa0a8", "#c4558f", "#7d8a2e")
 POINTS_PER_CURVE = 200
+LABEL_HEIGHT = 0.183
+"""The distance between two labels under each other, in inches."""
+LETTER_WIDTH = 0.0098
+"""The width of a letter of a label, as a part of a figure's."""
+LONGEST_LABEL = 36
+"""Letters of a label; the rest is left out."""
 TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -38,12 +43,23 @@ class Point:
         training_seconds: The training time; None if the row is not trained here, which draws a line instead of a point.
         value: The row's mean x 100.
         colour: A colour of the palette.
+        published: Whether it is the paper's, which draws a ring.
     """
 
     label: str
     training_seconds: float | None
     value: float
     colour: str
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means and the ends of its interval, in points (measure x 100)."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -60,14 +76,26 @@ def palette_colour(position: int) -> str:
     return PALETTE[position % len(PALETTE)]
 
 
-def quality_against_cost(points: Sequence[Point], measure: str) -> str:
-    """Draw a labelled point for each trained row, and a labelled dashed line for each other row."""
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+
+
+def quality_against_cost(points: Sequence[Point], measure: str, cost: str = "training time of all stages") -> str:
+    """Draw a labelled point for each trained row, and a labelled dashed line for each other row.
+
+    Args:
+        points: The rows.
+        measure: The name of the measure.
+        cost: What the training time of a point is.
+    """
     times = [point.training_seconds for point in points if point.training_seconds is not None]
     longest = max([*times, 1.0])
     unit, unit_name = next(pair for pair in TIME_UNITS if longest >= 3 * pair[0] or pair[0] == 1)
-    with _figure("cost", 8.2, 4.2) as (figure, svg):
-        label_width = min(0.4, 0.045 + 0.0088 * max(len(point.label) for point in points))
-        axes = figure.add_axes((0.075, 0.135, 0.925 - label_width, 0.84))
+    height = max(4.2, LABEL_HEIGHT * len(points) + 0.7)
+    with _figure("cost", 8.2, height) as (figure, svg):
+        label_width = 0.045 + LETTER_WIDTH * max(len(_shortened(point.label)) for point in points)
+        bottom = 0.57 / height
+        axes = figure.add_axes((0.075, bottom, 0.925 - label_width, 1 - bottom - 0.1 / height))
         if times and min(times) > 0 and longest > 12 * min(times):
             axes.set_xscale("log")
             axes.set_xlim(min(times) / unit / 1.5, longest / unit * 1.6)
@@ -86,32 +114,41 @@ def quality_against_cost(points: Sequence[Point], measure: str) -> str:
                 axes.axhline(point.value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
             else:
                 axes.plot(
-                    point.training_seconds / unit, point.value, "o", color=point.colour, markersize=8, clip_on=False
+                    point.training_seconds / unit,
+                    point.value,
+                    "o",
+                    color=point.colour,
+                    markersize=11 if point.published else 8,
+                    markerfacecolor="none" if point.published else point.colour,
+                    zorder=4 if point.published else 3,
+                    clip_on=False,
                 )
-        _draw_labels(axes, points, unit)
-        axes.set_xlabel(f"training time of all stages, {unit_name}")
+        _draw_labels(axes, points, unit, LABEL_HEIGHT / (height * axes.get_position().height))
+        axes.set_xlabel(f"{cost}, {unit_name}")
         axes.set_ylabel(f"mean {measure} x 100")
     return svg[0]
 
 
-def _draw_labels(axes: Axes, points: Sequence[Point], unit: float) -> None:
-    """Draw the rows' names right of the axes, each as near to its value's height as possible, with a leader line."""
+def _draw_labels(axes: Axes, points: Sequence[Point], unit: float, distance: float) -> None:
+    """Draw the rows' names right of the axes, each as near to its value's height as possible, with a leader line.
+
+    Args:
+        axes: The axes.
+        points: The rows.
+        unit: Seconds of the unit of time.
+        distance: The least distance between two names, as a part of the axes' height.
+    """
     low, high = axes.get_ylim()
     ordered = sorted(points, key=lambda point: point.value)
-    min_distance = 0.052 * (high - low)
-    heights = np.array([point.value for point in ordered])
-    # Two labels that overlap move apart by the same amount, so a crowd of labels spreads around its middle. Clipping
-    # keeps the labels inside the axes.
-    for _ in range(500):
-        heights = np.clip(heights, low, high)
-        for below, above in pairwise(range(len(heights))):
-            overlap = max(0.0, min_distance - (heights[above] - heights[below]))
-            heights[below] -= overlap / 2
-            heights[above] += overlap / 2
+    # What each height has above those of the labels below it, packed as densely as may be, must not fall from label to
+    # label: the nearest such heights are an isotonic regression, and clipping keeps them inside the axes.
+    packed = distance * (high - low) * np.arange(len(ordered))
+    free = isotonic_regression(np.array([point.value for point in ordered]) - packed).x
+    heights = packed + np.clip(free, low, max(low, high - packed[-1]))
     for point, height in zip(ordered, heights, strict=True):
         colour = MUTED if point.training_seconds is None else point.colour
         axes.annotate(
-            point.label,
+            _shortened(point.label),
             xy=(1, point.value),
             xytext=(1.035, height),
             xycoords=axes.get_yaxis_transform(),
@@ -175,7 +212,8 @@ def differences(rows: Sequence[str], columns: Mapping[str, Sequence[Difference]]
     panel_height, gap = 0.2 * len(rows) + 0.1, 0.55
     height = 0.3 + grid_rows * panel_height + (grid_rows - 1) * gap + 0.3
     with _figure("differences", 8.2, height) as (figure, svg):
-        left = min(0.36, 0.02 + 0.0086 * max(len(row) for row in rows))
+        rows = list(map(_shortened, rows))
+        left = 0.02 + LETTER_WIDTH * max(map(len, rows))
         panels = np.asarray(figure.subplots(grid_rows, grid_columns, sharex=True, sharey=True, squeeze=False)).ravel()
         top, bottom = 1 - 0.3 / height, 0.3 / height
         figure.subplots_adjust(left=left, right=0.985, bottom=bottom, top=top, wspace=0.1, hspace=gap / panel_height)
@@ -183,9 +221,8 @@ def differences(rows: Sequence[str], columns: Mapping[str, Sequence[Difference]]
         for axes, (column, column_differences) in zip(panels, columns.items(), strict=False):
             axes.axvline(0, color=MUTED, linewidth=1)
             for y, difference, colour in zip(heights, column_differences, colours, strict=True):
-                axes.errorbar(
-                    difference.value, y, xerr=difference.margin, fmt="o", color=colour, markersize=5, elinewidth=1.4
-                )
+                axes.hlines(y, difference.low, difference.high, color=colour, linewidth=1.4)
+                axes.plot(difference.value, y, "o", color=colour, markersize=5)
             axes.set_title(column, loc="left", color=INK, fontweight="bold" if column == "mean" else "normal")
             axes.set_yticks(heights, rows)
             axes.set_ylim(-0.7, len(rows) - 0.3)
@@ -193,6 +230,114 @@ def differences(rows: Sequence[str], columns: Mapping[str, Sequence[Difference]]
             axes.tick_params(axis="x", labelbottom=True)
         for axes in panels[len(columns) :]:
             axes.set_visible(False)
+    return svg[0]
+
+
+@dataclass(frozen=True)
+class Corner:
+    """A number of a square of two settings.
+
+    Attributes:
+        column: 0 for the left, 1 for the right.
+        row: 0 for the bottom, 1 for the top.
+        published: The paper's number; None if it has none.
+        ours: Ours; None if it is not measured.
+        note: What else is said of it, in a few letters; empty if there is nothing.
+    """
+
+    column: int
+    row: int
+    published: float | None
+    ours: float | None
+    note: str = ""
+
+
+def squares(
+    panels: Mapping[str, Sequence[Corner]], columns: tuple[str, str], rows: tuple[str, str], per_line: int = 4
+) -> str:
+    """Draw a square of four fields for each panel, which have the published number and, below it in bold, ours.
+
+    Args:
+        panels: The corners by the panel's title.
+        columns: What the left and the right column are.
+        rows: What the bottom and the top row are.
+        per_line: Panels side by side.
+    """
+    lines = -(-len(panels) // per_line)
+    values = [number for corners in panels.values() for corner in corners if (number := corner.published) is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    height = 1.95 * lines
+    with _figure("squares", 8.2, height) as (figure, svg):
+        grid = np.asarray(figure.subplots(lines, per_line, squeeze=False), dtype=object)
+        figure.subplots_adjust(
+            left=0.075, right=0.995, bottom=0.3 / height, top=1 - 0.28 / height, wspace=0.12, hspace=0.45
+        )
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for number, (axes, (title, corners)) in enumerate(zip(grid.ravel(), panels.items(), strict=False)):
+            axes.set_title(title, loc="left", color=INK)
+            axes.set(xlim=(0, 2), ylim=(0, 2), xticks=(0.5, 1.5), yticks=(0.5, 1.5))
+            axes.set_xticklabels(columns)
+            axes.set_yticklabels(rows if number % per_line == 0 else ("", ""), rotation=90, va="center")
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            for corner in corners:
+                _draw_corner(axes, corner, (corner.published or low) - low, high - low)
+    return svg[0]
+
+
+def _draw_corner(axes: Axes, corner: Corner, above: float, span: float) -> None:
+    """Draw a field, the darker the higher the published number is `above` the lowest one."""
+    x, y = corner.column, corner.row
+    tint = 0.06 + 0.3 * above / (span or 1.0)
+    axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=PALETTE[0], alpha=tint, edgecolor="none"))
+    published, ours = ("–" if number is None else f"{number:.2f}" for number in (corner.published, corner.ours))
+    if corner.published is None is corner.ours:
+        axes.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=MUTED)
+        return
+    for height, text, colour, weight in (
+        (0.70, published, MUTED, "normal"),
+        (0.40, ours, INK, "bold"),
+        (0.14, corner.note, MUTED, "normal"),
+    ):
+        axes.text(x + 0.5, y + height, text, ha="center", va="center", color=colour, fontweight=weight)
+
+
+def stacked_bars(bars: Mapping[str, Sequence[float]], parts: Sequence[str]) -> str:
+    """Draw a bar for each row, of parts of different colours one after the other.
+
+    Args:
+        bars: By row, the seconds of each part.
+        parts: What the parts are called.
+    """
+    longest = max([sum(seconds) for seconds in bars.values()] + [1.0])
+    unit, unit_name = next(pair for pair in TIME_UNITS if longest >= 3 * pair[0] or pair[0] == 1)
+    drawn = [number for number in range(len(parts)) if any(seconds[number] for seconds in bars.values())]
+    height = 0.24 * len(bars) + 0.9
+    with _figure("ledger", 8.2, height) as (figure, svg):
+        left = min(0.4, 0.02 + 0.0086 * max(map(len, bars)))
+        axes = figure.add_axes((left, 0.5 / height, 0.98 - left, 1 - 0.9 / height))
+        heights = np.arange(len(bars))[::-1]
+        starts = np.zeros(len(bars))
+        for number in drawn:
+            lengths = np.array([seconds[number] / unit for seconds in bars.values()])
+            axes.barh(heights, lengths, left=starts, height=0.68, color=palette_colour(number), label=parts[number])
+            starts += lengths
+        axes.set_yticks(heights, list(bars))
+        axes.set_ylim(-0.6, len(bars) - 0.4)
+        axes.grid(True, axis="x")
+        axes.set_xlabel(unit_name)
+        if drawn:
+            axes.legend(
+                frameon=False,
+                fontsize=8,
+                labelcolor=INK,
+                loc="lower left",
+                bbox_to_anchor=(-left / (0.98 - left), 1.0),
+                ncols=len(drawn),
+                handlelength=1.0,
+                columnspacing=1.2,
+            )
     return svg[0]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +19,16 @@ from statistics import fmean
 from typing import Any
 
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
+from colbert_zero.graph.published import other_collections, paper
 from colbert_zero.report import figures
 from colbert_zero.report.audit_section import audit_sections
 from colbert_zero.report.chain_section import outside_table, row_chain
+from colbert_zero.report.ledger_section import LEDGER_FILE, ReportLedger
+from colbert_zero.report.mteb_results import mteb_files
+from colbert_zero.report.paper import AgainstThePaper, Comparison
+from colbert_zero.report.paper_figures import grid_figure, pipeline_points
+from colbert_zero.report.paper_section import comparison_csv, comparison_markdown, paper_section
+from colbert_zero.report.paper_tables import paper_files
 from colbert_zero.report.results import Column, Lineage, Replicate, Row, replicate_names
 from colbert_zero.report.sections import (
     ABSENT,
@@ -33,7 +41,11 @@ from colbert_zero.report.sections import (
     settings_tables,
     stage_name,
 )
+from colbert_zero.report.statistics.comparison import Statistics, compare
+from colbert_zero.report.statistics.record import STATISTICS_FILE, record
+from colbert_zero.report.statistics.section import statistics_sections
 from colbert_zero.report.template import fill
+from colbert_zero.report.text_tables import markdown_table
 
 MODEL_FOLDER = "results/models/distillation-KEY"
 """The model's folder in `LOADING`."""
@@ -104,8 +116,13 @@ class Report:
     @property
     def models(self) -> list[Artifact]:
         """Every trained model, once, in the order of the rows."""
-        replicates = (replicate for row in self.recipes for replicate in row.replicates)
-        return list({stage.name: stage for replicate in replicates for stage in replicate.stages}.values())
+        stages = (stage for row in self.recipes for replicate in row.replicates for stage in replicate.stages)
+        return list({model.name: model for stage in stages for model in self._models_of(stage)}.values())
+
+    def _models_of(self, stage: Artifact) -> list[Artifact]:
+        """The models that a stage trained: one, or those that it was selected from."""
+        names = stage.spec.inputs.get("models", [stage.name])
+        return [self.lineage.artifacts[name] for name in names]
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -145,9 +162,20 @@ class Report:
 
     @cached_property
     def reference(self) -> Row:
-        """The row that recipes are compared with: the best baseline, or the best recipe if there is no baseline."""
-        baselines = [row for row in self.rows if row.kind == "baseline"]
-        return max(baselines, key=self.mean) if baselines else self.recipes[0]
+        """The row that others are compared with: the config's, or the highest baseline, or recipe if there is none."""
+        if name := self.settings.get("reference"):
+            return next(row for row in self.rows if row.name == name)
+        return self.rows[0]
+
+    @property
+    def compared(self) -> list[Row]:
+        """The rows that are compared with the reference: recipes, or baselines where there are no recipes."""
+        return [row for row in self.recipes or self.rows if row is not self.reference]
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """What can be said of the differences between rows."""
+        return compare(self.rows, self.compared, self.reference, self.columns, self.settings["seed"])
 
     @cached_property
     def rows_using(self) -> dict[str, str]:
@@ -163,6 +191,12 @@ class Report:
             rows_using[name] = "all" if len(rows) == len(dependencies) > 1 else ", ".join(rows)
         return rows_using
 
+    @cached_property
+    def ledger(self) -> ReportLedger:
+        """What all that the table rests on has cost."""
+        replicates = (replicate for row in self.rows for replicate in row.replicates)
+        return ReportLedger(self.lineage, replicates, self.rows_using)
+
     @property
     def legend(self) -> str:
         """The explanation of the table's numbers, printed below the table."""
@@ -174,8 +208,27 @@ class Report:
         notes = f"; {', '.join(grouped)}" if grouped else ""
         return (
             f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
-            f"Bold: the best recipe of a column. Training is the total time of a row's stages; a stage that several "
-            f"recipes share counts in full for each. {self._seeds}"
+            f"Bold: the highest value of a recipe in a column, whether by chance or not. Training is the total time of a row's stages; a stage that several "
+            f"recipes share counts in full for each. {self._seeds}{self._selected_on}"
+        )
+
+    @property
+    def _selected_on(self) -> str:
+        """Which rows have a model that was selected by its numbers on some collections."""
+        rows = {
+            row.name: dict.fromkeys(
+                name
+                for replicate in row.replicates
+                for stage in replicate.stages
+                if stage.spec.kind == "selections"
+                for name in stage.facts["collections"]
+            )
+            for row in self.recipes
+        }
+        return "".join(
+            f" A model of {row} was selected by its numbers on {', '.join(names)}: there they are not held out."
+            for row, names in rows.items()
+            if names
         )
 
     @property
@@ -196,19 +249,7 @@ class Report:
         for row in self.rows:
             values = [f"**{text}**" if best else text for text, best in self.formatted_values(row)]
             lines.append([row.name, _format_stages(row), *values, _format_training_time(row)])
-        lines = [[text.replace("|", "\\|") for text in line] for line in lines]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-        table = [
-            "| "
-            + " | ".join(
-                text.ljust(width) if column < 2 else text.rjust(width)
-                for column, (text, width) in enumerate(zip(line, widths, strict=True))
-            )
-            + " |"
-            for line in (lines[0], rule, *lines[1:])
-        ]
-        return "\n".join([*table, "", self.legend]) + "\n"
+        return "\n".join([*markdown_table(lines, range(2)), "", self.legend]) + "\n"
 
     def csv(self) -> str:
         """The table as CSV in full precision, with measures between 0 and 1; with seeds, a line for each of them."""
@@ -228,23 +269,31 @@ class Report:
         """The path and the text of each file of the report."""
         yield "table.md", self.markdown()
         yield "table.csv", self.csv()
+        if self.against is not None:
+            yield "paper/comparison.md", comparison_markdown(self.against, self._paper_notes)
+            yield "paper/comparison.csv", comparison_csv(self.against)
+            yield from paper_files(self.against)
+        replicates = [replicate for row in self.rows for replicate in row.replicates]
+        yield from mteb_files(self.settings["study"], replicates, self.lineage)
+        settings = self.settings
+        yield STATISTICS_FILE, record(self.statistics, settings["study"], settings["measure"], settings["seed"])
+        yield LEDGER_FILE, self.ledger.csv()
         yield "report.html", self.html()
 
     def html(self) -> str:
         """The page, as one HTML document."""
-        colours = {row.name: figures.palette_colour(position) for position, row in enumerate(self.recipes)}
-        compared = [row for row in self.recipes if row is not self.reference]
-        differences = [row.differences_to(self.reference, self.columns) for row in compared]
+        colours = {row.name: figures.palette_colour(position) for position, row in enumerate(self.recipes or self.rows)}
         names = [*(column.name for column in self.columns), "mean"]
+        pipelines = pipeline_points(self.against, names[:-1]) if self.against else []
         points = [
             figures.Point(
                 row.name,
-                row.training_seconds if row.stages else None,
+                None if not row.stages else self._gpu_seconds(row) if pipelines else row.training_seconds,
                 100 * self.mean(row),
                 colours.get(row.name, ""),
             )
             for row in self.rows
-        ]
+        ] + pipelines
         curves = self._loss_curves(colours)
         chains = [
             row_chain(position, row, self.columns, [text for text, _ in self.formatted_values(row)], self.lineage)
@@ -272,32 +321,49 @@ class Report:
                 }
                 for position, (row, chain) in enumerate(zip(self.rows, chains, strict=True))
             ],
-            cost=figures.quality_against_cost(points, measure),
-            cost_caption="Mean over columns against the total training time of a recipe's stages. "
-            "Dashed lines: rows that are not trained here.",
+            cost=figures.quality_against_cost(
+                points, measure, "training time × GPUs of all stages" if pipelines else "training time of all stages"
+            ),
+            cost_caption="Mean over columns against the total training time of a recipe's stages"
+            + (", times the processes that train it, one on each GPU; rings: the paper's GH200-hours" * bool(pipelines))
+            + ". Dashed lines: rows that are not trained here.",
             losses=figures.loss_curves(curves) if curves else "",
             losses_caption="Loss of each training step; trainings of more than 200 steps are averaged to 200 points. "
             "Stages have different loss functions: compare losses within a panel only.",
             reference=self.reference.name,
             differences=figures.differences(
-                [row.name for row in compared],
-                {name: [of_row[position] for of_row in differences] for position, name in enumerate(names)},
-                [colours[row.name] for row in compared],
+                [row.name for row in self.compared],
+                dict(zip(names, self._differences(), strict=True)),
+                [colours[row.name] for row in self.compared],
             )
-            if compared
+            if self.compared
             else "",
             differences_caption=f"{measure} x 100 minus that of {self.reference.name}"
-            + (", the best baseline" if self.reference.kind == "baseline" else "")
-            + ", paired query by query, with 95 % intervals over queries (normal approximation). "
-            "The intervals do not cover the variation between training seeds.",
+            + (", the highest baseline" if self._is_highest_baseline else "")
+            + ", paired query by query, with the bootstrap's 95 % intervals, as under Statistics.",
             loading=self._loading(),
             sections=list(self._sections()),
             chains=chains,
             outside=outside_table(self.lineage),
         )
 
+    @property
+    def _is_highest_baseline(self) -> bool:
+        return self.reference.kind == "baseline" and self.reference is self.rows[0]
+
+    def _differences(self) -> list[list[figures.Difference]]:
+        """By column and last for the mean, how the compared rows differ from the reference."""
+        comparisons = self.statistics.comparisons
+        return [
+            [
+                figures.Difference(100 * each.spread.mean, 100 * each.interval[0], 100 * each.interval[1])
+                for each in (comparisons[row.name, column] for row in self.compared)
+            ]
+            for column in (*self.statistics.columns, None)
+        ]
+
     def _loading(self) -> dict[str, Any] | None:
-        """How the best recipe's last model is loaded; None where nothing is trained."""
+        """How the last model of the recipe with the highest mean is loaded; None where nothing is trained."""
         trained = next((row for row in self.recipes if row.stages), None)
         if trained is None:
             return None
@@ -335,7 +401,53 @@ class Report:
             curves.setdefault(stage_name(model), []).append(curve)
         return curves
 
+    @cached_property
+    def against(self) -> AgainstThePaper | None:
+        """The rows beside the published ones that they name; None if none does."""
+        published: Mapping[str, str] = self.settings.get("published", {})
+        comparisons = [
+            Comparison(
+                row.name,
+                row.kind == "recipe",
+                paper().rows[published[row.name]],
+                {column.name: 100 * row.value(column) for column in self.columns},
+            )
+            for row in self.rows
+            if row.name in published
+        ]
+        return AgainstThePaper(comparisons) if comparisons else None
+
+    @property
+    def _paper_notes(self) -> list[str]:
+        """What limits a comparison with published numbers, in sentences."""
+        notes = []
+        if others := other_collections(artifact.spec for artifact in self.lineage.of_kind("collections")):
+            notes.append(
+                f"Of another collection than the registry pins, so that their verdicts say little: {', '.join(others)}."
+            )
+        shares = {artifact.spec.settings.get("share", 1) for artifact in self.lineage.of_kind("shards")} - {1}
+        if shares:
+            notes.append(
+                f"Trained on {' and '.join(f'{100 * share:g} %' for share in sorted(shares))} of the rows, where the "
+                "paper trains on all."
+            )
+        return notes
+
+    def _gpu_seconds(self, row: Row) -> float:
+        """The training time of all stages of a row times their processes, the mean over its seeds."""
+        return fmean(
+            math.fsum(
+                model.facts["seconds"] * model.facts.get("processes", 1)
+                for stage in replicate.stages
+                for model in self._models_of(stage)
+            )
+            for replicate in row.replicates
+        )
+
     def _sections(self) -> Iterator[Section]:
+        yield from statistics_sections(self.statistics, self.settings["measure"])
+        if self.against is not None:
+            yield paper_section(self.against, self._paper_notes, grid_figure(self.against))
         for title, text, *kinds in SECTIONS:
             tables = [
                 fact_table(kind, artifacts, self.rows_using)
@@ -346,6 +458,7 @@ class Report:
                 tables += settings_tables(self.models, self.rows_using)
             if tables:
                 yield Section(title, [text] if text else [], tables)
+        yield self.ledger.section()
         yield from audit_sections(self.spec.inputs, self.lineage)
         yield provenance_section(self.lineage, self.settings["seed"])
 

@@ -1,4 +1,4 @@
-"""A study's results: rows, columns, means and paired differences, and the artifacts behind them."""
+"""A study's results: rows, columns and means, and the artifacts behind them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,6 @@ from typing import Any
 
 from colbert_zero.evaluation.values import VALUES_FILE, mean_value, read_values
 from colbert_zero.graph.artifact import Artifact
-
-Z_95 = 1.96
-"""Half the width of a 95 % confidence interval in standard errors, by the normal approximation."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of means, and half the width of its 95 % confidence interval, both in points (measure x 100)."""
-
-    value: float
-    margin: float
 
 
 @dataclass(frozen=True)
@@ -129,41 +118,6 @@ class Row:
             }
             for collection in self.collections
         }
-
-    def differences_to(self, reference: Row, columns: Sequence[Column]) -> list[Difference]:
-        """This row minus another one, in points: one difference for each column, and one for the mean over columns.
-
-        Values are paired query by query; collections count as independent.
-        """
-        estimates = []
-        for column in columns:
-            collection_estimates = [
-                paired_difference(self.values_per_query[collection], reference.values_per_query[collection])
-                for collection in column.collections
-            ]
-            estimates.append(_average(collection_estimates))
-        estimates.append(_average(estimates))
-        return [Difference(100 * mean, 100 * Z_95 * error) for mean, error in estimates]
-
-
-def _average(estimates: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Mean and standard error of the mean of independent (mean, standard error) estimates."""
-    return fmean(mean for mean, _ in estimates), math.hypot(*(error for _, error in estimates)) / len(estimates)
-
-
-def paired_difference(values: Mapping[str, float], reference: Mapping[str, float]) -> tuple[float, float]:
-    """Mean and standard error of `values` minus `reference`, query by query; a single query has a standard error of 0.
-
-    Args:
-        values: Value by query.
-        reference: Value by query, of at least the same queries.
-    """
-    differences = [values[query] - reference[query] for query in values]
-    mean = fmean(differences)
-    if len(differences) < 2:
-        return mean, 0.0
-    variance = math.fsum((difference - mean) ** 2 for difference in differences) / (len(differences) - 1)
-    return mean, math.sqrt(variance / len(differences))
 
 
 class Lineage:

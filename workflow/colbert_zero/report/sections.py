@@ -29,6 +29,12 @@ SECTIONS = (
     ("Bases", "The models that training starts from.", "bases"),
     ("Training", "", "models", "batches"),
     (
+        "Selection",
+        "Stages that were trained with several values of a setting: the mean of the first measure with each, and the "
+        "one that was gone on with. The collections that it was selected on are not held out for it.",
+        "selections",
+    ),
+    (
         "Evaluation",
         "An index's encoding has the prompts and lengths of its queries and documents, which may differ from training.",
         "indexes",

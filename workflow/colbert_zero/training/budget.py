@@ -25,7 +25,7 @@ BYTES_PER_PARAMETER = 16
 MB = 10**6
 
 
-def cpu_budget(model: models.ColBERT, memory_mb: int, length: int, bf16: bool = False) -> MemoryBudget:
+def cpu_budget(model: models.ColBERT, memory_mb: int, length: int, bf16: bool) -> MemoryBudget:
     """What fits into a process's memory.
 
     Both numbers of tokens are powers of two, so that few changes of the memory change the rounding, and at most
@@ -58,7 +58,7 @@ def _power_of_two(number: int) -> int:
     return 1 << number.bit_length() - 1 if number > 0 else 0
 
 
-def activation_bytes_per_token(model: models.ColBERT, length: int, bf16: bool = False) -> int:
+def activation_bytes_per_token(model: models.ColBERT, length: int, bf16: bool) -> int:
     """The bytes that autograd keeps of a padded token between forward and backward pass, on a CPU.
 
     They are counted in two small batches, and not computed from the model's config, whose fields differ from one

@@ -13,9 +13,10 @@ import torch
 from pylate import models
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.index import document_texts, encode_texts
+from colbert_zero.evaluation.index import encode_texts
 from colbert_zero.evaluation.measure import measure
 from colbert_zero.evaluation.search import search_exact
+from colbert_zero.evaluation.texts import document_texts
 from colbert_zero.evaluation.trec import drop_self_match
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact

@@ -13,6 +13,7 @@ from colbert_zero.graph.console import log
 from colbert_zero.machine.gpus import Gpu
 from colbert_zero.training.metrics_log import LOSSES_FILE, MetricsLog
 from colbert_zero.training.progress_bar import ProgressBar
+from colbert_zero.training.progress_file import ProgressFile
 from colbert_zero.training.trainer import Trainer
 
 
@@ -64,10 +65,12 @@ class _Reporter:
             job.state / LOSSES_FILE, trainer.history, folder if job.options.tensorboard else None
         )
         self._progress_bar = ProgressBar(trainer)
+        self._progress_file = ProgressFile(job.state, len(trainer.plan), trainer.plan.batch_size, trainer.step)
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         self._metrics_log.log_step(record)
         self._progress_bar.update(record)
+        self._progress_file.update(record)
         step = record["step"]
         if step in self._evaluation_steps:
             values = self._evaluator.evaluate(self._trainer.model)
@@ -78,4 +81,5 @@ class _Reporter:
 
     def close(self) -> None:
         self._progress_bar.close()
+        self._progress_file.close()
         self._metrics_log.close()

@@ -58,7 +58,9 @@ class AuditPlanner:
         return self._draft.add("audits", study, settings, {role: _once(specs) for role, specs in inputs.items()})
 
     def _shards_of(self, model: Spec) -> Iterator[Spec]:
-        for name in model.inputs["rows"]:
+        for candidate in model.inputs.get("models", ()):  # of a selection
+            yield from self._shards_of(self._draft.specs[candidate[-KEY_DIGITS:]])
+        for name in model.inputs.get("rows", ()):
             rows = self._draft.specs[name[-KEY_DIGITS:]]
             (shards,) = rows.inputs["shards"] if rows.kind != "shards" else [rows.name]
             yield self._draft.specs[shards[-KEY_DIGITS:]]

@@ -7,6 +7,13 @@ from collections.abc import Callable, Mapping
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.dense_folder import (
+    check_dense_folder,
+    contradicted,
+    read_dense_encoding,
+    read_similarity,
+    refuse_other_settings,
+)
 from colbert_zero.graph.limits import DEFAULT_DIMENSIONS
 from colbert_zero.graph.model_folder import projection_size
 from colbert_zero.graph.planners.bases import BasePlanner
@@ -78,8 +85,37 @@ def _late_interaction(
     return evaluation.late_interaction(model, encoding, where, base=model, meant=differing, projection=projection)
 
 
+def _dense(draft: Draft, bases: BasePlanner, evaluation: EvaluationPlanner, name: str, baseline: Config) -> Measures:
+    """A dense model as it is, with the prompts that it was saved with."""
+    where = f"baselines.{name}"
+    given = dict(baseline["dense"])
+    model = bases.base(given.pop("model"), where)
+    search, meant = given.pop("search"), given.pop("override")
+    if "prompts" in given:
+        given |= draft.prompts(given.pop("prompts"), where)
+    bases.check(model, where, {length: given[length] for length in ("maximum_length",) if length in given})
+    if model.label.startswith("random."):
+        raise UserError(
+            f"{where}: a model with random weights has no pooling, so it makes no vector of a text; name another "
+            "model, or evaluate it as late_interaction"
+        )
+    folder = draft.paths.get(model.key)
+    if folder is None:  # The step reads what it was saved with, once it is fetched.
+        if not meant:
+            refuse_other_settings(given, bases.saved_encoding(model), where)
+        return evaluation.dense(model, given, search, list(given) if meant else ())
+    check_dense_folder(folder, f"{where}: {folder}")
+    read_similarity(folder, f"{where}: {folder}")
+    saved = read_dense_encoding(folder)
+    if not meant:
+        refuse_other_settings(given, saved, where)
+    encoding = {"query_prompt": "", "document_prompt": "", **saved, **given}
+    return evaluation.dense(model, encoding, search, contradicted(given, saved))
+
+
 KINDS: Mapping[str, Callable[[Draft, BasePlanner, EvaluationPlanner, str, Config], Measures]] = {
     "bm25": _bm25,
     "late_interaction": _late_interaction,
+    "dense": _dense,
 }
 """Kinds of baselines: the config's key, and the function that plans the measures."""

@@ -87,6 +87,20 @@ def _from_registry(draft: Draft, name: str, collection: Config) -> list[Collecti
     ]
 
 
+def _from_hub(draft: Draft, name: str, collection: Config) -> list[Collection]:
+    """A collection of the Hub that the config names, in MTEB's or BEIR's layout."""
+    where = f"collections.{name}"
+    settings: dict[str, Any] = {
+        **draft.pinned("dataset", collection, where),
+        "split": collection.get("split", "test"),
+        **{count: collection[count] for count in registry.COUNTS if count in collection},
+    }
+    if "qrels" in collection:
+        settings["qrels"] = draft.pinned("dataset", collection["qrels"], f"{where}.qrels")
+    spec = draft.add("collections", f"hub.{name}", settings)
+    return [Collection(name, spec, collection.get("drop_self", True), _lengths(collection), {})]
+
+
 def _from_package(draft: Draft, name: str, collection: Config) -> list[Collection]:
     """The docstrings of an installed package."""
     settings = registry.package_settings(collection) | {"queries": collection.get("queries"), "seed": draft.seed}
@@ -110,13 +124,16 @@ def _lengths(collection: Config) -> dict[str, int]:
 
 KINDS: Mapping[str, Callable[[Draft, str, Config], list[Collection]]] = {
     "registry": _from_registry,
+    "hub": _from_hub,
     "package": _from_package,
     "folder": _from_folder,
 }
 """Where a collection can come from: the config's key, and the function that plans it."""
 OPTIONS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("queries", "minimum_words", "minimum_query_words", "maximum_words"), ("package",)),
-    "split": ("folder",),
-    "drop_self": ("registry", "folder"),
+    **dict.fromkeys(("minimum_words", "minimum_query_words", "maximum_words"), ("package",)),
+    **dict.fromkeys(("revision", "qrels", "documents", "positive_judgements"), ("hub",)),
+    "queries": ("package", "hub"),
+    "split": ("hub", "folder"),
+    "drop_self": ("registry", "hub", "folder"),
 }
 """Settings that only collections from some places have."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import Spec, folder_digest
-from colbert_zero.graph.config import Config, require_known
+from colbert_zero.graph.config import LOCK_FILE, Config, require_known
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.local_files import DigestCache, absolute_or_in, problem_with_file, problem_with_folder
+from colbert_zero.graph.revisions import LockedRevisions, Resolve
 
 
 class Draft:
@@ -24,14 +25,18 @@ class Draft:
         paths: The local file or folder that an artifact is fetched from, by the artifact's key.
     """
 
-    def __init__(self, config: Config, folder: Path, *, remember: bool = True) -> None:
-        """Start without specs; `remember` digests of local files from one plan to the next."""
+    def __init__(self, config: Config, folder: Path, *, remember: bool = True, resolve: Resolve | None = None) -> None:
+        """Start without specs; `remember` digests of local files from one plan to the next.
+
+        `resolve` looks up names of the Hub that the study's lock file lacks; without it they are errors.
+        """
         self.config = config
         self.folder = folder
         self.seed: int = config["seed"]
         self.specs: dict[str, Spec] = {}
         self.paths: dict[str, Path] = {}
         self._digest_cache = DigestCache(folder) if remember else None
+        self._revisions = LockedRevisions(folder, resolve)
 
     def add(
         self,
@@ -77,6 +82,24 @@ class Draft:
         """The settings `query_prompt` and `document_prompt` of the entry `name` of `prompts`."""
         prompts = self.entry("prompts", name, where)
         return {"query_prompt": prompts["query"], "document_prompt": prompts["document"]}
+
+    def pinned(self, kind: str, entry: Config, where: str) -> dict[str, str]:
+        """The settings `hub` and `revision` of a repository of the Hub, whose revision is a commit.
+
+        Args:
+            kind: `model` or `dataset`.
+            entry: An entry of the config or of a registry, with `hub` and perhaps `revision`.
+            where: The entry's place in the config.
+
+        Raises:
+            UserError: The commit is not known yet, and cannot be looked up.
+        """
+        try:
+            commit = self._revisions.commit(kind, entry["hub"], entry.get("revision"))
+        except UserError as error:
+            message = str(error)
+            raise UserError(message if message.startswith(f"{LOCK_FILE}: ") else f"{where}: {message}") from None
+        return {"hub": entry["hub"], "revision": commit}
 
     def local_path(self, text: str) -> Path:
         """The path that the config gives as `text`: relative to the study, absolute, or below a home (`~`)."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.measures import check_measures
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import Collection, CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.relations import check_room
+
+DENSE_PREFIX = "dense."
+"""Begins the labels of the indexes and runs of dense models. The label of another index is its collection's name."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,17 @@ class EvaluationPlanner:
         """Plan for `draft`, on all of `collections`; `bases` knows what a model can take.
 
         Raises:
-            UserError: A measure is none, or is named twice.
+            UserError: A measure is none, or is named twice; or a collection has a name that makes its indexes those of
+                dense models.
         """
         self._draft, self._bases, self._collections = draft, bases, collections
         self._settings = draft.config["evaluation"]
         check_measures(self._settings["measures"], self._settings["depth"])
+        for name in collections.by_name:
+            if name.startswith(DENSE_PREFIX):
+                raise UserError(
+                    f"collections.{name}: only the indexes of dense models begin with {DENSE_PREFIX}; rename it"
+                )
 
     def late_interaction(
         self,
@@ -54,6 +64,7 @@ class EvaluationPlanner:
         base: Spec,
         changes: Config | None = None,
         meant: Iterable[str] = (),
+        only: Iterable[str] | None = None,
         **settings: Any,
     ) -> dict[str, Spec]:
         """The measures of a late-interaction model, by collection.
@@ -66,6 +77,7 @@ class EvaluationPlanner:
             base: What the model was trained from, or the model itself.
             changes: Prompts and lengths that its evaluation has instead, on every collection.
             meant: The names of those in `trained` that may be others than the model's folder says.
+            only: The names of the collections; by default all.
             settings: Further settings of the model's indexes.
 
         Raises:
@@ -94,6 +106,28 @@ class EvaluationPlanner:
             inputs = {"index": planned, "collection": collection.spec}
             return self._draft.add("runs", f"colbert.{collection.name}", self._run_settings(collection), inputs)
 
+        return self._measures(plan_run, only)
+
+    def dense(self, model: Spec, encoding: Config, search: str, meant: Sequence[str] = ()) -> dict[str, Spec]:
+        """The measures of a dense model, by collection.
+
+        Args:
+            model: The model.
+            encoding: Its prompts and its length; the step reads from the model's folder those that are not known yet.
+            search: `exact` or `faiss`.
+            meant: The names of those in `encoding` that may be others than the model's folder says.
+        """
+        kind = {"kind": search} | ({"seed": self._draft.seed} if search == "faiss" else {})
+        changed = {"changed": sorted(meant)} if meant else {}
+
+        def plan_run(collection: Collection) -> Spec:
+            settings = {"encoding": encoding, "index": kind, **changed}
+            inputs = {"model": model, "collection": collection.spec}
+            planned = self._draft.add("indexes", f"{DENSE_PREFIX}{collection.name}", settings, inputs)
+            inputs = {"index": planned, "collection": collection.spec}
+            label = f"{DENSE_PREFIX}{collection.name}"
+            return self._draft.add("runs", label, self._run_settings(collection), inputs)
+
         return self._measures(plan_run)
 
     def bm25(self, parameters: Config) -> dict[str, Spec]:
@@ -108,12 +142,13 @@ class EvaluationPlanner:
     def _run_settings(self, collection: Collection) -> Config:
         return {"depth": self._settings["depth"], "drop_self": collection.drop_self}
 
-    def _measures(self, plan_run: Callable[[Collection], Spec]) -> dict[str, Spec]:
-        """Measure the run that `plan_run` plans for each collection."""
+    def _measures(self, plan_run: Callable[[Collection], Spec], only: Iterable[str] | None = None) -> dict[str, Spec]:
+        """Measure the run that `plan_run` plans for each collection, or for some."""
         settings = {"measures": self._settings["measures"]}
+        by_name = self._collections.by_name
         return {
             name: self._draft.add(
-                "measures", name, settings, {"run": plan_run(collection), "collection": collection.spec}
+                "measures", name, settings, {"run": plan_run(by_name[name]), "collection": by_name[name].spec}
             )
-            for name, collection in self._collections.by_name.items()
+            for name in (by_name if only is None else only)
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from colbert_zero.graph.artifact import Spec
@@ -45,6 +46,8 @@ TRAINING_SETTINGS = (
     "precision",
 )
 """Settings of every stage that decide its training, but not its data."""
+SWEPT = ("learning_rate", "temperature")
+"""Settings that a stage may be trained with several values of, to go on with the best."""
 ENCODING_SETTINGS = ("query_length", "document_length", "query_expansion")
 """Settings of a stage, besides its prompts, that say how texts become its model's input."""
 
@@ -52,8 +55,14 @@ ENCODING_SETTINGS = ("query_length", "document_length", "query_expansion")
 def check_settings(stage: str, settings: Config, where: str) -> None:
     """Check that a stage has all settings that it needs."""
     for field in (*REQUIRED_SETTINGS, *STAGE_SETTINGS[stage]):
-        if settings.get(field) is None:
+        if settings.get(field) is None and field not in settings.get("sweep", {}):
             raise UserError(f"{where}: {field} is not set; set it under stages.{stage} or in the recipe")
+
+
+def _swept(name: str, settings: Config) -> list[Any]:
+    """The values of a setting that a stage is trained with: those of its sweep, or its own."""
+    values: list[Any] = settings["sweep"].get(name, [settings.get(name)])
+    return values
 
 
 class RecipePlanner:
@@ -123,7 +132,10 @@ class RecipePlanner:
             if not may_differ:
                 check_alignment(encoding, *trained, where)
             trained = encoding, f"the stage {stage}"
-            model = self._model(stage, settings, model, seed, where)
+            if "sweep" in settings:
+                model = self._selected(stage, settings, model, base, seed, where)
+            else:
+                model = self._model(stage, settings, model, seed, where)
             lengths = {length: settings[length] for length in ("query_length", "document_length")}
             self._bases.check(base, where, lengths, settings["dimensions"])
             models.append(model)
@@ -134,6 +146,26 @@ class RecipePlanner:
             check_alignment(encoding | changes, *trained, f"recipes.{name}.evaluate_with")
         measures = self._evaluation.late_interaction(model, encoding, f"recipes.{name}", base=base, changes=changes)
         return Row(label, "recipe", tuple(models), measures)
+
+    def _selected(self, stage: str, settings: Config, start: Spec, base: Spec, seed: int, where: str) -> Spec:
+        """The best of the models that a stage trains with each of some values, by its measure on some collections."""
+        sweep = settings["sweep"]
+        names = [member.name for name in sweep["collections"] for member in self._collections.named(name, where)]
+        swept = [
+            dict(zip(SWEPT, values, strict=True)) for values in product(*(_swept(name, settings) for name in SWEPT))
+        ]
+        values = [{name: value for name, value in of.items() if name in sweep} for of in swept]
+        if len(values) < 2:
+            raise UserError(f"{where}: sweep has one value only, so there is nothing to select; set it in the stage")
+        encoding = self._encoding(settings, where)
+        models, measures = [], []
+        for of in values:
+            model = self._model(stage, {**settings, **of}, start, seed, where)
+            models.append(model)
+            measured = self._evaluation.late_interaction(model, encoding, where, base=base, only=names)
+            measures += [measured[name] for name in names]
+        selection = {"stage": stage, "values": values, "measure": self._draft.config["evaluation"]["measures"][0]}
+        return self._draft.add("selections", stage, selection, {"models": models, "measures": measures})
 
     def _encoding(self, settings: Config, where: str) -> dict[str, Any]:
         """How texts become the input of the model that a stage with these settings trains."""

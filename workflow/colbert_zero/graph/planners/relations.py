@@ -24,8 +24,8 @@ SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
 
 def check_own_settings(stage: str, settings: Config, where: str) -> None:
     """Check that settings which are given to one stage alone are settings that it uses."""
-    for name in settings:
-        if name in SETTINGS_OF_OTHER_STAGES[stage] and settings[name] is not None:
+    for name in (*settings, *settings.get("sweep", {})):
+        if name in SETTINGS_OF_OTHER_STAGES[stage] and settings.get(name, name) is not None:
             raise UserError(f"{where}: the {stage} stage does not use {name}; remove it")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from colbert_zero.graph import data_files, registry
 from colbert_zero.graph.artifact import Spec
@@ -48,6 +49,8 @@ class SourcePlanner:
         settings = {**self._draft.config["shards"], "seed": self._draft.seed}
         if settings["deduplicate"]:
             del settings["deduplicate"]  # Left out of older specs, which meant true.
+        if settings["share"] == 1:
+            del settings["share"]  # Left out of older specs, which meant all rows.
         return [
             self._draft.add("shards", label, settings, {"source": source}) for label, source in self.named(names, where)
         ]
@@ -64,10 +67,48 @@ def _from_package(draft: Draft, name: str, source: Config) -> list[Labelled]:
     return [(name, draft.add("sources", f"package.{name}", registry.package_settings(source)))]
 
 
+def _from_hub(draft: Draft, name: str, source: Config) -> list[Labelled]:
+    """Files of a dataset of the Hub that the config names: rows, or, by role, ids with a teacher's scores."""
+    where, files = f"sources.{name}", source.get("files")
+    if files is None:
+        raise UserError(
+            f"{where}: files is missing: which of {source['hub']} hold the rows, such as data/train-*.parquet"
+        )
+    if isinstance(files, Mapping):
+        if "columns" in source:
+            raise UserError(
+                f"{where}: columns means nothing where files have roles: scores have columns of fixed names"
+            )
+        if "documents" not in source:
+            raise UserError(f"{where}: documents is missing: how many scored documents each query has, such as 32")
+        by_role = {role: _listed(globs) for role, globs in files.items()}
+        settings = {"format": "scored", "documents": source["documents"], "files": by_role}
+    else:
+        if "documents" in source:
+            raise UserError(
+                f"{where}: documents means nothing where files have no roles: scores need files: "
+                "{ train: GLOB, queries: GLOB, documents: GLOB }"
+            )
+        settings = {"format": "rows", "columns": _columns(source), "files": _listed(files)}
+    if "rows" in source:
+        settings["rows"] = source["rows"]
+    return [(name, draft.add("sources", f"hub.{name}", {**draft.pinned("dataset", source, where), **settings}))]
+
+
+def _listed(globs: str | list[str]) -> list[str]:
+    return [globs] if isinstance(globs, str) else globs
+
+
+def _columns(source: Config) -> dict[str, Any]:
+    """The files' columns, by what they hold; without `negatives` if the config says that there are none."""
+    columns = {"query": "query", "document": "document", "negatives": "negatives"} | source.get("columns", {})
+    return {held: names for held, names in columns.items() if names is not None}
+
+
 def _from_file(draft: Draft, name: str, source: Config) -> list[Labelled]:
     """A local file of rows, or all files of a folder or a glob."""
     where = f"sources.{name}.file"
-    columns = {"query": "query", "document": "document", "negatives": "negatives"} | source.get("columns", {})
+    columns = _columns(source)
     found = _found(draft, source["file"], where)
     if isinstance(found, Path):
         settings = {"file": found.name, "sha256": draft.local_file(found, where), "columns": columns}
@@ -96,12 +137,14 @@ def _of_a_kind(path: Path, where: str) -> Path:
 
 KINDS: Mapping[str, Callable[[Draft, str, Config], list[Labelled]]] = {
     "registry": _from_registry,
+    "hub": _from_hub,
     "package": _from_package,
     "file": _from_file,
 }
 """Where a source can come from: the config's key, and the function that plans it."""
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("minimum_words", "minimum_query_words", "maximum_words"), ("package",)),
-    "columns": ("file",),
+    "columns": ("file", "hub"),
+    **dict.fromkeys(("revision", "files", "documents", "rows"), ("hub",)),
 }
 """Settings that only sources from some places have."""

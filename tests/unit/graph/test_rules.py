@@ -1,0 +1,56 @@
+"""The rule that makes each kind of artifact is one of the workflow's, and asks for what the config says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from colbert_zero.graph.artifact import KINDS, Spec
+from colbert_zero.graph.config import read_config
+from colbert_zero.graph.paths import REPOSITORY, WORKFLOW
+from colbert_zero.graph.planned_jobs import planned_gpus, planned_rule
+from colbert_zero.graph.rules import RULES, rule_of
+from colbert_zero.graph.study import Study
+from colbert_zero.report.ledger_section import GROUPS
+
+TEXT = "".join(path.read_text() for path in sorted((WORKFLOW / "rules").glob("*.smk")))
+BODIES = {name: body for name, body in re.findall(r"^rule (\w+):\n((?:(?:[ #].*)?\n)*)", TEXT, re.MULTILINE)}
+
+
+def test_every_kind_has_a_rule_and_a_place_in_the_ledger():
+    assert {kind for kind, _ in RULES} | {"models"} == set(KINDS)
+    assert sorted(kind for kinds in GROUPS.values() for kind in kinds) == sorted(set(KINDS) - {"reports", "releases"})
+
+
+@pytest.mark.parametrize("place", RULES, ids="/".join)
+def test_a_rule_is_the_workflows_and_makes_this_kind(place):
+    kind, word = place
+    rule = RULES[place]
+    output = re.search(r'output:\n +"(?:results|resources)/(.*)/spec\.json"', BODIES[rule.name])
+    assert output and output[1].startswith(f"{kind}/{word}")
+    assert ('resource("' in BODIES[rule.name]) == (rule.step is not None)
+    assert rule.step is None or f'resource("{rule.step}", "threads")' in BODIES[rule.name]
+    assert ("gpu=gpu(" in BODIES[rule.name]) == rule.may_use_gpu
+
+
+def test_what_a_job_asks_for_is_what_the_config_gives_its_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(REPOSITORY / "local" / "config.yaml")
+    asked = {
+        "unsupervised": {"gpu": 4, "nodes": 2},
+        "build_index": {"gpu": 1},
+        "search_index": {"gpu": 1, "device": "cpu"},
+    }
+    study = Study({**config, "resources": {"default": {"gpu": 0}, **asked, "mine_dense": {"gpu": 1}}}, Path())
+    found = {rule_of(spec).name: planned_gpus(study, spec) for spec in study.specs.values() if spec.kind != "models"}
+    assert found["build_index"] == 1 and found["search_index"] == found["build_shards"] == 0
+    assert found["mine_dense"] == 0, "latent semantic analysis computes on no GPU"
+    stages = {spec.label: spec for spec in study.specs.values() if spec.kind == "models"}
+    assert {label: planned_gpus(study, spec) for label, spec in stages.items()} == {
+        "unsupervised": 8,
+        "supervised": 0,
+        "distillation": 0,
+    }
+    assert planned_rule(study, stages["unsupervised"]) == "train_stage_on_nodes"
+    assert planned_rule(study, stages["supervised"]) == rule_of(stages["supervised"]).name == "train_stage"
+    assert rule_of(Spec("runs", "bm25.dense.x", {})).name == "search_bm25"

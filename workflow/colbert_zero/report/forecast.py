@@ -1,0 +1,288 @@
+"""What artifacts that are not there yet will cost: GPU-hours and bytes.
+
+GPU-hours are those that the same kind of work took in this study, by how much of it there is; of a training that has
+not been measured, the paper's. Bytes are counted by rows, documents, tokens and parameters. What is not known is None,
+and a sum says how much of it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from colbert_zero.graph.artifact import KINDS, Spec
+from colbert_zero.graph.planned_jobs import planned_gpus
+from colbert_zero.graph.rules import rule_of
+from colbert_zero.graph.study import Study
+from colbert_zero.report.columns import number
+from colbert_zero.report.costs import Entry
+from colbert_zero.report.paper_costs import paper_gpu_hours
+from colbert_zero.report.sizes import BYTES_PER_PARAMETER, Sizes, known_size
+
+VECTOR_BYTES = 2
+"""Of a component of a token's vector: half precision."""
+PLAID_BITS, PLAID_CODE_BYTES = 4, 8
+"""Of a component of a residual, and of a token's centroid, as fast-plaid stores them."""
+DENSE_BYTES = 4
+"""Of a component of a text's vector: single precision."""
+CANDIDATE_BYTES = 8
+"""A document's number and its score."""
+RUN_LINE_BYTES = 90
+"""A line of a run in TREC format, with the model's name as its tag."""
+STATE_COPIES, STATE_VALUES = 3, 3
+"""Checkpoints of a training that are there at once: two, and one that is being written. Values of each parameter: its
+own and AdamW's two."""
+SMALL_KINDS = frozenset({"batches", "measures", "selections", "contamination", "audits", "reports"})
+"""Kinds of no size to speak of. The model that is selected is one of the others, by a link."""
+
+
+class Source(StrEnum):
+    """Where an estimate of GPU-hours comes from."""
+
+    NONE = "no GPU"
+    MEASURED = "measured here"
+    PAPER = "the paper's"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """GPU-hours of an artifact that is not there; None if unknown."""
+
+    gpu_hours: float | None
+    source: Source
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of numbers of which some are not known.
+
+    Attributes:
+        known: The sum of those that are.
+        unknown: How many are not.
+    """
+
+    known: float = 0.0
+    unknown: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Sum:
+        """The sum of values, of which None is one that is not known."""
+        values = list(values)
+        return cls(sum(value for value in values if value is not None), values.count(None))
+
+    def __add__(self, other: Sum) -> Sum:
+        """The sum of both."""
+        return Sum(self.known + other.known, self.unknown + other.unknown)
+
+    def words(self, show: Any = number) -> str:
+        """The sum in words; `show` writes a number."""
+        if not self.unknown:
+            return str(show(self.known))
+        return f"at least {show(self.known)}" if self.known else "unknown"
+
+
+class GpuHours:
+    """Estimates of GPU-hours."""
+
+    def __init__(self, study: Study, sizes: Sizes, entries: Iterable[Entry]) -> None:
+        """Learn from what was measured: those of `entries` that are of artifacts that are there."""
+        self._study, self._sizes = study, sizes
+        measured: dict[tuple[Any, ...], list[float]] = {}
+        for entry in entries:
+            spec = sizes.spec(entry.name)
+            is_there = spec is not None and sizes.published_bytes(spec) is not None
+            kind, amount = self._work(spec) if spec is not None and is_there else (None, None)
+            if kind is not None and amount and entry.cost.gpu_seconds:
+                sums = measured.setdefault(kind, [0.0, 0.0])
+                sums[0] += entry.cost.gpu_hours
+                sums[1] += amount
+        self._hours_per_unit = {kind: hours / amount for kind, (hours, amount) in measured.items()}
+
+    def estimate(self, spec: Spec) -> Estimate:
+        """The GPU-hours that making an artifact takes."""
+        kind, amount = self._work(spec)
+        if kind in self._hours_per_unit:
+            hours = None if amount is None else self._hours_per_unit[kind] * amount
+            return Estimate(hours, Source.UNKNOWN if hours is None else Source.MEASURED)
+        if not planned_gpus(self._study, spec):
+            return Estimate(0.0, Source.NONE)
+        hours = paper_gpu_hours(spec, self._sizes) if spec.kind == "models" else None
+        return Estimate(hours, Source.UNKNOWN if hours is None else Source.PAPER)
+
+    def _work(self, spec: Spec) -> tuple[tuple[Any, ...] | None, float | None]:
+        """What kind of work making an artifact is, and how much of it; hours go by the amount within a kind.
+
+        None for a step without a GPU. A dense miner's work grows with the square of a source's rows, and with the rows:
+        it is compared with itself only.
+        """
+        rule = rule_of(spec)
+        if not rule.may_use_gpu:
+            return None, None
+        sizes = self._sizes
+        match rule.name:
+            case "train_stage":
+                base = sizes.base(spec)
+                alike = base and ("the paper's size" if known_size("models", base, "paper") else base.name)
+                return (rule.name, spec.settings["stage"], alike), sizes.training_texts(spec)
+            case "build_index":
+                model = sizes.spec(spec.inputs["model"][0])
+                return (rule.name, sizes.index_kind(spec), model and sizes.parameters(model)), sizes.tokens(spec)
+            case "embed_documents":
+                return (rule.name, spec.inputs["model"][0]), sizes.documents(spec)
+            case "search_index" | "search_embeddings":
+                return self._search(spec, rule.name)
+            case "teach_neural":
+                rows = sizes.rows(spec)
+                pairs = None if rows is None else rows * spec.settings["documents"]
+                return (rule.name, spec.inputs["model"][0]), pairs
+            case _:
+                return (rule.name, *spec.inputs["shards"]), 1.0
+
+    def _search(self, run: Spec, rule: str) -> tuple[tuple[Any, ...], float | None]:
+        """A search: of all documents for each query, unless an index spares it most of them."""
+        index = self._sizes.spec(run.inputs["index"][0])
+        kind = None if index is None else self._sizes.index_kind(index)
+        queries, documents = self._sizes.queries(run), self._sizes.documents(run)
+        if kind == "exact":
+            return (rule, kind), None if queries is None or documents is None else queries * documents
+        return (rule, kind), queries
+
+
+class Disk:
+    """Estimates of bytes on disk."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        """Know the sizes of artifacts."""
+        self._sizes = sizes
+
+    def bytes(self, spec: Spec) -> float | None:
+        """The bytes of an artifact: those that it has, or will have. Texts count uncompressed."""
+        published = self._sizes.published_bytes(spec)
+        if published is not None:
+            return published
+        if spec.kind in SMALL_KINDS:
+            return 0.0
+        match spec.kind:
+            case "sources" | "shards" | "negatives" | "scores":
+                return self.text_bytes(spec)
+            case "collections":
+                documents, characters = self._sizes.documents(spec), self._sizes.characters(spec)
+                return None if documents is None or characters is None else documents * characters
+            case "bases" | "models":
+                parameters = self._sizes.parameters(spec)
+                return None if parameters is None else parameters * BYTES_PER_PARAMETER
+            case "candidates":
+                rows = self._sizes.rows(spec)
+                return None if rows is None else rows * spec.settings["depth"] * CANDIDATE_BYTES
+            case "runs":
+                queries = self._sizes.queries(spec)
+                return None if queries is None else queries * spec.settings["depth"] * RUN_LINE_BYTES
+            case _:
+                return self._index(spec)
+
+    def text_bytes(self, spec: Spec) -> float | None:
+        """The bytes of a source's rows, of its shards, or of what is made of them.
+
+        Negatives and scored documents are texts of the same source, of the length of the row's own.
+        """
+        published = self._sizes.published_bytes(spec)
+        if published is not None:
+            return published
+        if spec.kind == "sources":
+            return self._listed(spec)
+        (name,) = spec.inputs.get("source") or spec.inputs["shards"]
+        made_from = self._sizes.spec(name)
+        before = None
+        if made_from is not None:
+            # A teacher's scores come with ids, which shards replace by the texts.
+            is_scored = made_from.settings.get("format") == "scored"
+            before = self._listed(made_from) if is_scored else self.text_bytes(made_from)
+        match spec.kind:
+            case "negatives":
+                factor = 1.0 + spec.settings["negatives"]
+            case "scores":
+                factor = float(spec.settings["documents"])
+            case _:
+                factor = float(spec.settings.get("share", 1))
+        return None if before is None else before * factor
+
+    def _listed(self, source: Spec) -> float | None:
+        """The bytes of a source's rows, their texts included, by what is known of its repository."""
+        rows, of_row = self._sizes.rows(source), known_size("rows", source, "bytes")
+        return None if rows is None or of_row is None else rows * float(of_row)
+
+    def state(self, model: Spec) -> float | None:
+        """The most bytes of a training's checkpoints."""
+        parameters = self._sizes.parameters(model)
+        return None if parameters is None else parameters * BYTES_PER_PARAMETER * STATE_VALUES * STATE_COPIES
+
+    def spooled(self, index: Spec) -> float | None:
+        """The bytes that making an index takes in `TMPDIR`: those of all vectors, before PLAID makes them smaller."""
+        if self._sizes.index_kind(index) != "plaid":
+            return 0.0
+        tokens, dimensions = self._sizes.tokens(index), self._sizes.dimensions(index)
+        return None if tokens is None or dimensions is None else tokens * dimensions * VECTOR_BYTES
+
+    def _index(self, index: Spec) -> float | None:
+        kind, dimensions = self._sizes.index_kind(index), self._sizes.dimensions(index)
+        if kind is None or dimensions is None:
+            return None
+        if index.label.startswith("dense."):
+            documents, copies = self._sizes.documents(index), 2 if kind == "faiss" else 1
+            return None if documents is None else documents * dimensions * DENSE_BYTES * copies
+        tokens = self._sizes.tokens(index)
+        of_token = dimensions * VECTOR_BYTES if kind == "exact" else PLAID_CODE_BYTES + dimensions * PLAID_BITS / 8
+        return None if tokens is None else tokens * of_token
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a study takes on disk.
+
+    Attributes:
+        now: The bytes of what is there.
+        end: Those at the end, when all is there.
+        peak: The most at any time, if all that can run at once does.
+        by_kind: Those at the end, by kind, in the order in which kinds are made from each other.
+        spooled: What the largest index takes in `TMPDIR` while it is made.
+    """
+
+    now: Sum
+    end: Sum
+    peak: Sum
+    by_kind: Mapping[str, Sum]
+    spooled: Sum
+
+    @classmethod
+    def of(cls, specs: Mapping[str, Spec], to_make: Iterable[Spec], sizes: Sizes) -> Space:
+        """The space that a study's artifacts take, of which some are still to be made."""
+        disk, missing = Disk(sizes), list(to_make)
+        there = [spec for spec in specs.values() if sizes.published_bytes(spec) is not None]
+        added = [spec for spec in missing if sizes.published_bytes(spec) is None]
+        now = Sum.of(map(sizes.published_bytes, there))
+        by_kind = {
+            kind: Sum.of(disk.bytes(spec) for spec in [*there, *added] if spec.kind == kind)
+            for kind in KINDS
+            if kind not in SMALL_KINDS
+        }
+        end = now + Sum.of(map(disk.bytes, added))
+        # Sorted rows lie beside a source and its shards, before anything is trained.
+        texts = [spec for spec in added if spec.kind in ("sources", "shards")]
+        sorting = now + Sum.of(map(disk.bytes, texts))
+        sorting += Sum.of(disk.text_bytes(spec) for spec in texts if spec.kind == "shards")
+        # Of a chain of stages one is trained at a time: so only those count that no other goes on from.
+        starts = {name for spec in added if spec.kind == "models" for name in spec.inputs["start"]}
+        last = [spec for spec in added if spec.kind == "models" and spec.name not in starts]
+        training = end + Sum.of(map(disk.state, last))
+        spools = [disk.spooled(spec) for spec in added if rule_of(spec).name == "build_index"]
+        known = [spool for spool in spools if spool is not None]
+        return cls(
+            now=now,
+            end=end,
+            peak=max(sorting, training, key=lambda total: total.known),
+            by_kind=by_kind,
+            spooled=Sum(max(known, default=0.0), spools.count(None)),
+        )
