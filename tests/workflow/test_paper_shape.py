@@ -70,8 +70,10 @@ def test_every_recipe_is_compared_with_the_reference(study):
 def test_the_papers_numbers_stand_beside_ours(study, capsys):
     status, text = answer(capsys, "compare")
     assert status == 0
-    assert "55.43" in text
-    assert "54.17" in text
+    # Of two collections there is no mean to judge; FiQA and SciFact of (c), as published.
+    assert "42.62" in text
+    assert "76.50" in text
+    assert "no verdict" in text
 
 
 def test_nothing_is_left_to_do_and_it_cost_what_the_trainings_took(study, capsys):

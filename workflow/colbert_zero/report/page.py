@@ -208,8 +208,8 @@ class Report:
         notes = f"; {', '.join(grouped)}" if grouped else ""
         return (
             f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
-            f"Bold: the highest value of a recipe in a column, whether by chance or not. Training is the total time of a row's stages; a stage that several "
-            f"recipes share counts in full for each. {self._seeds}{self._selected_on}"
+            "Bold: the highest value of a recipe in a column, by chance or not. Training is the total time of a row's "
+            f"stages; a stage that several recipes share counts in full for each. {self._seeds}{self._selected_on}"
         )
 
     @property
