@@ -31,6 +31,10 @@ LETTER_WIDTH = 0.0098
 """The width of a letter of a label, as a part of a figure's."""
 LONGEST_LABEL = 36
 """Letters of a label; the rest is left out."""
+LONGEST_IN_LEGEND = 92
+"""Letters of the legends of all panels of loss curves beside each other."""
+MOST_DECADES = 3
+"""A logarithmic axis of more decades has labels at powers of ten alone."""
 TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -64,9 +68,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of one training, step by step."""
+    """The losses of one training, step by step.
+
+    Attributes:
+        label: A row that it belongs to.
+        others: How many other rows it belongs to.
+        losses: The loss of each step.
+        colour: A colour of the palette.
+    """
 
     label: str
+    others: int
     losses: Sequence[float]
     colour: str
 
@@ -76,8 +88,8 @@ def palette_colour(position: int) -> str:
     return PALETTE[position % len(PALETTE)]
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+def _shortened(label: str, longest: int = LONGEST_LABEL) -> str:
+    return label if len(label) <= longest else f"{label[: longest - 1]}…"
 
 
 def quality_against_cost(points: Sequence[Point], measure: str, cost: str = "training time of all stages") -> str:
@@ -100,8 +112,9 @@ def quality_against_cost(points: Sequence[Point], measure: str, cost: str = "tra
             axes.set_xscale("log")
             axes.set_xlim(min(times) / unit / 1.5, longest / unit * 1.6)
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            minor = "25" if longest <= 10**MOST_DECADES * min(times) else ""
             axes.xaxis.set_minor_formatter(
-                FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+                FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in minor else "")
             )
         else:
             axes.set_xlim(0, longest / unit * 1.12)
@@ -181,7 +194,9 @@ def loss_curves(stages: Mapping[str, Sequence[Curve]]) -> str:
         for axes, (stage, curves) in zip(panels, stages.items(), strict=True):
             for curve in curves:
                 steps, losses = _downsample(curve.losses)
-                axes.plot(steps, losses, color=curve.colour, linewidth=1.3, label=curve.label)
+                others = f" and {curve.others} more" if curve.others else ""
+                label = _shortened(curve.label, LONGEST_IN_LEGEND // len(stages) - len(others)) + others
+                axes.plot(steps, losses, color=curve.colour, linewidth=1.3, label=label)
             axes.set_title(stage, loc="left", color=INK)
             axes.set_xlabel("step")
             axes.grid(True, axis="y")

@@ -396,8 +396,8 @@ class Report:
         for name, rows in rows_of.items():
             model = self.lineage.artifacts[name]
             lines = model.file("losses.jsonl").read_text(encoding="utf-8").splitlines()
-            label = rows[0] + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
-            curve = figures.Curve(label, [json.loads(line)["loss"] for line in lines], colours[rows[0]])
+            losses = [json.loads(line)["loss"] for line in lines]
+            curve = figures.Curve(rows[0], len(rows) - 1, losses, colours[rows[0]])
             curves.setdefault(stage_name(model), []).append(curve)
         return curves
 
