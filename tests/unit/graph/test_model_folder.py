@@ -271,6 +271,7 @@ def test_a_plan_knows_what_a_local_model_can_take(changes: dict[str, int], messa
     last = STAGE | {"dimensions": changes.get("next", 16)}
     config["recipes"]["all"]["stages"] = [{"supervised": stage}, {"distillation": last}]
     config["recipes"]["all"]["evaluate_with"] = {"query_length": changes.get("evaluate", 40)}
+    config["recipes"]["all"]["mismatch"] = "allowed"  # The model was saved with other prompts and lengths.
     config["collections"]["mine"]["document_length"] = changes.get("collection", 40)
     # Without `dimensions`, a baseline has those of the projection that its model brings.
     baseline = {"model": "small"} | ({"dimensions": changes["baseline"]} if "baseline" in changes else {})
