@@ -1,4 +1,4 @@
-"""The paper's study, tiny: every row of `config.yaml` is trained, evaluated, compared, counted and released for real."""
+"""The paper's study, tiny: every row of `config.yaml` is trained, evaluated, compared and released for real."""
 
 import csv
 import json
