@@ -10,7 +10,7 @@ from colbert_zero.graph.assignments import with_assignments
 from colbert_zero.graph.inventory import Inventory
 from colbert_zero.graph.study import Study
 from colbert_zero.report.plan import Plan, changes
-from colbert_zero.report.sizes import Published
+from colbert_zero.report.sizes import Manifests
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_change_of_the_command_line_is_that_of_the_config(finished):
         "recipes.colbert-zero.mismatch=allowed",
     ]
     count = len(expected(Study(with_assignments(EMBEDDED, assignments), Path())))
-    lines = list(changes(Plan(Study(EMBEDDED, Path()), Published(), []), EMBEDDED, assignments))
+    lines = list(changes(Plan(Study(EMBEDDED, Path()), Manifests(), []), EMBEDDED, assignments))
     assert any(isinstance(line, str) and line.startswith(f"{count} artifacts new: ") for line in lines)
     states = {line[0]: line[1:4] for block in lines if not isinstance(block, str) for line in block}
     assert states["colbert-zero"] == states["colbert-zero-mismatched"] == ["new", "new", "new"]

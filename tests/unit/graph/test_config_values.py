@@ -158,6 +158,7 @@ MISTAKES = {
     "absolute path for a split": ("collections/mine/split", "/x", '"/x" is not of the form'),
     "parent for a split": ("collections/mine/split", "..", '".." is not of the form'),
     "bytes that are no text": ("prompts/search/query", "\udcff", "prompts.search.query: "),
+    "a null character": ("collections/mine/folder", "a\0b", "collections.mine.folder: "),
     "expressions": ("__use_yte__", True, "__use_yte__ is not a setting"),
     "definitions": ("__definitions__", ["import os"], "__definitions__ is not a setting"),
     "condition": ("?if True", {}, "?if True is not a setting"),

@@ -22,7 +22,7 @@ from colbert_zero.report.ledger import Ledger
 from colbert_zero.report.ledger_section import ReportLedger
 from colbert_zero.report.offline_study import offline_study
 from colbert_zero.report.results import Lineage, Replicate
-from colbert_zero.report.sizes import Published
+from colbert_zero.report.sizes import Manifests
 from own_study import CONFIG, write_data
 from recorded import HOUR, attempt, record, record_attempts
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cost(spec: Spec = MODEL, *attempts: object, **record_more: object) -> Cost:
     record(spec, attempts=list(attempts), **record_more)  # type: ignore[arg-type]
-    manifest = Published()(spec.name)
+    manifest = Manifests()(spec.name)
     assert manifest is not None
     return entry_of(spec, manifest).cost
 
@@ -116,7 +116,7 @@ def recorded_study(folder: Path) -> tuple[Ledger, Spec]:
         facts = {"device": "NVIDIA H200", "processes": 4, "seconds": 1.0} if spec.kind == "models" else {}
         record(spec, facts | {"rows": 120, "documents": 10})
     shared = next(row for row in study.rows if row.name == "short").stages[0]
-    return Ledger(study, Published()), shared
+    return Ledger(study, Manifests()), shared
 
 
 def test_a_shared_stage_counts_once_in_a_total_and_in_full_for_each_row(folder: Path) -> None:

@@ -19,8 +19,9 @@ import pytest
 import loading_recipes
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.report import figures
+from colbert_zero.report.columns import duration
 from colbert_zero.report.page import LOADING, Report, make
-from colbert_zero.report.sections import format_duration, settings_tables
+from colbert_zero.report.sections import settings_tables
 from publishing import publish, publish_collection
 
 Facts = Mapping[str, Any]
@@ -327,6 +328,6 @@ def test_a_matplotlibrc_of_the_study_changes_no_figure() -> None:
 
 
 def test_durations_are_in_the_unit_a_person_would_use() -> None:
-    assert [format_duration(seconds) for seconds in (0.4, 45, 99.6, 605, 4000, 28_800, 1_468_800)] == [
+    assert [duration(seconds) for seconds in (0.4, 45, 99.6, 605, 4000, 28_800, 1_468_800)] == [
         "0.4 s", "45 s", "1 min 40 s", "10 min 05 s", "1 h 07 min", "8 h 00 min", "408 h",
     ]  # fmt: skip

@@ -22,7 +22,7 @@ from colbert_zero.report.forecast import Disk, Source, Sum
 from colbert_zero.report.ledger import Ledger
 from colbert_zero.report.offline_study import offline_study
 from colbert_zero.report.plan import Plan, changes
-from colbert_zero.report.sizes import Published
+from colbert_zero.report.sizes import Manifests
 from own_study import CONFIG, write_data
 from recorded import record
 
@@ -30,7 +30,7 @@ PAPER = read_config(REPOSITORY / CONFIG_FILE)
 
 
 def plan_of(config: Any, measured: list[Entry] | None = None) -> Plan:
-    return Plan(offline_study(config)[0], Published(), measured or [])
+    return Plan(offline_study(config)[0], Manifests(), measured or [])
 
 
 def trainings(plan: Plan, row_name: str) -> Sum:
@@ -105,7 +105,7 @@ def test_what_was_measured_here_goes_before_the_paper_and_by_its_amount(empty: P
     entries = []
     for model, gpus, samples in ((unsupervised, 4, 238_998_494), (supervised, 2, 1_695_819)):
         record(model, {"device": "NVIDIA H200", "processes": gpus, "samples": samples}, seconds=36_000)
-        manifest = Published()(model.name)
+        manifest = Manifests()(model.name)
         assert manifest is not None
         entries.append(entry_of(model, manifest))
     half = {**PAPER, "shards": {**PAPER["shards"], "share": 0.5}}
@@ -125,7 +125,7 @@ def test_a_model_of_another_size_than_the_papers_has_no_hours_yet(empty: Path) -
 
 def test_the_ledger_puts_the_papers_hours_beside_rows_that_train_as_much(empty: Path) -> None:
     def beside(config: Any) -> dict[str, str]:
-        return {line[0]: line[-1] for line in Ledger(offline_study(config)[0], Published()).by_row()}
+        return {line[0]: line[-1] for line in Ledger(offline_study(config)[0], Manifests()).by_row()}
 
     rows = beside(PAPER)
     names = ("colbert-zero", "supervised-distillation", "distillation-only", "colbert-zero-unsupervised", "bm25")

@@ -20,7 +20,7 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.graph.locks import acquire_lock, look_at_lock
 from colbert_zero.graph.study import Study
 from colbert_zero.report.activity import describe_begun
-from colbert_zero.report.sizes import Published, Sizes
+from colbert_zero.report.sizes import Manifests, Sizes
 from colbert_zero.training import train
 from own_study import CONFIG, write_data
 from recorded import record, record_attempts
@@ -30,7 +30,7 @@ NOW = {"started": "2026-01-01T10:00:00+00:00", "host": "n2", "end": "killed"}
 
 
 def describe(spec: Spec) -> str:
-    return describe_begun(spec, Sizes({}, Published()))
+    return describe_begun(spec, Sizes({}, Manifests()))
 
 
 def lock_of(spec: Spec) -> Path:

@@ -113,8 +113,11 @@ def _is_number(_checker: object, value: object) -> bool:
 
 
 def _is_text(_checker: object, value: object) -> bool:
-    # The command line may hold bytes that are no characters, which Python keeps as lone surrogates.
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    # The command line may hold bytes that are no characters, which Python keeps as lone surrogates. No path, argument
+    # or name may hold a null character.
+    return isinstance(value, str) and not any(
+        character == "\0" or "\ud800" <= character <= "\udfff" for character in value
+    )
 
 
 @cache

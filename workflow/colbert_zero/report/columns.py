@@ -1,4 +1,4 @@
-"""Columns of text on a terminal, and numbers for people to read."""
+"""Columns of text on a terminal, and numbers, sizes and durations for people to read."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration: `45 s`, `12 min 05 s`, `8 h 30 min`, `408 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 or not seconds else f"{seconds:.1f} s"
+    """A duration for people: `45 s`, `12 min 05 s`, `8 h 30 min`, `408 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.2g} s"
     if seconds < 3600:
         return "{} min {:02} s".format(*divmod(round(seconds), 60))
     hours, minutes = divmod(round(seconds / 60), 60)

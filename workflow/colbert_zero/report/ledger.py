@@ -24,7 +24,7 @@ from colbert_zero.report.columns import duration, number, write_columns
 from colbert_zero.report.costs import Cost, Entry, entry_of, read_attempts, total, unfinished_entry
 from colbert_zero.report.offline_study import offline_study
 from colbert_zero.report.paper_costs import counterpart_hours
-from colbert_zero.report.sizes import Published, Sizes
+from colbert_zero.report.sizes import Manifests, Sizes
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(_options: argparse.Namespace) -> int:
     """Write the ledger; return 0."""
     study, _ = offline_study(read_config(Path(CONFIG_FILE)))
-    ledger = Ledger(study, Published())
+    ledger = Ledger(study, Manifests())
     for block in (ledger.by_rule(), ledger.by_row()):
         write_columns(block)
         sys.stdout.write("\n")
@@ -48,16 +48,16 @@ def run(_options: argparse.Namespace) -> int:
 class Ledger:
     """What the study in the current folder has cost: what its config plans, and what else lies there."""
 
-    def __init__(self, study: Study, published: Published) -> None:
+    def __init__(self, study: Study, manifests: Manifests) -> None:
         """Read all manifests, and the records of attempts in the state folders."""
         self.study = study
         self._planned = {spec.name: spec for spec in study.known.values()}
-        self.sizes = Sizes(self._planned, published)
+        self.sizes = Sizes(self._planned, manifests)
         self.entries: dict[str, Entry] = {}
         self.attempts: dict[str, list[Any]] = {}
         for folder in published_folders(Path()):
             name = f"{folder.parent.name}/{folder.name}"
-            spec, manifest = self.sizes.spec(name), published(name)
+            spec, manifest = self.sizes.spec(name), manifests(name)
             if spec is not None and manifest is not None:
                 self.entries[name] = entry_of(spec, manifest)
                 self.attempts[name] = manifest["attempts"]

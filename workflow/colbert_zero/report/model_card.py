@@ -19,12 +19,13 @@ from colbert_zero import __version__
 from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, SPEC_FILE, Artifact, Spec
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.report.chain import leaves, origin, show
+from colbert_zero.report.columns import duration
 from colbert_zero.report.costs import entry_of, total
 from colbert_zero.report.markdown import code, plain, quoted
 from colbert_zero.report.overlaps import EXPLANATION, PARTS, collection_name, overlaps
 from colbert_zero.report.page import LOADING, MODEL_FOLDER, Report
 from colbert_zero.report.results import Row
-from colbert_zero.report.sections import ABSENT, format_cell, format_duration, stage_name
+from colbert_zero.report.sections import ABSENT, format_cell, stage_name
 from colbert_zero.report.statistics.resampling import RESAMPLES, Sample, resampled_means, whole
 from colbert_zero.report.statistics.significance import CONFIDENCE
 from colbert_zero.report.text_tables import markdown_table
@@ -362,7 +363,7 @@ class ModelCard:
                     plain(stage_name(made))
                     + (f", {len(models)} trainings to select from" if stage is not made else ""),
                     plain(f"{made.facts.get('processes', 1)} × {made.facts.get('device', 'cpu')}"),
-                    plain(format_duration(stage.facts["seconds"])),
+                    plain(duration(stage.facts["seconds"])),
                     f"{cost.gpu_hours:.2f}",
                     f"{cost.cpu_hours:.2f}",
                 ]
@@ -373,7 +374,7 @@ class ModelCard:
         ):
             made_of = (self.artifacts[name] for name in sorted(names))
             cost = total(entry_of(artifact.spec, artifact.manifest) for artifact in made_of)
-            row = [title, "", plain(format_duration(cost.seconds)), f"{cost.gpu_hours:.2f}", f"{cost.cpu_hours:.2f}"]
+            row = [title, "", plain(duration(cost.seconds)), f"{cost.gpu_hours:.2f}", f"{cost.cpu_hours:.2f}"]
             rows.append(row)
         yield _table(["", "on", "time", "GPU-hours", "CPU-hours"], rows, numeric=3)
         yield (

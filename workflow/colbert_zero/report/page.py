@@ -23,6 +23,7 @@ from colbert_zero.graph.published import other_collections, paper
 from colbert_zero.report import figures
 from colbert_zero.report.audit_section import audit_sections
 from colbert_zero.report.chain_section import outside_table, row_chain
+from colbert_zero.report.columns import duration
 from colbert_zero.report.ledger_section import LEDGER_FILE, ReportLedger
 from colbert_zero.report.mteb_results import mteb_files
 from colbert_zero.report.paper import AgainstThePaper, Comparison
@@ -36,7 +37,6 @@ from colbert_zero.report.sections import (
     Section,
     fact_table,
     format_cell,
-    format_duration,
     provenance_section,
     settings_tables,
     stage_name,
@@ -468,7 +468,7 @@ def _format_stages(row: Row) -> str:
 
 
 def _format_training_time(row: Row) -> str:
-    return format_duration(row.training_seconds) if row.stages else ABSENT
+    return duration(row.training_seconds) if row.stages else ABSENT
 
 
 def make(job: Job) -> Mapping[str, Any]:

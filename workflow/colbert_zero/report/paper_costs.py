@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 
 from colbert_zero.graph.artifact import Spec
-from colbert_zero.graph.paths import WORKFLOW
+from colbert_zero.graph.published import paper
+from colbert_zero.graph.registry import REGISTRY
 from colbert_zero.graph.yaml_files import read_yaml
 from colbert_zero.report.sizes import Sizes, known_size
 
@@ -24,8 +25,7 @@ SAME = 0.01
 @cache
 def paper_stages() -> dict[str, tuple[float, float]]:
     """By stage, the paper's GPU-hours and how many documents it encoded in them."""
-    registry = WORKFLOW / "registry"
-    hours, groups = read_yaml(registry / "paper.yaml")["gpu_hours"], read_yaml(registry / "sources.yaml")["groups"]
+    hours, groups = paper().gpu_hours, read_yaml(REGISTRY / "sources.yaml")["groups"]
     return {
         stage: (float(hours[stage]), sum(source["rows"] for source in groups[data]["sources"].values()) * documents)
         for stage, (data, documents) in PAPER_DATA.items()

@@ -30,7 +30,7 @@ from colbert_zero.report.costs import Entry
 from colbert_zero.report.forecast import Estimate, GpuHours, Source, Space, Sum
 from colbert_zero.report.ledger import Ledger
 from colbert_zero.report.offline_study import offline_study
-from colbert_zero.report.sizes import Published, Sizes
+from colbert_zero.report.sizes import Manifests, Sizes
 
 NOTHING = "–"
 SHARING_RULE = "share_shards"
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     """
     config = read_config(Path(CONFIG_FILE))
     study, unknown = offline_study(config)
-    published = Published()
-    plan = Plan(study, published, list(Ledger(study, published).entries.values()))
+    manifests = Manifests()
+    plan = Plan(study, manifests, list(Ledger(study, manifests).entries.values()))
     for line in plan.lines() if not options.assignments else changes(plan, config, options.assignments):
         if isinstance(line, str):
             sys.stdout.write(one_line(line) + "\n")
@@ -82,12 +82,12 @@ class Plan:
 
     Attributes:
         study: The study, in the current folder.
-        published: Reads the manifests of what is there.
+        manifests: Reads the manifests of what is there.
         measured: What artifacts that are there have cost.
     """
 
     study: Study
-    published: Published
+    manifests: Manifests
     measured: Sequence[Entry]
 
     @cached_property
@@ -98,7 +98,7 @@ class Plan:
     @cached_property
     def sizes(self) -> Sizes:
         """How large things are."""
-        return Sizes({spec.name: spec for spec in self.study.known.values()}, self.published)
+        return Sizes({spec.name: spec for spec in self.study.known.values()}, self.manifests)
 
     @cached_property
     def missing(self) -> list[Spec]:
@@ -222,7 +222,7 @@ def _by_stage(states: dict[str, str]) -> list[str]:
 def changes(before: Plan, config: Config, assignments: Sequence[str]) -> Iterator[str | Block]:
     """What a change of the config changes: artifacts by row and stage, and what they cost."""
     try:
-        after = Plan(offline_study(with_assignments(config, assignments))[0], before.published, before.measured)
+        after = Plan(offline_study(with_assignments(config, assignments))[0], before.manifests, before.measured)
     except UserError as error:
         raise UserError(f"--set {str(error).removeprefix(f'{CONFIG_FILE}: ')}") from None
     old, new = ({spec.name: spec for spec in plan.study.specs.values()} for plan in (before, after))

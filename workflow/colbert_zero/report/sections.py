@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.report.columns import duration
 from colbert_zero.report.results import Lineage
 
 SECTIONS = (
@@ -117,16 +118,6 @@ def format_cell(value: Any) -> Cell:
     return Cell(str(value) or ABSENT)
 
 
-def format_duration(seconds: float) -> str:
-    """Format a duration for people: `45 s`, `12 min 05 s`, `8 h 30 min`, `408 h`."""
-    if seconds < 99.5:
-        return f"{seconds:.2g} s"
-    if seconds < 3600:
-        return "{} min {:02} s".format(*divmod(round(seconds), 60))
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours < 24 else f"{seconds / 3600:,.0f} h"
-
-
 def fact_table(kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str, str]) -> Table:
     """Tabulate the facts of artifacts of one kind, a row for each artifact.
 
@@ -203,7 +194,7 @@ def provenance_section(lineage: Lineage, seed: int) -> Section:
         "code digest": "; ".join(code),
         "machine": "; ".join(sorted(machines)),
         "host": ", ".join(sorted(hosts)),
-        "sum of all steps": format_duration(math.fsum(manifest["seconds"] for manifest in manifests)),
+        "sum of all steps": duration(math.fsum(manifest["seconds"] for manifest in manifests)),
     }
     entry_rows = [TableRow(name, [Cell(text)]) for name, text in entries.items()]
     package_rows = [TableRow(name, [Cell(", ".join(sorted(packages[name])))]) for name in sorted(packages)]

@@ -195,7 +195,7 @@ def _per_row(model: Spec) -> int:
             return 1
 
 
-class Published:
+class Manifests:
     """The manifests of the artifacts that are there, in the study of the current folder; each is read once."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from colbert_zero.graph.inventory import Inventory
 from colbert_zero.report.activity import describe_begun
 from colbert_zero.report.columns import write_columns
 from colbert_zero.report.offline_study import offline_study
-from colbert_zero.report.sizes import Published, Sizes
+from colbert_zero.report.sizes import Manifests, Sizes
 
 NAMED = 2
 """How many of the artifacts that a stage waits for are named."""
@@ -32,7 +32,7 @@ def run(_options: argparse.Namespace) -> int:
     """Write a line for each stage of each row, for the report, and for what else has begun; return 0."""
     study, _ = offline_study(read_config(Path(CONFIG_FILE)))
     inventory = Inventory(study)
-    sizes = Sizes({spec.name: spec for spec in study.specs.values()}, Published())
+    sizes = Sizes({spec.name: spec for spec in study.specs.values()}, Manifests())
     stages = [(row.name, spec.label, spec) for row in study.rows for spec in row.stages]
     lines = [
         [name, label, spec.key, _state(spec, inventory), str(spec.folder), _words(spec, inventory, sizes)]
