@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,16 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             subprocess.run([sys.executable, program, partial], check=True, env=environment)
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture
+def copied_study(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished study, in the current folder, where nothing computes on a GPU."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(shutil.copytree(finished_study, tmp_path / "study"))
+    return Path()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from test_partial_reruns import CONTRACT, EMBEDDED, complete
 
 from colbert_zero.graph.assignments import with_assignments
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.inventory import Inventory
 from colbert_zero.graph.study import Study
 from colbert_zero.report.plan import Plan, changes
@@ -46,3 +47,21 @@ def test_a_change_of_the_command_line_is_that_of_the_config(finished):
     assert states["colbert-zero"] == states["colbert-zero-mismatched"] == ["new", "new", "new"]
     assert states["colbert-zero-noprompts"] == ["unchanged", "unchanged", "unchanged"]
     assert states["supervised-distillation"] == ["–", "unchanged", "unchanged"]
+
+
+def test_a_change_that_snakemake_refuses_for_its_prompts_is_told_with_its_cost(finished):
+    def told(assignments):
+        return list(changes(Plan(Study(EMBEDDED, Path()), Manifests(), []), EMBEDDED, assignments))
+
+    _, refusal, *rest = told(["stages.supervised.prompts=none"])
+    assert refusal.startswith("snakemake refuses it as it is: recipes.colbert-zero, stage supervised: query_prompt is")
+    # It costs what the same change costs where it is allowed.
+    _, *allowed = told(
+        ["stages.supervised.prompts=none", *(f"recipes.{name}.mismatch=allowed" for name in EMBEDDED["recipes"])]
+    )
+    assert rest == allowed
+
+
+def test_any_other_mistake_of_a_change_is_an_error(finished):
+    with pytest.raises(UserError, match=r"did you mean search\?"):
+        list(changes(Plan(Study(EMBEDDED, Path()), Manifests(), []), EMBEDDED, ["stages.supervised.prompts=serch"]))

@@ -35,16 +35,10 @@ ENCODING = EncodingSettings("search_query: ", "search_document: ", 14, 20)
 DEPTH = 5
 
 
-@pytest.fixture(autouse=True)
-def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
 @pytest.fixture
-def study(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """A copy of the finished study, in the current folder."""
-    monkeypatch.chdir(shutil.copytree(finished_study, tmp_path / "study"))
-    return Study(read_config(Path("config.yaml")), Path())
+def study(copied_study: Path) -> Study:
+    """The finished study's copy, planned."""
+    return Study(read_config(copied_study / "config.yaml"), copied_study)
 
 
 def specs(study: Study, row: str) -> tuple[Spec, Spec | None]:

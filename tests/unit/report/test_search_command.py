@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,16 +34,10 @@ VOID = {"meta", "br", "img", "link"}
 ATTACK = "<script>alert('fox')</script> & \"dogs\" \x1b[31m fox"
 
 
-@pytest.fixture(autouse=True)
-def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
 @pytest.fixture
-def study(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """A copy of the finished study, in the current folder."""
-    monkeypatch.chdir(shutil.copytree(finished_study, tmp_path / "study"))
-    return Study(read_config(Path("config.yaml")), Path())
+def study(copied_study: Path) -> Study:
+    """The finished study's copy, planned."""
+    return Study(read_config(copied_study / "config.yaml"), copied_study)
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -92,7 +92,7 @@ def errors_in_config() -> Iterator[None]:
     except UserError as error:
         message = str(error)
         named = message.startswith((f"{CONFIG_FILE}: ", f"{LOCK_FILE}: "))
-        raise UserError(message if named else f"{CONFIG_FILE}: {message}") from None
+        raise type(error)(message if named else f"{CONFIG_FILE}: {message}") from None
 
 
 @cache

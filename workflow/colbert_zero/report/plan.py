@@ -24,6 +24,7 @@ from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.inventory import Inventory
 from colbert_zero.graph.planned_jobs import planned_rule
 from colbert_zero.graph.planners.evaluation import Row
+from colbert_zero.graph.planners.relations import MismatchError
 from colbert_zero.graph.study import Study
 from colbert_zero.report.columns import number, size, write_columns
 from colbert_zero.report.costs import Entry
@@ -222,12 +223,15 @@ def _by_stage(states: dict[str, str]) -> list[str]:
 def changes(before: Plan, config: Config, assignments: Sequence[str]) -> Iterator[str | Block]:
     """What a change of the config changes: artifacts by row and stage, and what they cost."""
     try:
-        after = Plan(offline_study(with_assignments(config, assignments))[0], before.manifests, before.measured)
+        study, refused = _changed_study(with_assignments(config, assignments))
     except UserError as error:
         raise UserError(f"--set {str(error).removeprefix(f'{CONFIG_FILE}: ')}") from None
+    after = Plan(study, before.manifests, before.measured)
     old, new = ({spec.name: spec for spec in plan.study.specs.values()} for plan in (before, after))
     added, gone = new.keys() - old.keys(), old.keys() - new.keys()
     yield f"with {' '.join(assignments)}:"
+    if refused:
+        yield f"snakemake refuses it as it is: {refused}"
     yield ""
     old_rows = {row.name: row for row in before.study.rows}
     header = _row_header("GPU-hours of its trainings", "of the rest")
@@ -251,6 +255,16 @@ def changes(before: Plan, config: Config, assignments: Sequence[str]) -> Iterato
     yield f"disk at the end: {before.space.end.words(size)} without, {after.space.end.words(size)} with it" + (
         f" and {size(bytes_left)} of what is no longer needed" if orphaned else ""
     )
+
+
+def _changed_study(config: Config) -> tuple[Study, str]:
+    """The study of a changed config, and why Snakemake refuses it: for a mismatch of prompts or lengths, or not."""
+    try:
+        return offline_study(config)[0], ""
+    except MismatchError as error:
+        # To allow it moves no key, so what it would cost can be told all the same.
+        allowing = {name: {**recipe, "mismatch": "allowed"} for name, recipe in config["recipes"].items()}
+        return offline_study({**config, "recipes": allowing})[0], str(error).removeprefix(f"{CONFIG_FILE}: ")
 
 
 def _counted(count: int, what: str, there: int, are_there: str) -> str:

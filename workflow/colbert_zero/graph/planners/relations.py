@@ -192,6 +192,10 @@ ALIGNED_SETTINGS = ("query_prompt", "document_prompt", "query_length")
 paper itself pre-trains with shorter ones."""
 
 
+class MismatchError(UserError):
+    """Prompts or lengths are not those that a model was trained with. A recipe may allow it, which moves no key."""
+
+
 def check_alignment(encoding: Config, trained: Config, trained_by: str, where: str) -> None:
     """Check that prompts and lengths are those that a model was trained with.
 
@@ -203,10 +207,13 @@ def check_alignment(encoding: Config, trained: Config, trained_by: str, where: s
         trained: Those that the model was trained with, as far as they are known.
         trained_by: The place in the config that says so.
         where: The place in the config that has `encoding`.
+
+    Raises:
+        MismatchError: One of `ALIGNED_SETTINGS` differs.
     """
     for name in ALIGNED_SETTINGS:
         if name in trained and encoding[name] != trained[name]:
-            raise UserError(
+            raise MismatchError(
                 f"{where}: {name} is {encoding[name]!r}, but {trained[name]!r} in {trained_by}, which it goes on from; "
                 "give both the same (the paper lost 1.26 points where prompts were left out later, 0.43 where they "
                 "were added), or say mismatch: allowed in the recipe"
