@@ -159,7 +159,7 @@ REFUSED = {
     "data/empty.jsonl": "is empty",
     "data/rows.csv": "is neither Parquet nor JSONL",
     "n" * 300 + ".jsonl": "cannot be read: File name too long",
-    "a\0b.jsonl": "is no path: it has a null character",
+    "a\0b.jsonl": "is not text",
     "": "there is nothing in it",
     "$HOME/mine.jsonl": "variables such as $HOME mean nothing here",
     "${HOME}/mine.jsonl": "variables such as $HOME mean nothing here",

@@ -52,8 +52,6 @@ def _problem(path: Path, is_right: Callable[[int], bool], access: int) -> str | 
         return f"is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else "does not exist"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    except ValueError:
-        return "is no path: it has a null character"
     if not is_right(mode):
         return KINDS_OF_FILES.get(stat.S_IFMT(mode), "is a device")
     return None if os.access(path, access) else "cannot be read: Permission denied"
