@@ -9,7 +9,11 @@
 # make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
+# make bench-mining    hard negatives, against mine_hard_negatives of sentence-transformers: time and memory
 # make bench-train     each stage against the trainers of PyLate and sentence-transformers 6: samples/s and memory
+# make bench-teaching  a re-ranker's scores against sentence-transformers' own predict: pairs/s and memory
+# make check-gpu       on a machine with a GPU: what a training computes there against PyLate, and the table of speeds
+# make bench-eval      encoding, indexes and searches against PyLate's, with the same vectors: documents/s and queries/s
 # make bench-statistics the tests of the report's differences, at the paper's size: time and memory
 # make bench-audit     how fast a study is verified, against OpenSSL's SHA-256 on the same bytes
 # make mutants         small changes of the code that no unit test notices; hours, or CHANGED=mining/corpus.py
@@ -19,7 +23,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster cluster-stop
-.PHONY: bench-audit bench-data bench-statistics bench-train mutants lock
+.PHONY: bench-audit bench-data bench-eval bench-mining bench-statistics bench-teaching bench-train check-gpu mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -61,12 +65,15 @@ test-demo: demo
 
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster
-	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py
+	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py tests/cluster/test_paper_part.py
 	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
 
-bench-train: .venv/peers/installed
+bench-teaching bench-train check-gpu: .venv/peers/installed
 
-bench-audit bench-data bench-statistics bench-train: .venv/installed
+check-gpu: .venv/installed
+	python tests/benchmarks/check_gpu.py --threads $$(nproc)
+
+bench-audit bench-data bench-eval bench-mining bench-statistics bench-teaching bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
 
 mutants: .venv/installed

@@ -64,7 +64,8 @@ def ours(folder: Path, processes: int) -> tuple[Measured, Measured]:
     source = Spec("sources", "hub.mine", {"columns": {"query": "query", "document": "document"}, "format": "rows"})
     shutil.copytree(folder / "files", study / source.folder, copy_function=_link)
     (study / source.folder / SPEC_FILE).write_text(source.text)
-    (study / source.folder / MANIFEST_FILE).write_text(json.dumps({"outputs": file_digests(study / source.folder)}))
+    manifest = {"outputs": file_digests(study / source.folder), "facts": {}}
+    (study / source.folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     settings = {"rows_per_shard": ROWS_PER_FILE, "minimum_characters": 1, "maximum_characters": None, "seed": 7}
     shards = Spec("shards", "mine", settings, {"source": [source.name]})
     plan = Spec("batches", "unsupervised", {"batch_size": BATCH, "epochs": 1, "seed": 7}, {"rows": [shards.name]})

@@ -93,7 +93,11 @@ def publish(spec: Spec, make: Make) -> str:
 
 def paper_settings() -> dict[str, dict[str, Any]]:
     """By stage, its settings in the paper's study."""
-    recipe = next(row for row in Study(read_config(ROOT / "config.yaml"), Path()).rows if row.kind == "recipe")
+    config = read_config(ROOT / "config.yaml")
+    name, first = next(iter(config["recipes"].items()))
+    # Alone it needs no commit of the Hub that is still to be looked up.
+    study = Study({**config, "recipes": {name: first}, "baselines": {}}, Path(), resolve=lambda *_: None)
+    recipe = next(row for row in study.rows if row.kind == "recipe")
     return {spec.label: dict(spec.settings) for spec in recipe.stages}
 
 

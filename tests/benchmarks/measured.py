@@ -59,12 +59,17 @@ def measure(command: Sequence[str], folder: Path, **variables: str) -> Measured:
         process = subprocess.Popen(
             list(command), cwd=folder, env=os.environ | variables, stdout=file, stderr=subprocess.STDOUT
         )
-        while process.poll() is None:
-            each = [_memory(found) for found in _family(process.pid)]
-            resident = max(resident, sum(both for both, _ in each))
-            anonymous = max(anonymous, sum(own for _, own in each))
-            largest = max(largest, max((both for both, _ in each), default=0))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        try:
+            while process.poll() is None:
+                each = [_memory(found) for found in _family(process.pid)]
+                resident = max(resident, sum(both for both, _ in each))
+                anonymous = max(anonymous, sum(own for _, own in each))
+                largest = max(largest, max((both for both, _ in each), default=0))
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:
+            # Whoever is interrupted here leaves nothing behind that computes.
+            if process.poll() is None:
+                process.kill()
     seconds = time.monotonic() - started
     said = output.read_text()
     if process.returncode:

@@ -31,6 +31,7 @@ class PeerTask:
         batch: Rows per step.
         device: `cpu` or `cuda`.
         cached: Whether the loss has a gradient cache, where a library leaves the choice.
+        attention: The implementation of attention, as transformers names it; None lets the library choose.
     """
 
     settings: dict[str, Any]
@@ -39,11 +40,17 @@ class PeerTask:
     batch: int
     device: str
     cached: bool = False
+    attention: str | None = None
 
     @classmethod
     def from_command_line(cls) -> PeerTask:
         """Read the JSON of the only argument."""
         return cls(**json.loads(sys.argv[1]))
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What a library passes on to transformers when it loads the model."""
+        return {} if self.attention is None else {"attn_implementation": self.attention}
 
     def columns(self) -> dict[str, list[Any]]:
         """The rows' columns."""
@@ -70,7 +77,7 @@ class PeerTask:
         options: dict[str, Any] | None = None,
         **parts: Any,
     ) -> None:
-        """Train, and print the seconds and the loss of each step, reading and tokenising among the seconds.
+        """Train; print each step's seconds, reading and tokenising among them, its loss, and the most MiB on the GPU.
 
         Args:
             trainer: The library's trainer.
@@ -106,7 +113,8 @@ class PeerTask:
             **parts,
         ).train()
         seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
-        print(json.dumps({"seconds": seconds, "losses": losses}))
+        memory = torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0
+        print(json.dumps({"seconds": seconds, "losses": losses, "memory": memory}))
 
 
 class Clock(TrainerCallback):

@@ -41,6 +41,7 @@ def main() -> None:
         document_length=settings["document_length"],
         do_query_expansion=settings["query_expansion"],
         local_files_only=True,
+        model_kwargs=task.model_options,
     )
     task.train(
         SentenceTransformerTrainer,

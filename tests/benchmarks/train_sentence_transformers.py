@@ -26,23 +26,26 @@ from peer_training import PeerTask
 # two numbers. Cached, 128 pairs scored at once: 1024 tokens 3.9 and 3.7, 2048 3.8 and 4.1, 4096 3.5 and 3.6. Without
 # cache: 8 texts 3.4 and 3.4, 16 3.2 and 3.4, 32 3.4 and 3.6. Supervised: 8 texts 1.3 and 1.4, 16 1.5 and 1.4, 32 1.4;
 # cached, 2048 tokens 1.7. Distillation: 8 texts 2.5, 16 2.8, 32 3.4, all 256 5.2.
-TOKENS = 4096
-"""Tokens that are encoded at once with a gradient cache."""
+TOKENS = {"cpu": 4096, "cuda": 32768}
+"""Tokens that are encoded at once with a gradient cache. On a GPU nothing was tried: enough to keep one busy."""
 TEXTS = {"unsupervised": 16, "supervised": 16, "distillation": 8}
-"""Texts that are encoded at once without one, each chunk as wide as its longest."""
+"""Texts that are encoded at once without one on a CPU, each chunk as wide as its longest."""
+TEXTS_ON_GPU = 256
+"""The same on a GPU, of all stages."""
 
 
 def loss_of(task: PeerTask, model: MultiVectorEncoder) -> torch.nn.Module:
     """The loss of a stage."""
     stage = task.settings["stage"]
+    texts = TEXTS[stage] if task.device == "cpu" else TEXTS_ON_GPU
     if stage == "distillation":
-        return losses.MultiVectorDistillKLDivLoss(model, mini_batch_size=TEXTS[stage])
+        return losses.MultiVectorDistillKLDivLoss(model, mini_batch_size=texts)
     scale = 1 / task.settings["temperature"]
     if task.cached:
         return losses.CachedMultiVectorMultipleNegativesRankingLoss(
-            model, scale=scale, mini_batch_num_tokens=TOKENS, score_mini_batch_size=task.batch
+            model, scale=scale, mini_batch_num_tokens=TOKENS[task.device], score_mini_batch_size=task.batch
         )
-    return losses.MultiVectorMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=TEXTS[stage])
+    return losses.MultiVectorMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=texts)
 
 
 def in_columns(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -58,7 +61,7 @@ def main() -> None:
     """Train, and print what it took."""
     task = PeerTask.from_command_line()
     settings, columns = task.settings, in_columns(task.columns())
-    model = MultiVectorEncoder(task.start, device=task.device, local_files_only=True)
+    model = MultiVectorEncoder(task.start, device=task.device, local_files_only=True, model_kwargs=task.model_options)
     config = json.loads(Path(task.start, "config_sentence_transformers.json").read_text())
     task.train(
         MultiVectorEncoderTrainer,

@@ -11,9 +11,10 @@ from snakemake.settings.types import DeploymentMethod
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from colbert_zero.machine import slurm
-from colbert_zero.graph.artifact import artifact_folder
+from colbert_zero.graph.artifact import artifact_folder, is_let_go
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.arguments import delete_used_arguments, write_arguments
+from colbert_zero.graph.let_go import let_go_finished
 from colbert_zero.graph.console import RetryableError, UserError, exit_on_error
 from colbert_zero.machine.failures import explain_failures
 from colbert_zero.machine.memory import available_memory_mb, steps_beyond_memory
@@ -28,6 +29,7 @@ from colbert_zero.machine.images import (
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.code import COMMIT_VARIABLE, source_commit
 from colbert_zero.graph.provenance import RUN_VARIABLE
+from colbert_zero.graph.rules import rule_of
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import check_writable
 
@@ -74,7 +76,11 @@ with exit_on_error():
     )
     if images_requested:
         check_paths(Path("."), IMAGES.values())
-    os.environ.update(image_environment(Path("."), os.environ))
+    os.environ.update(
+        image_environment(
+            Path("."), os.environ, study.resource("search_index", "scratch")
+        )
+    )
     if workflow.is_main_process:
         # Snakemake writes there, a dry run too.
         check_writable(Path(".snakemake"))
@@ -111,9 +117,9 @@ if (
 ):
     MEMORY_MB = available_memory_mb()
     workflow.register_resource("mem_mb", MEMORY_MB)
-# Each attempt at a training resumes from the last checkpoint, so a training may run into its time limit this often. The
-# Snakemake inside of a job retries nothing: that job's time may be up.
-TRAINING_RETRIES = 10 if workflow.is_main_process else 0
+# Each attempt at a training resumes from the last checkpoint, and one at work in pieces from those that are there, so
+# they may run into their time limit this often. The Snakemake inside of a job retries nothing: that job's time may be up.
+RESUMING_RETRIES = 10 if workflow.is_main_process else 0
 held_locks = []
 
 
@@ -143,20 +149,21 @@ onstart:
                 )
                 slurm.patch_executor()
             if not workflow.execution_settings.retries:
-                # With `--retries 0`, as with the local profile, do not retry a training either.
+                # With `--retries 0`, as with the local profile, do not retry what resumes either.
                 for step in workflow.rules:
                     step.restart_times = None
             for folder in ("benchmarks", "logs", "resources", "results"):
                 check_writable(Path(folder))
             jobs = list(workflow.dag.needrun_jobs())
-            write_arguments(
-                study,
-                [
-                    job.wildcards.key
-                    for job in jobs
-                    if "key" in job.wildcards.keys()
-                ],
-            )
+            keys = [
+                job.wildcards.key for job in jobs if "key" in job.wildcards.keys()
+            ]
+            write_arguments(study, keys)
+            if freed := let_go_finished(study, keys):
+                print(
+                    f"colbert-zero: indexes of runs that are there were let go: {freed / 1e9:.3f} GB",
+                    file=sys.stderr,
+                )
             steps = {getattr(job.wildcards, "label", None) for job in jobs}
             steps |= {job.rule.name for job in jobs}
             for line in steps_beyond_memory(
@@ -191,22 +198,71 @@ def input_specs(wildcards):
     ]
 
 
-def shares(wildcards, of):
-    """The shares of the work on a source's shards, a file for each job; none if one job does all, or all is done."""
-    jobs, spec = resource("build_shards", "jobs"), study.spec_of(wildcards.key)
-    if jobs == 1 or (spec.folder / "spec.json").is_file():
+def files_again(wildcards):
+    """What must be made again before an artifact is made: the files of those of its inputs that were let go."""
+    spec = study.spec_of(wildcards.key)
+    if (spec.folder / "manifest.json").is_file():
         return []
-    return [f"{spec.state}.{of}-{share}-of-{jobs}" for share in range(1, jobs + 1)]
+    return [
+        index.again_file for index in study.inputs_of(spec) if is_let_go(index.folder)
+    ]
 
 
-def file_shares(wildcards):
-    """What must be done before a share of the shards: all shares of the files."""
-    return shares(wildcards, "files") if wildcards.of == "shards" else []
+def own_spec(wildcards):
+    """The `spec.json` of the artifact whose other files are made again."""
+    return ancient(study.spec_of(wildcards.key).folder / "spec.json")
 
 
-def shard_shares(wildcards):
-    """What must be done before the shards are published: all shares of the shards."""
-    return shares(wildcards, "shards")
+def let_go_command(wildcards):
+    """What follows a search: letting go of the index's files, unless the config keeps indexes."""
+    if study.config["evaluation"]["keep_indexes"]:
+        return ""
+    return (
+        f"&& python -m colbert_zero.graph.let_go --spec {quote(spec_file(wildcards))}"
+    )
+
+
+def shares_of(spec, parts):
+    """The shares of the last of some parts of a step's work, a file for each job; none if one job does all, or all is
+    done."""
+    jobs = resource(rule_of(spec).step, "jobs")
+    if jobs == 1 or not parts or (spec.folder / "spec.json").is_file():
+        return []
+    return [
+        f"{spec.state}.{parts[-1]}-{share}-of-{jobs}" for share in range(1, jobs + 1)
+    ]
+
+
+def shares(wildcards):
+    """What must be done before an artifact is published: all shares of the last part of its work."""
+    spec = study.spec_of(wildcards.key)
+    return shares_of(spec, rule_of(spec).parts)
+
+
+def shares_before(wildcards):
+    """What must be done before a share of a part: all shares of the part before it."""
+    spec = study.spec_of(wildcards.key)
+    parts = rule_of(spec).parts
+    return shares_of(spec, parts[: parts.index(wildcards.part)])
+
+
+def for_step(look_up, *arguments):
+    """A function of the wildcards that calls `look_up` with the name of the step that makes the artifact."""
+    return lambda wildcards: look_up(
+        rule_of(study.spec_of(wildcards.key)).step, *arguments
+    )
+
+
+def step_command(wildcards):
+    """The module and the flags of a job that another rule than the artifact's own starts for a step."""
+    made_by = rule_of(study.spec_of(wildcards.key))
+    flags = ["--device", device(made_by.step)] if made_by.may_use_gpu else []
+    return [f"colbert_zero.{made_by.module}", *flags]
+
+
+def heap_mb(wildcards, resources):
+    """Java's heap: half of a job's memory. The rest is Python's and, for the pages of an index, the system's."""
+    return resources.mem_mb // 2
 
 
 def spec_file(wildcards):
@@ -304,15 +360,16 @@ def image(name):
     return IMAGES[name].address if use_images else f"{name}.sif"
 
 
-def image_file(name):
-    """The image as an input, for a step whose image must be built first; none if the step's artifact is finished."""
+def image_file(name, again=False):
+    """The image as an input, for a step whose image must be built first; none if the step's artifact is finished, and
+    not made `again`."""
     image = IMAGES[name]
 
     def needed(wildcards):
         made = study.spec_of(wildcards.key).folder / "spec.json"
         return (
             [ancient(image.file)]
-            if use_images and image.is_built_here and not made.is_file()
+            if use_images and image.is_built_here and (again or not made.is_file())
             else []
         )
 

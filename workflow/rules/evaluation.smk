@@ -4,6 +4,7 @@
 rule build_index:
     input:
         input_specs,
+        shares,
         image=image_file("torch"),
     output:
         "results/indexes/{label}-{key}/spec.json",
@@ -13,6 +14,7 @@ rule build_index:
         "benchmarks/indexes/{label}-{key}.tsv"
     wildcard_constraints:
         label=r"(?!dense\.)[^/]+",
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: resource("build_index", "threads")
@@ -34,6 +36,7 @@ rule build_index:
 rule search_index:
     input:
         input_specs,
+        files_again,
         image=image_file("torch"),
     output:
         "results/runs/colbert.{label}-{key}/spec.json",
@@ -41,6 +44,8 @@ rule search_index:
         "logs/runs/colbert.{label}-{key}.log",
     benchmark:
         "benchmarks/runs/colbert.{label}-{key}.tsv"
+    # Before other indexes are built, so that few are there at once where they are let go.
+    priority: 1
     container:
         image("torch")
     threads: resource("search_index", "threads")
@@ -52,11 +57,15 @@ rule search_index:
     params:
         spec=spec_file,
         device=device("search_index"),
+        scratch=resource("search_index", "scratch") or "",
         rows=row_names,
+        let_go=let_go_command,
     message:
         "Search {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.evaluation.search --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.evaluation.search --spec {params.spec:q} --threads {threads} --device {params.device:q} --scratch={params.scratch:q} "
+        "2> {log:q} "
+        "{params.let_go} 2>> {log:q}"
 
 
 rule embed_documents:
@@ -90,6 +99,7 @@ rule embed_documents:
 rule search_embeddings:
     input:
         input_specs,
+        files_again,
         image=image_file("torch"),
     output:
         "results/runs/dense.{label}-{key}/spec.json",
@@ -97,6 +107,8 @@ rule search_embeddings:
         "logs/runs/dense.{label}-{key}.log",
     benchmark:
         "benchmarks/runs/dense.{label}-{key}.tsv"
+    # Before other indexes are built, so that few are there at once where they are let go.
+    priority: 1
     container:
         image("torch")
     threads: resource("search_embeddings", "threads")
@@ -109,10 +121,44 @@ rule search_embeddings:
         spec=spec_file,
         device=device("search_embeddings"),
         rows=row_names,
+        let_go=let_go_command,
     message:
         "Search {wildcards.label} for {params.rows}, by one vector for each text"
     shell:
-        "python -m colbert_zero.evaluation.dense_search --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.evaluation.dense_search --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q} "
+        "{params.let_go} 2>> {log:q}"
+
+
+rule make_again:
+    input:
+        input_specs,
+        own_spec,
+        image=image_file("torch", again=True),
+    output:
+        temp(touch("results/state/{kind}/{label}-{key}.again")),
+    log:
+        "logs/{kind}/{label}-{key}.again.log",
+    benchmark:
+        "benchmarks/{kind}/{label}-{key}.again.tsv"
+    wildcard_constraints:
+        kind="indexes",
+    retries: RESUMING_RETRIES
+    container:
+        image("torch")
+    threads: for_step(resource, "threads")
+    resources:
+        mem_mb=for_step(resource, "mem_mb"),
+        runtime=for_step(resource, "runtime"),
+        gpu=for_step(gpu),
+        slurm_extra=for_step(slurm_extra),
+    params:
+        spec=spec_file,
+        command=step_command,
+        rows=row_names,
+    message:
+        "Encode {wildcards.label} for {params.rows} again: the files were let go"
+    shell:
+        "python -m {params.command:q} --spec {params.spec:q} --threads {threads} 2> {log:q}"
 
 
 rule search_bm25:

@@ -4,6 +4,7 @@
 rule mine_bm25:
     input:
         input_specs,
+        shares,
         image=image_file("lucene"),
     output:
         "results/candidates/bm25.{label}-{key}/spec.json",
@@ -11,6 +12,7 @@ rule mine_bm25:
         "logs/candidates/bm25.{label}-{key}.log",
     benchmark:
         "benchmarks/candidates/bm25.{label}-{key}.tsv"
+    retries: RESUMING_RETRIES
     container:
         image("lucene")
     threads: resource("mine_bm25", "threads")
@@ -20,15 +22,18 @@ rule mine_bm25:
         slurm_extra=slurm_extra("mine_bm25"),
     params:
         spec=spec_file,
+        heap_mb=heap_mb,
     message:
         "Search {wildcards.label} for candidates with BM25"
     shell:
-        "python -m colbert_zero.mining.bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.mining.bm25 --spec {params.spec:q} --threads {threads} --heap-mb {params.heap_mb} "
+        "2> {log:q}"
 
 
 rule mine_dense:
     input:
         input_specs,
+        shares,
         image=image_file("torch"),
     output:
         "results/candidates/dense.{label}-{key}/spec.json",
@@ -36,6 +41,7 @@ rule mine_dense:
         "logs/candidates/dense.{label}-{key}.log",
     benchmark:
         "benchmarks/candidates/dense.{label}-{key}.tsv"
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: resource("mine_dense", "threads")

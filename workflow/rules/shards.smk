@@ -1,41 +1,10 @@
 # Shards: training rows in a fixed random order. Batch plans: which rows make step 1, 2, 3 ...
 
 
-rule share_shards:
-    input:
-        input_specs,
-        file_shares,
-        image=image_file("torch"),
-    output:
-        temp(touch("results/state/shards/{label}-{key}.{of}-{share}-of-{jobs}")),
-    log:
-        "logs/shards/{label}-{key}.{of}-{share}-of-{jobs}.log",
-    benchmark:
-        "benchmarks/shards/{label}-{key}.{of}-{share}-of-{jobs}.tsv"
-    wildcard_constraints:
-        of="files|shards",
-        share="[0-9]+",
-        jobs="[0-9]+",
-    container:
-        image("torch")
-    threads: resource("build_shards", "threads")
-    resources:
-        mem_mb=resource("build_shards", "mem_mb"),
-        runtime=resource("build_shards", "runtime"),
-        slurm_extra=slurm_extra("build_shards"),
-    params:
-        spec=spec_file,
-    message:
-        "Shuffle {wildcards.label}: the {wildcards.of}, share {wildcards.share} of {wildcards.jobs}"
-    shell:
-        "python -m colbert_zero.data.shard_worker --spec {params.spec:q} --of {wildcards.of} --share {wildcards.share} "
-        "--jobs {wildcards.jobs} --threads {threads} 2> {log:q}"
-
-
 rule build_shards:
     input:
         input_specs,
-        shard_shares,
+        shares,
         image=image_file("torch"),
     output:
         "results/shards/{label}-{key}/spec.json",
@@ -43,6 +12,7 @@ rule build_shards:
         "logs/shards/{label}-{key}.log",
     benchmark:
         "benchmarks/shards/{label}-{key}.tsv"
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: resource("build_shards", "threads")

@@ -29,6 +29,7 @@ rule teach_bm25:
 rule teach_neural:
     input:
         input_specs,
+        shares,
         image=image_file("torch"),
     output:
         "results/scores/neural.{label}-{key}/spec.json",
@@ -36,6 +37,7 @@ rule teach_neural:
         "logs/scores/neural.{label}-{key}.log",
     benchmark:
         "benchmarks/scores/neural.{label}-{key}.tsv"
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: resource("teach_neural", "threads")

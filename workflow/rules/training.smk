@@ -15,7 +15,7 @@ rule train_stage:
     wildcard_constraints:
         key=f"(?!{'|'.join(spec.key for spec in multi_node_models()) or 'none'})[0-9a-f]{{12}}",
     priority: 1
-    retries: TRAINING_RETRIES
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: for_stage(resource, "threads")
@@ -74,7 +74,7 @@ rule train_stage_on_nodes:
     wildcard_constraints:
         key="|".join(spec.key for spec in multi_node_models()) or "none",
     priority: 1
-    retries: TRAINING_RETRIES
+    retries: RESUMING_RETRIES
     conda:
         "../../envs/host.yaml"
     threads: for_stage(resource, "threads")

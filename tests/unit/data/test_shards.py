@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
-from colbert_zero.data import shard_worker
-from colbert_zero.data.rows import RowReader, min_max
-from colbert_zero.data.shards import make
+from colbert_zero.audit.records import problem_with_form, problems_with_history
+from colbert_zero.data.rows import RowReader, min_max, shard_file_name
+from colbert_zero.data.shards import PARTS, make
 from colbert_zero.data.shuffle import BucketRange, merge_spills
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact, Spec, file_digests, run_step
 
@@ -281,13 +281,13 @@ def test_a_killed_run_is_resumed(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("colbert_zero.data.shards.merge_spills", merge_or_exit)
     with pytest.raises(SystemExit):
         run_step(make, None, ["--spec", spec.text])
-    kept = {path.name: path.stat().st_ino for path in spec.state.glob("merged/*.parquet")}
-    assert sorted(kept) == ["rows-00000.parquet", "rows-00001.parquet"]
+    kept = {int(path.parent.name): path.stat().st_ino for path in spec.state.glob("shards/0*/*.parquet")}
+    assert sorted(kept) == [0, 1]
     forbid_reading(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     artifact = Artifact.open(spec.name)
     assert len(merged) == 5
-    assert {name: artifact.file(name).stat().st_ino for name in kept} == kept
+    assert {number: artifact.file(shard_file_name(number)).stat().st_ino for number in kept} == kept
     assert artifact.manifest["outputs"] == expected
     assert artifact.facts["dropped"] == {"duplicate": 2}
     assert not spec.state.exists()
@@ -301,7 +301,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
     limits = {"rows_per_shard": 500}
     expected = shards_of({"a.jsonl": [row for rows in files.values() for row in rows]}, revision=1, **limits)
     spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), files), **limits)
-    for pattern in ("spills/.0*", "spills/0000[0-8]", "spills/00007", "merged/rows-*", "merged/rows-*.parquet"):
+    for pattern in ("files/.0*", "files/00000[0-8]", "files/000007", "shards/.0*/*.parquet", "shards/0*"):
         command = [sys.executable, "-m", "colbert_zero.data.shards", "--spec", spec.text, "--threads", "2"]
         running = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
         while running.poll() is None and not any(spec.state.glob(pattern)):
@@ -316,20 +316,30 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes() -> None:
     assert not spec.state.exists()
 
 
+def do_share(spec: Spec, part: str, share: int, jobs: int) -> int:
+    arguments = ["--spec", spec.text, "--part", part, "--share", str(share), "--jobs", str(jobs)]
+    return run_step(make, None, arguments, parts=PARTS)
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 5])
 def test_several_jobs_make_the_same_shards(monkeypatch: MonkeyPatch, jobs: int) -> None:
     expected = shards_of({"a.jsonl": [row for part in FILES.values() for row in part]}, revision=1)
     spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), FILES))
     for of in ("files", "shards"):
         for share in range(jobs, 0, -1):
-            arguments = ["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", str(jobs)]
-            assert shard_worker.main(arguments) == 0
+            assert do_share(spec, of, share, jobs) == 0
     forbid_reading(monkeypatch)
     monkeypatch.setattr("colbert_zero.data.shards.merge_spills", None)
     assert run_step(make, None, ["--spec", spec.text]) == 0
-    assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]
+    artifact = Artifact.open(spec.name)
+    assert artifact.manifest["outputs"] == expected.manifest["outputs"]
+    assert [(record["name"], record["end"]) for record in artifact.manifest["shares"]] == 2 * jobs * [
+        (spec.name, "done")
+    ]
+    assert problem_with_form(artifact.manifest, (artifact.folder / "manifest.json").read_text()) is None
+    assert not list(problems_with_history(artifact.manifest, spec.name))
     # A share that starts after the shards are published does nothing.
-    assert shard_worker.main(["--spec", spec.text, "--of", "files", "--share", "1", "--jobs", "2"]) == 0
+    assert do_share(spec, "files", 1, 2) == 0
     assert not spec.state.exists()
 
 
@@ -479,7 +489,7 @@ def test_several_jobs_make_the_same_scored_shards(monkeypatch: MonkeyPatch) -> N
     spec = spec_of(scored_source(rows, revision=1))
     for of in ("files", "shards"):
         for share in (1, 2):
-            assert shard_worker.main(["--spec", spec.text, "--of", of, "--share", str(share), "--jobs", "2"]) == 0
+            assert do_share(spec, of, share, 2) == 0
     forbid_reading(monkeypatch)
     assert run_step(make, None, ["--spec", spec.text]) == 0
     assert Artifact.open(spec.name).manifest["outputs"] == expected.manifest["outputs"]

@@ -20,6 +20,7 @@ from colbert_zero.evaluation.dense_index import build_inverted_file, list_count
 from colbert_zero.evaluation.embeddings import Embeddings, EmbeddingWriter, Vectors
 from colbert_zero.graph.artifact import Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.draws import draw
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from colbert_zero.models.encoders import SentenceTransformerEncoder
@@ -64,6 +65,9 @@ def test_vectors_are_those_of_sentence_transformers(case: str, bert: Path, moder
         "maximum_length": 256,
     }
     assert set(artifact.files()) == {"documents.npy", "documents.parquet", "queries.npy", "queries.parquet"}
+    seconds, rate = facts["encoding_seconds"], facts["documents_per_second"]
+    assert 0 < seconds < 600 and 0 <= facts["indexing_seconds"] < 600
+    assert len(DOCUMENTS) / (seconds + 1e-3) - 0.1 <= rate <= len(DOCUMENTS) / (seconds - 6e-4) + 0.1
 
 
 def test_given_prompts_and_length_are_used(bert: Path, tmp_path: Path) -> None:
@@ -104,8 +108,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("kind", ["exact", "faiss"])
 def test_a_step_that_is_killed_anywhere_goes_on_to_the_same_bytes(
-    kind: str, prompted: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, prompted: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(dense_index, "TEXTS_PER_CHUNK", 20)
     spec = index_spec(prompted, kind=kind)
     whole = file_digests(make_index(spec).folder)
@@ -134,12 +139,27 @@ def test_a_step_that_is_killed_anywhere_goes_on_to_the_same_bytes(
         with pytest.raises(Killed):
             run_step(dense_index.make, None, ["--spec", spec.text], add_device_option)
         monkeypatch.setattr(EmbeddingWriter, "append", append)
+        assert "going on after" not in caplog.text
         again = make_index(spec)
+        assert f"going on after {20 * stop} of {len(DOCUMENTS)} documents" in caplog.text
+        caplog.clear()
         assert file_digests(again.folder) == whole
         # No text is encoded twice, but for those of the chunk that was lost.
         assert sum(map(len, encoded)) == len(DOCUMENTS) + 20
         assert len(again.manifest["attempts"]) == 2
         assert not spec.state.exists()
+
+
+def test_a_writer_goes_on_after_what_is_there_and_adds_up_the_time(tmp_path: Path) -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    with EmbeddingWriter(tmp_path, "documents", 4) as writer:
+        assert (writer.rows, writer.seconds, writer.dimensions) == (0, 0, 0)
+        writer.append(["a", "b", "c"], vectors[:3], 1.5)
+    with EmbeddingWriter(tmp_path, "documents", 4) as writer:
+        assert (writer.rows, writer.seconds, writer.dimensions) == (3, 1.5, 3)
+        writer.append(["d"], vectors[3:], 0.5)
+    assert (writer.rows, writer.seconds) == (4, 2.0)
+    np.testing.assert_array_equal(np.load(writer.path), vectors)
 
 
 def test_unfinished_work_of_other_chunks_or_that_is_torn_is_not_continued(
@@ -201,6 +221,25 @@ def test_an_inverted_file_is_decided_by_its_seed_and_not_by_how_many_rows_are_ad
     monkeypatch.setattr(dense_index, "ROWS_AT_ONCE", 333)
     np.testing.assert_array_equal(faiss.serialize_index(build_inverted_file(vectors, 1)), first)
     assert not np.array_equal(faiss.serialize_index(build_inverted_file(vectors, 2)), first)
+
+
+def test_centroids_are_computed_from_64_documents_each_or_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Vectors] = []
+    train = faiss.IndexIVFScalarQuantizer.train
+
+    def noted(self: faiss.IndexIVFScalarQuantizer, vectors: Vectors) -> None:
+        trained.append(vectors)
+        train(self, vectors)
+
+    monkeypatch.setattr(faiss.IndexIVFScalarQuantizer, "train", noted)
+    vectors = vectors_of(4000)
+    index = build_inverted_file(vectors, 1)
+    assert (index.cp.max_points_per_centroid, index.cp.seed) == (64, draw(1, "faiss centroids") % 2**31)
+    np.testing.assert_array_equal(trained[0], vectors)
+    assert index.ntotal == 4000
+    monkeypatch.setattr(dense_index, "MAXIMUM_LISTS", 20)
+    build_inverted_file(vectors, 1)
+    assert len(trained[1]) == len(np.unique(trained[1], axis=0)) == 20 * 64
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,23 @@ def test_faiss_finds_nearly_what_an_exact_search_finds_with_the_same_scores(monk
     assert recalls[0] < 0.8 and recalls[2] > 0.95 and recalls[3] == 1
 
 
+def test_faiss_scores_four_documents_of_64_lists_for_each_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    search = faiss.IndexIVFScalarQuantizer.search
+
+    def noted(self: faiss.IndexIVFScalarQuantizer, queries: Vectors, candidates: int) -> Any:
+        asked.append((self.nprobe, candidates))
+        return search(self, queries, candidates)
+
+    monkeypatch.setattr(faiss.IndexIVFScalarQuantizer, "search", noted)
+    documents = vectors_of(3000)
+    order, index = order_of([f"d{number}" for number in range(3000)]), publish_inverted_file(documents)
+    (keys,) = search_inverted_file(index, documents, documents[:1], order, 10, 1)
+    assert order.hits(keys)[0][0] == "d0", "the first document too can be found"
+    list(search_inverted_file(index, documents, documents[:1], order, 1000, 1))
+    assert asked == [(64, 40), (64, 3000)]
+
+
 def test_faiss_gives_the_same_hits_in_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     documents, queries = vectors_of(3000), vectors_of(30, seed=2)
     order, index = order_of([f"d{number}" for number in range(3000)]), publish_inverted_file(documents)
@@ -175,6 +192,24 @@ def test_a_faiss_run_of_few_documents_is_the_exact_one(bert: Path, tmp_path: Pat
         texts.append(run.file("run.trec").read_text())
         assert {line.split()[-1] for line in texts[-1].splitlines()} == set(index.spec.inputs["model"])
     assert texts[0] == texts[1]
+
+
+def test_a_search_is_asked_for_no_more_documents_than_the_run_has(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def noted(documents: Vectors, queries: Vectors, order: IdOrder, depth: int, device: str) -> Any:
+        asked.append(depth)
+        return search_exact(documents, queries, order, depth, device)
+
+    monkeypatch.setattr(dense_search, "search_exact", noted)
+    index = make_index(index_spec(dense_model(tmp_path / "model", bert)))
+    for depth, drop_self in ((5, False), (5, True), (1000, True)):
+        facts = make_run(run_spec(index.spec, depth, drop_self)).facts
+        assert 0 <= facts["searching_seconds"] < 600
+        assert facts["queries_per_second"] >= len(JUDGED) / (facts["searching_seconds"] + 1e-3) - 0.1
+    assert asked == [5, 6, len(DOCUMENTS)]
 
 
 def test_threads_change_no_byte_of_a_run(bert: Path, tmp_path: Path) -> None:

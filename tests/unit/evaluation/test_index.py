@@ -5,19 +5,25 @@ from __future__ import annotations
 import shutil
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fast_plaid.search import FastPlaid
 from safetensors import safe_open
 
-from colbert_zero.evaluation import index, search
+from colbert_zero.data.beir import Collection
+from colbert_zero.evaluation import disk_space, encode, index, search
 from colbert_zero.evaluation.index import index_kind
+from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.draws import draw
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from publishing import publish, publish_collection
@@ -77,16 +83,101 @@ def test_vectors_are_those_of_the_model_with_its_prompts(study: tuple[str, str])
             np.testing.assert_allclose(part.float().numpy(), expected, atol=1e-3)
 
 
-def test_chunks_are_put_back_in_the_corpus_order(study: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_put_together_in_the_corpus_order(study: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(index.make, index_spec(study, "exact"))
     expected = TokenVectors.open(whole.file("documents.safetensors"), whole.file("documents.parquet"))
     tokens = expected.vectors.clone()
     shutil.rmtree(whole.folder)
-    monkeypatch.setattr(index, "TEXTS_PER_CHUNK", 7)
+    monkeypatch.setattr(encode, "TEXTS_PER_CHUNK", 7)
     chunked = run(index.make, index_spec(study, "exact"))
     found = TokenVectors.open(chunked.file("documents.safetensors"), chunked.file("documents.parquet"))
     assert found.ids == expected.ids
     torch.testing.assert_close(found.vectors, tokens, atol=1e-3, rtol=0)
+
+
+def do_share(spec: Spec, share: int, jobs: int) -> int:
+    arguments = ["--spec", spec.text, "--part", "documents", "--share", str(share), "--jobs", str(jobs)]
+    return run_step(index.make, None, arguments, add_device_option, index.PARTS)
+
+
+@pytest.mark.parametrize("kind", ["exact", "plaid"])
+def test_several_jobs_make_the_same_index(study: tuple[str, str], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(encode, "TEXTS_PER_CHUNK", 8)
+    spec = index_spec(study, kind)
+    alone = run(index.make, spec)
+    expected, facts = file_digests(alone.folder), alone.facts
+    shutil.rmtree(alone.folder)
+    for share in (3, 1, 2):
+        assert do_share(spec, share, 3) == 0
+    monkeypatch.setattr(index.TextReader, "read", None)
+    shared = run(index.make, spec)
+    assert file_digests(shared.folder) == expected
+    of_time = {"encoding_seconds", "documents_per_second", "indexing_seconds"}
+    assert {name: fact for name, fact in shared.facts.items() if name not in of_time} == {
+        name: fact for name, fact in facts.items() if name not in of_time
+    }
+    assert not spec.state.exists()
+
+
+def test_a_killed_index_goes_on_after_its_last_piece_to_the_same_bytes(
+    study: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "TEXTS_PER_CHUNK", 8)
+    spec = index_spec(study, "exact")
+    alone = run(index.make, spec)
+    expected = file_digests(alone.folder)
+    shutil.rmtree(alone.folder)
+    encoded, write = [], VectorWriter.write
+
+    def killed(writer: VectorWriter, ids: list[str], matrices: list[Any]) -> None:
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        encoded.append(ids)
+        write(writer, ids, matrices)
+
+    monkeypatch.setattr(VectorWriter, "write", killed)
+    assert run_step(index.make, None, ["--spec", spec.text], add_device_option) != 0
+    monkeypatch.setattr(VectorWriter, "write", lambda *arguments: (encoded.append(arguments[1]), write(*arguments))[1])
+    assert file_digests(run(index.make, spec).folder) == expected
+    documents = [name for ids in encoded for name in ids if name in DOCUMENTS]
+    assert documents == list(DOCUMENTS), "each is encoded once"
+
+
+def test_a_disk_without_room_is_told_before_the_first_document_is_encoded(
+    study: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(encode, "TEXTS_PER_CHUNK", 8)
+    full = SimpleNamespace(free=1000)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: full)
+    monkeypatch.setattr(encode.Encoder, "encode", None)
+    assert run_step(index.make, None, ["--spec", index_spec(study, "plaid").text], add_device_option) == 1
+    assert "the vectors of 61 documents and their index take about 0.0 GB in" in capsys.readouterr().err
+
+
+def test_a_plaid_index_is_what_fast_plaids_own_class_writes(study: tuple[str, str], tmp_path: Path) -> None:
+    exact, artifact = (run(index.make, index_spec(study, kind)) for kind in ("exact", "plaid"))
+    texts = TokenVectors.open(exact.file("documents.safetensors"), exact.file("documents.parquet"))
+    torch.manual_seed(draw(1, "plaid"))
+    theirs = FastPlaid(index=str(tmp_path / "theirs"), device="cpu")
+    theirs.create(
+        list(torch.split(texts.vectors, texts.lengths.tolist())),
+        kmeans_niters=index.KMEANS_ITERATIONS, nbits=index.RESIDUAL_BITS, seed=1, use_triton_kmeans=False,
+        start_from_scratch=0,
+    )  # fmt: skip
+    expected = {name: path for name, path in file_digests(tmp_path / "theirs").items() if "merged" not in name}
+    expected.pop("plaid.lock", None)
+    assert file_digests(artifact.folder / "plaid") == expected
+    assert artifact.file("documents.parquet").read_bytes() == exact.file("documents.parquet").read_bytes()
+
+
+def test_the_precision_of_an_index_is_in_its_settings(study: tuple[str, str]) -> None:
+    spec = index_spec(study, "exact")
+    rounded = Spec("indexes", "toy", {**spec.settings, "precision": "bf16"}, spec.inputs)
+    contents = [
+        {name: run(index.make, each).file(f"{name}.safetensors").read_bytes() for name in ("queries", "documents")}
+        for each in (spec, rounded)
+    ]
+    assert all(contents[0][name] != contents[1][name] for name in contents[0])
 
 
 @pytest.mark.parametrize("kind", ["exact", "plaid"])
@@ -120,6 +211,11 @@ def test_a_plaid_index_is_built_as_pylate_does_by_default() -> None:
 
     defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
     assert (defaults["nbits"], defaults["kmeans_niters"]) == (index.RESIDUAL_BITS, index.KMEANS_ITERATIONS)
+    defaults = {name: parameter.default for name, parameter in signature(FastPlaid.create).parameters.items()}
+    assert (defaults["max_points_per_centroid"], defaults["batch_size"]) == (
+        index.VECTORS_PER_CENTROID,
+        index.DOCUMENTS_PER_FILE,
+    )
 
 
 def test_vectors_begin_at_a_multiple_of_64_bytes_and_there_may_be_none(tmp_path: Path) -> None:
@@ -211,3 +307,26 @@ def test_a_vector_that_is_not_finite_is_refused_with_the_text_it_is_of(tmp_path:
     with pytest.raises(UserError, match="'broken'"), VectorWriter(tmp_path, "documents") as writer:
         writer.write(["fine", "broken"], [np.ones((1, 2), np.float32), np.array([[1, np.nan]], np.float32)])
     assert not writer.texts_file.exists()
+
+
+def test_parts_of_a_corpus_are_read_in_any_order(study: tuple[str, str]) -> None:
+    reader = TextReader(Collection.open(Artifact.open(study[1])))
+    names = list(DOCUMENTS)
+    for start, stop in ((0, 7), (7, 20), (30, 35), (10, 12), (0, 3), (55, 99)):
+        assert [name for name, _ in reader.read(start, stop)] == names[start:stop]
+
+
+def test_texts_in_several_parts_are_written_as_one(tmp_path: Path) -> None:
+    matrices = {name: np.full((size, 4), size / 8, np.float32) for name, size in (("a", 2), ("b", 0), ("c", 3))}
+    with VectorWriter(tmp_path, "whole") as whole:
+        whole.write(matrices, list(matrices.values()))
+    parts = []
+    for names in (["a"], ["b", "c"]):
+        with VectorWriter(tmp_path, names[0]) as part:
+            part.write(names, [matrices[name] for name in names])
+        parts.append(TokenVectors.open(part.vectors_file, part.texts_file))
+    with VectorWriter(tmp_path, "joined") as joined:
+        for texts in parts:
+            joined.copy(texts)
+    for one, other in ((whole.vectors_file, joined.vectors_file), (whole.texts_file, joined.texts_file)):
+        assert one.read_bytes() == other.read_bytes()

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_zero.evaluation import search
+from colbert_zero.evaluation import disk_space, search
 from colbert_zero.evaluation.search import maxsim, search_exact
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
-from colbert_zero.graph.console import log
+from colbert_zero.graph.console import UserError, log
 from colbert_zero.machine.devices import add_device_option
 from publishing import publish, publish_collection
 
@@ -196,6 +196,24 @@ def test_an_index_of_other_queries_is_refused(
     collection = publish_collection("toy", {"a": "text"}, {"q": "text"}, {"q": {"a": 1}})
     assert run_search(run_spec(publish_index(["other"], {"a": [[1, 0]]}), collection.name, 10)) == 1
     assert "made for other queries" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scratch", "free", "message"),
+    [
+        ("$COLBERT_SCRATCH/none", 10**12, "none is no folder on this machine; name one under resources.search_index"),
+        ("$COLBERT_SCRATCH", 1, "the merged files of PLAID take about"),
+    ],
+)
+def test_where_plaid_writes_there_is_a_folder_with_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch: str, free: int, message: str
+) -> None:
+    monkeypatch.setenv("COLBERT_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    files = {f"plaid/0.{name}.npy": {"bytes": 10**9} for name in ("codes", "residuals")}
+    index: Any = SimpleNamespace(facts={"kind": "plaid"}, manifest={"outputs": files}, files=lambda: list(files))
+    with pytest.raises(UserError, match=message):
+        list(search.search_index(index, random_vectors(tmp_path, "q", [2]), 3, "cpu", scratch))
 
 
 def test_an_exact_search_of_a_small_collection_takes_seconds_on_one_core(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from dense_studies import DOCUMENTS, index_spec, make_index, run_spec
+from dense_studies import DOCUMENTS, QRELS, QUERIES, index_spec, make_index, run_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pylate.scores import colbert_scores
@@ -20,7 +21,7 @@ from colbert_zero.data.beir import Collection
 from colbert_zero.data.text import document_text
 from colbert_zero.evaluation import index
 from colbert_zero.evaluation.adhoc import Answer, search_words
-from colbert_zero.evaluation.token_matches import ReadText, match_tokens, read_text
+from colbert_zero.evaluation.token_matches import UNREADABLE, ReadText, _spans, match_tokens, read_text
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.graph.config import read_config
@@ -29,6 +30,7 @@ from colbert_zero.graph.study import Study
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models import random_base
 from colbert_zero.models.colbert import EncodingSettings, load_colbert
+from publishing import publish_collection
 from tiny_models import SENTENCES, dense_model
 
 ENCODING = EncodingSettings("search_query: ", "search_document: ", 14, 20)
@@ -127,7 +129,17 @@ def test_a_dense_models_words_find_what_its_vectors_say(
     assert (answer.kind, answer.documents) == ("dense", len(DOCUMENTS))
     # Three documents have this very text.
     assert list(scores(answer))[:3] == ["twin-c", "twin-b", "twin-a"]
+    assert len(answer.found) == DEPTH
     assert all(found.matches is None for found in answer.found)
+
+
+def test_of_equal_documents_bm25_finds_those_that_its_run_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lucene prefers those that it indexed first, trec_eval the greater ids."""
+    monkeypatch.chdir(tmp_path)
+    collection = publish_collection("toy", DOCUMENTS, QUERIES, QRELS)
+    settings = {"k1": 0.9, "b": 0.4, "depth": 10, "drop_self": False}
+    run = Spec("runs", "bm25.toy", settings, {"collection": [collection.name]})
+    assert list(scores(search_words("lazy lazy dog", 2, run, None))) == ["twin-c", "twin-b"]
 
 
 @cache
@@ -165,13 +177,21 @@ def test_the_tokens_are_those_that_the_model_saw(modernbert: Path, bytelevel: Pa
     assert [document.text[token.start : token.end] for token in document.tokens if token.start < token.end] == [
         *("search", "_", "document", ":", "Fox", ",", "dog", "s"),
     ]
+    assert all(token.start <= token.end for token in (*query.tokens, *document.tokens))
     assert names(read_text(loaded(bytelevel, False), "lazy dog", is_query=False))[-3:-1] == ["▁lazy", "▁dog"]
+    bytes_of_letters = names(read_text(loaded(bytelevel, False), "日本", is_query=False))
+    assert len(bytes_of_letters) > 6 and not any(UNREADABLE in name for name in bytes_of_letters)
+
+
+def test_a_tokenizer_in_plain_python_does_not_tell_where_its_tokens_are() -> None:
+    assert _spans(SimpleNamespace(is_fast=False), "fox and dog", 3) == [(0, 0)] * 3
 
 
 def test_the_masks_of_an_expanded_query_count(modernbert: Path) -> None:
     read = read_text(loaded(modernbert, True), "fox", is_query=True)
     assert len(read.counted) == ENCODING.query_length
     assert set(names(read)[8:]) == {"[MASK]"}
+    assert {(token.start, token.end) for token in read.tokens[8:]} == {(0, 0)}
     assert read.end == len(read.text), "a mask stands nowhere in the text"
 
 

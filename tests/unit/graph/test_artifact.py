@@ -5,7 +5,10 @@ import hashlib
 import json
 import logging
 import os
+import re
+import resource
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -18,9 +21,18 @@ from hypothesis import strategies as st
 
 from colbert_zero.graph import artifact as artifact_module
 from colbert_zero.graph import code, locks, provenance
-from colbert_zero.graph.artifact import Artifact, Spec, artifact_folder, content_digest, published_folders, run_step
+from colbert_zero.graph.artifact import (
+    Artifact,
+    Spec,
+    artifact_folder,
+    content_digest,
+    published_folders,
+    run_step,
+    step_main,
+)
 from colbert_zero.graph.console import RetryableError, UserError
 from colbert_zero.graph.paths import WORKFLOW
+from without_rights import without_rights_of_root
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -401,6 +413,66 @@ def test_manifest_names_code_and_packages(study):
     assert manifest["outputs"]["letters.txt"]["bytes"] == 3
 
 
+def test_a_manifest_tells_seconds_and_megabytes(study, caplog):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    with caplog.at_level(logging.INFO):
+        publish()
+    manifest = Artifact.open(SPEC.name).manifest
+    assert 0 <= manifest["seconds"] < 600
+    assert re.search(rf"published {SPEC.folder} in \d{{1,3}}\.\d s", caplog.text)
+    assert before <= manifest["peak_memory_mb"] <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    (memory_kb,) = re.findall(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
+    assert manifest["memory_mb"] == pytest.approx(int(memory_kb) / 1024, rel=0.1)
+    assert manifest["processor"]
+
+
+def test_a_manifest_is_json_in_one_order_that_people_can_read(study):
+    publish(make=lambda job: {"é": 1, "a": 2})
+    text = (SPEC.folder / "manifest.json").read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["--spec", SPEC.text], []),
+        (["--spec", SPEC.text, "--threads", "3"], ["--threads", "3"]),
+        (["--threads", "3", "--spec", SPEC.text], ["--threads", "3"]),
+        ([f"--spec={SPEC.text}", "--threads", "3"], ["--threads", "3"]),
+    ],
+)
+def test_a_step_is_told_what_to_make_by_its_command_line(study, monkeypatch, words, arguments):
+    monkeypatch.setattr(sys, "argv", ["step.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        step_main(write_letters, "")
+    assert not ended.value.code
+    manifest = Artifact.open(SPEC.name).manifest
+    assert manifest["arguments"] == arguments
+    assert manifest["threads"] == (3 if arguments else 1)
+
+
+def test_a_step_that_is_not_told_what_to_make_says_so(study, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_step(write_letters, "", [])
+    assert ended.value.code == 2
+    assert "the following arguments are required: --spec" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_published_files_have_the_mode_that_the_umask_allows_whatever_wrote_them(study, umask, mode):
+    def write(job):
+        (job.folder / "letters.txt").write_text("abc")
+        (job.folder / "letters.txt").chmod(0o400)
+        return {}
+
+    before = os.umask(umask)
+    try:
+        assert publish(make=write) == 0
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in SPEC.folder.iterdir()} == {mode}
+
+
 def test_a_second_process_waits_and_finds_the_artifact_made(study, monkeypatch, caplog):
     """A job that a killed Snakemake left behind may still be making the artifact."""
     monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
@@ -543,7 +615,7 @@ def test_whatever_a_killed_attempt_left_is_cleaned_up(study, leave):
     (mine / "notes.txt").write_text("mine")
     SPEC.folder.parent.mkdir(parents=True)
     leave(SPEC.folder.with_name(f".{SPEC.folder.name}.partial"), mine)
-    assert publish() == 0
+    assert without_rights_of_root(publish) == 0
     assert os.listdir(SPEC.folder.parent) == [SPEC.folder.name]
     assert (mine / "notes.txt").read_text() == "mine"
     assert mine.stat().st_mode & 0o777 == 0o750
@@ -574,7 +646,7 @@ def test_what_is_in_the_way_is_one_line_and_the_next_run_goes_on(study, capsys, 
     assert publish() == 0
 
 
-DAMAGE = [b"", bytes(700), b"{", b"[]", b'{"outputs": 3}', b"\xff"]
+DAMAGE = [b"", bytes(700), b"{", b"[]", b'{"outputs": 3}', b'{"outputs": {}}', b"\xff"]
 
 
 @pytest.mark.parametrize("data", DAMAGE)
@@ -600,6 +672,25 @@ def test_a_damaged_spec_is_one_line_and_what_it_says_to_do_mends_it(study, data)
     path.unlink()
     assert publish(make=failing(AssertionError("made again"))) == 0
     assert Artifact.open(SPEC.name).file("letters.txt").read_text() == "abc"
+
+
+def test_an_error_is_told_although_there_is_nothing_to_clean_up(study, capsys):
+    def fail(job):
+        shutil.rmtree(job.folder)
+        raise UserError("no")
+
+    assert publish(make=fail) == 1
+    assert capsys.readouterr().err == "colbert-zero: no\n"
+
+
+def test_what_is_published_stays_so_where_its_state_cannot_be_deleted(study, monkeypatch):
+    """A network file system keeps files that are open elsewhere, and their folder."""
+
+    def keep(*_arguments, **_options):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(os, "rmdir", keep)
+    assert publish() == 0
 
 
 def test_an_artifact_is_on_disk_before_its_name_is(study, monkeypatch):

@@ -9,6 +9,7 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.graph.strict_yaml import dump
 
 CONFIG = {
+    "study": "étude",
     "seed": 7,
     "stages": {"supervised": {"sources": ["a", "b"], "batch_size": 8}},
     "recipes": {"v1.5": {"stages": ["unsupervised", {"supervised": {"batch_size": 4}}]}, "v1": {"base": "x"}},
@@ -47,6 +48,7 @@ def test_a_path_leads_to_one_setting(assignment, place, value):
         ("stages..x=1", "write a setting and its value"),
         ("seed=", "there is no value"),
         ("seed.x=1", "seed is 7, which has no settings in it"),
+        ("study.x=1", 'study is "étude", which has no settings in it'),
         ("stages.supervised.sources.2=c", "name an item by its number, 0 to 1"),
         ("stages.supervised.sources.x=c", "name an item by its number, 0 to 1"),
         ("seed=!!python/object:os.system x", "the tag"),

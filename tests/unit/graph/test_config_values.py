@@ -158,6 +158,32 @@ MISTAKES = {
     "absolute path for a split": ("collections/mine/split", "/x", '"/x" is not of the form'),
     "parent for a split": ("collections/mine/split", "..", '".." is not of the form'),
     "bytes that are no text": ("prompts/search/query", "\udcff", "prompts.search.query: "),
+    "the first half of a pair": ("prompts/search/query", "\ud800", "prompts.search.query: "),
+    "the last half of a pair": ("prompts/search/query", "\udfff", "prompts.search.query: "),
+    "text for a whole number": ("seed", "7", 'seed: "7" is not a whole number'),
+    "text for a number": (
+        "stages/unsupervised/temperature",
+        "0.1",
+        '"0.1" is text, not a number; a number has no quote',
+    ),
+    "truth for a number": ("stages/unsupervised/temperature", True, "temperature: true is not a number"),
+    "no finite number": ("stages/unsupervised/temperature", math.inf, "Infinity is not a finite number"),
+    "a mistyped stage of a recipe": (
+        "recipes/all/stages",
+        [{"superwised": {}}],
+        "recipes.all.stages.0: superwised is not a setting; did you mean supervised?",
+    ),
+    "a mistyped setting of a recipe's stage": (
+        "recipes/all/stages",
+        [{"supervised": {"learning_rte": 1}}],
+        "recipes.all.stages.0.supervised: learning_rte is not a setting; did you mean learning_rate?",
+    ),
+    "a wrong value in a recipe's stage": (
+        "recipes/all/stages",
+        [{"supervised": {"batch_size": 1.5}}],
+        "recipes.all.stages.0.supervised.batch_size: 1.5 is not a whole number",
+    ),
+    "another alphabet": ("study", "étude", 'study: "étude" is not of the form'),
     "a null character": ("collections/mine/folder", "a\0b", "collections.mine.folder: "),
     "expressions": ("__use_yte__", True, "__use_yte__ is not a setting"),
     "definitions": ("__definitions__", ["import os"], "__definitions__ is not a setting"),
@@ -217,6 +243,11 @@ def test_what_means_only_itself_is_accepted(path, value):
     assert validate(changed(path, value))
 
 
+def test_of_several_mistakes_the_first_by_its_place_is_told():
+    config = changed("stages/unsupervised/epochs", -1, changed("seed", -1))
+    assert error_of(validate, config).startswith("config.yaml: seed: -1 is less than 0")
+
+
 def test_two_entries_may_be_the_same_thing(folder):
     config = changed("sources/again", {"registry": "nomic-unsupervised"})
     config["sources"]["quora"] = {"registry": "nomic-unsupervised/quora"}
@@ -250,6 +281,7 @@ def write(folder, text):
         ("study", "not a group of settings"),
         ("__use_yte__: true\nstudy: ?__import__('os').system('touch ran')", "__use_yte__ is not a setting: "),
         ("study: a\nstudy: b\n", "line 2, column 1: study is there twice"),
+        ("study: a\n" + "#" * 1_000_000, "longer than 1000000 bytes"),
     ],
 )
 def test_a_file_that_is_no_config_is_one_line(tmp_path, text, words):

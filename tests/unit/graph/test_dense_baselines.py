@@ -12,6 +12,7 @@ import yaml
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.dense_folder import read_similarity
 from colbert_zero.graph.study import Study
 
 ROOT = Path(__file__).parents[3]
@@ -78,6 +79,16 @@ def test_what_the_model_was_saved_with_is_what_is_given_in_the_same_words(tmp_pa
     lists = plan(folder, search="faiss")
     assert chain(lists)[1].settings["index"] == {"kind": "faiss", "seed": 42}
     assert lists.report.key != silent.report.key
+
+
+@pytest.mark.parametrize(
+    ("saved", "similarity"),
+    [({}, "cosine"), ({"similarity_fn_name": None}, "cosine"), ({"similarity_fn_name": "dot"}, "dot")],
+)
+def test_vectors_are_compared_as_the_model_says_or_by_their_angle(
+    saved: dict[str, Any], similarity: str, tmp_path: Path
+) -> None:
+    assert read_similarity(write_model(tmp_path / "model", **saved), "here") == similarity
 
 
 def test_a_model_that_says_no_prompts_takes_any(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from colbert_zero.graph import console
 from colbert_zero.graph.console import OneLineFormatter, UserError, progress, run_reporting_errors
 from colbert_zero.graph.draws import draw, draws, sample
 from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.text_files import check_writable
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
 
@@ -91,6 +92,23 @@ def test_a_full_disk_is_one_line(capsys):
     )
 
 
+def test_an_interruption_is_one_line_and_the_status_of_a_signal(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert run_reporting_errors(interrupt) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "colbert-zero: interrupted; the same command resumes from here\n"
+
+
+def test_whether_a_folder_can_be_written_is_tried_and_leaves_nothing(tmp_path):
+    for _ in range(2):
+        check_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        check_writable(tmp_path / "file" / "folder")
+
+
 def test_our_own_bugs_keep_their_traceback():
     with pytest.raises(KeyError):
         run_reporting_errors(lambda: (_ for _ in ()).throw(KeyError("no space left on device")))
@@ -133,12 +151,15 @@ def test_a_traceback_in_the_log_keeps_its_lines():
 
 
 def test_progress_in_a_batch_log_is_a_line_a_minute(monkeypatch, caplog):
-    clock = iter(range(0, 10_000, 25))
+    clock = iter(range(1000, 10_000, 25))
     monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO):
         assert list(progress(range(12), 12, "rows")) == list(range(12))
     assert len(caplog.records) == 12 * 25 // 75
-    assert caplog.messages[0].startswith("3 of 12 rows")
+    assert caplog.messages[0] == "3 of 12 rows, 0.0/s, 225 s left"
+    with caplog.at_level(logging.INFO):
+        assert list(progress(range(3), None, "rows")) == list(range(3))
+    assert caplog.messages[-1] == "3 of ? rows, 0.0/s"
 
 
 def test_a_lock_ends_with_a_killed_process(tmp_path):

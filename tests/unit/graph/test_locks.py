@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from colbert_zero.graph import locks
-from colbert_zero.graph.console import UserError
-from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.console import RetryableError, UserError
+from colbert_zero.graph.locks import acquire_lock, look_at_lock
 
 WORKFLOW = Path(__file__).parents[3] / "workflow"
 
@@ -48,6 +48,15 @@ def test_nobody_waits_for_a_lock_that_is_free(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         acquire_lock(tmp_path / "lock", "work", wait_seconds=60).close()
     assert caplog.messages == []
+
+
+def test_nobody_waits_who_does_not_say_how_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks.time, "sleep", lambda _: pytest.fail("it waits"))
+    with (
+        acquire_lock(tmp_path / "lock", "work"),
+        pytest.raises(RetryableError, match=f"^work is under way in process {os.getpid()} on "),
+    ):
+        acquire_lock(tmp_path / "lock", "work")
 
 
 @pytest.mark.parametrize("wait_seconds", [0, 1])
@@ -89,6 +98,23 @@ def test_what_is_no_lock_file_is_neither_followed_nor_emptied(tmp_path, make):
         acquire_lock(lock, "work")
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_lock_that_is_looked_at_stays_as_it_is(tmp_path):
+    path = tmp_path / "lock"
+    assert look_at_lock(path) == (False, "")
+    assert not path.exists()
+    with acquire_lock(path, "work"):
+        text = path.read_text()
+        assert look_at_lock(path) == (True, text)
+    assert look_at_lock(path) == (False, text), "who held it last"
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["link", "dangling link", "folder", "pipe", "device"])
+def test_what_is_no_file_is_not_looked_into(tmp_path, name):
+    PRETENDERS[name](tmp_path, tmp_path / "lock")
+    assert look_at_lock(tmp_path / "lock") == (False, "")
 
 
 @pytest.mark.parametrize("left", [b"", b"process 1 on node, SLURM job 2", bytes(30)])

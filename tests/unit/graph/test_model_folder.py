@@ -19,7 +19,7 @@ from colbert_zero.graph.model_folder import (
     maximum_length,
     projection_size,
 )
-from colbert_zero.graph.saved_encoding import read_saved_encoding
+from colbert_zero.graph.saved_encoding import read_saved_encoding, read_trained_encoding
 from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
 
@@ -61,6 +61,8 @@ SAFE: dict[str, dict[str, Any]] = {
         "modules.json": [TRANSFORMER],
         "sentence_bert_config.json": {"max_seq_length": 512, "do_lower_case": False, "model_args": {"dtype": "auto"}},
     },
+    "settings of a tokenizer": {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "lower": True}},
+    "lists": {"config.json": {"architectures": ["BertModel"], "layers": [[1], {"size": 2}]}},
     "words of a vocabulary": {"tokenizer.json": {"model": {"vocab": {"auto_map": 7}}}, "vocab.json": {"auto_map": 7}},
     "shards": {"model.safetensors.index.json": {"weight_map": {"a": "model-00001-of-00002.safetensors"}}},
 }
@@ -87,6 +89,7 @@ UNSAFE: dict[str, tuple[dict[str, Any], str]] = {
         "auto_map",
     ),
     "code within a config": ({"config.json": {"text_config": {"auto_map": {"AutoConfig": "c.C"}}}}, "auto_map"),
+    "code within a list": ({"config.json": {"parts": [1, {"auto_map": {"AutoConfig": "c.C"}}]}}, "auto_map"),
     "trust": ({"sentence_bert_config.json": {"model_args": {"trust_remote_code": True}}}, "trust_remote_code"),
     "generation": ({"generation_config.json": {"custom_generate": "someone/code"}}, "custom_generate"),
     "another tokenizer": ({"sentence_bert_config.json": {"tokenizer_name_or_path": "/x"}}, "tokenizer_name_or_path"),
@@ -115,6 +118,7 @@ UNSAFE: dict[str, tuple[dict[str, Any], str]] = {
     "code deep within": ({"config.json": b'{"a":' * 400 + b'{"auto_map": "x"}' + b"}" * 400}, "auto_map"),
     "no list": ({"modules.json": {"type": "x"}}, "not a list of modules"),
     "no names": ({"modules.json": [{"path": ""}]}, "not a list of modules"),
+    "a second one of no name": ({"modules.json": [TRANSFORMER, {"path": ""}]}, "not a list of modules"),
     "no JSON": ({"config.json": b"{"}, "not JSON"),
     "no object": ({"config.json": []}, "not a JSON object"),
     "an abyss": ({"config.json": b"[" * 100_000}, "not JSON"),
@@ -133,6 +137,14 @@ def test_a_config_that_names_code_or_other_files_is_refused(case: str, tmp_path:
         check_model_folder(write(tmp_path, files), "someone/model")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, "someone/model"])
+def test_a_folder_is_called_by_its_path_unless_it_has_a_name(name: str | None, tmp_path: Path) -> None:
+    write(tmp_path, {"adapter_config.json": {}})
+    with pytest.raises(UserError) as caught:
+        check_model_folder(tmp_path, name)
+    assert str(caught.value).startswith(f"{name or tmp_path}: it holds an adapter")
 
 
 def test_every_class_that_may_be_named_is_the_librarys_own() -> None:
@@ -160,6 +172,8 @@ def test_every_class_that_may_be_named_is_the_librarys_own() -> None:
         ({"model_type": "gpt2", "n_positions": 1024}, 1024),
         ({"model_type": "gemma", "max_position_embeddings": 8192}, 8192),
         ({"model_type": "xlnet", "max_position_embeddings": -1}, None),
+        ({"model_type": "bert", "max_position_embeddings": 0}, None),
+        ({"model_type": "bert", "max_position_embeddings": 1}, 1),
         ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": None}, 512),
         ({"model_type": ["bert"], "max_position_embeddings": "many"}, None),
         ({}, None),
@@ -175,7 +189,7 @@ def test_the_longest_input_follows_from_the_config(
     else:
         check_lengths(tmp_path, {"query_length": expected})
         with pytest.raises(UserError, match=f"my/model takes at most {expected} tokens, but document_length is"):
-            check_lengths(tmp_path, {"query_length": 8, "document_length": expected + 1}, "my/model")
+            check_lengths(tmp_path, {"query_length": 1, "document_length": expected + 1}, "my/model")
 
 
 def test_the_longest_input_is_that_of_the_transformers_folder(tmp_path: Path) -> None:
@@ -187,11 +201,17 @@ def test_a_projection_is_that_of_pylate_or_stanford(tmp_path: Path) -> None:
     header = json.dumps({"linear.weight": {"dtype": "F32", "shape": [96, 32], "data_offsets": [0, 0]}}).encode()
     stanford = {
         "config.json": {"architectures": ["HF_ColBERT"]},
-        "model.safetensors": struct.pack("<Q", len(header)) + header,
+        "model.safetensors": struct.pack("<Q", len(header)) + header + bytes(8),
         "artifact.metadata": {"query_maxlen": 32, "doc_maxlen": 300, "dim": 96},
     }
     assert projection_size(write(tmp_path / "stanford", stanford)) == 96
+    several = {"config.json": {"architectures": ["HF_ColBERT", "BertModel"]}}
+    assert projection_size(write(tmp_path / "several", stanford | several)) == 96
+    others = {"config.json": {"architectures": ["BertModel", "HF_ColBERT"]}}
+    assert projection_size(write(tmp_path / "others", stanford | others)) is None
     assert projection_size(write(tmp_path / "pylate", dense(IDENTITY))) == 16
+    two = dense(IDENTITY, DENSE | {"path": "0_Dense"}) | {"0_Dense/config.json": {"out_features": 24}}
+    assert projection_size(write(tmp_path / "two", two)) == 16
     assert projection_size(write(tmp_path / "base", {"config.json": {"architectures": ["BertModel"]}})) is None
     assert projection_size(write(tmp_path / "torn", stanford | {"model.safetensors": b"\x01"})) is None
     assert read_saved_encoding(tmp_path / "stanford") == {
@@ -219,6 +239,37 @@ def test_the_saved_encoding_is_what_pylate_wrote(tmp_path: Path) -> None:
         "document_length": 519,
         "query_expansion": False,
     }
+
+
+def test_what_pylate_did_not_write_is_its_default(tmp_path: Path) -> None:
+    write(tmp_path, {"config_sentence_transformers.json": {"query_length": 32}})
+    assert read_saved_encoding(tmp_path) == {
+        "query_prompt": "",
+        "document_prompt": "",
+        "query_length": 32,
+        "document_length": 180,
+        "query_expansion": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "trained"),
+    [
+        ({}, {}),
+        ({"prompts": None}, {}),
+        ({"prompts": {"query": "q: ", "document": ""}}, {"query_prompt": "q: "}),
+        ({"prompts": {"query": "", "corpus": "d: "}}, {"document_prompt": "d: "}),
+        (
+            {"prompts": {"query": "q: "}, "query_length": 32, "document_length": 300},
+            {"query_prompt": "q: ", "query_length": 32, "document_length": 300, "query_expansion": True},
+        ),
+    ],
+)
+def test_an_empty_prompt_says_nothing_of_the_training(
+    config: dict[str, Any], trained: dict[str, Any], tmp_path: Path
+) -> None:
+    write(tmp_path, {"config_sentence_transformers.json": config})
+    assert read_trained_encoding(tmp_path) == trained
 
 
 def projected(folder: Path) -> Path:

@@ -1,6 +1,5 @@
 """The user's own files when planning: what can be read is a source, a model or a collection; all else is one line."""
 
-import ctypes
 import gzip
 import hashlib
 import json
@@ -8,15 +7,17 @@ import os
 import re
 import shutil
 import socket
-from contextlib import contextmanager
+import stat
+from types import SimpleNamespace
 
 import pytest
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
-from colbert_zero.graph.local_files import DigestCache
+from colbert_zero.graph.local_files import DigestCache, keep_private
 from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
+from without_rights import without_rights_of_root
 
 ROW = '{"query": "q", "document": "d"}\n'
 
@@ -212,32 +213,59 @@ def test_what_is_no_folder_is_one_line(study, section, text, words):
     assert str(caught.value).startswith(f"config.yaml: {section}.x")
 
 
-@contextmanager
-def without_rights_of_root():
-    """Let file modes bind root too: take CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH (bits 1 and 2) from this thread."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    assert libc.capget(header, sets) == 0
-    effective = sets[0]
-    sets[0] &= ~0b110
-    assert libc.capset(header, sets) == 0
-    try:
-        yield
-    finally:
-        sets[0] = effective
-        assert libc.capset(header, sets) == 0
-
-
 @pytest.mark.parametrize("text", ["data/parts/a.jsonl", "data/parts", "data/parts/*.jsonl"])
 def test_what_may_not_be_read_is_one_line(study, text):
     path = study / text.partition("/*")[0]
     path.chmod(0)
     try:
-        with without_rights_of_root():
-            line = error_of(study, "sources", file=text)
+        line = without_rights_of_root(lambda: error_of(study, "sources", file=text))
     finally:
         path.chmod(0o755)
     assert re.match(r"config\.yaml: sources\.x\.file: .* (may not|cannot) be read", line), line
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o100])
+def test_a_folder_is_one_whose_names_and_files_can_both_be_read(study, mode):
+    folder = study / "data" / "copied"
+    shutil.copytree(study / "data" / "mine", folder)
+    folder.chmod(mode)
+    try:
+        line = without_rights_of_root(lambda: error_of(study, "collections", folder="data/copied"))
+    finally:
+        folder.chmod(0o755)
+    assert line.endswith("/data/copied cannot be read: Permission denied")
+
+
+def test_a_link_within_a_folder_is_fine(study):
+    shutil.copytree(study / "data" / "mine", study / "data" / "inner")
+    (study / "data" / "inner" / "again.jsonl").symlink_to("corpus.jsonl")
+    assert Study(with_entry("collections", folder="data/inner"), study)
+
+
+def test_a_folders_documents_are_not_its_queries_unless_the_config_says_so(study):
+    for entry, dropped in (({}, False), ({"drop_self": True}, True)):
+        config = CONFIG | {"collections": {"mine": {"folder": "data/mine", **entry}}}
+        runs = [spec for spec in Study(config, study).specs.values() if spec.kind == "runs"]
+        assert {spec.settings["drop_self"] for spec in runs} == {dropped}
+
+
+@pytest.mark.parametrize(
+    ("mode", "same_group", "kept"),
+    [
+        (0o644, True, 0o755),
+        (0o644, False, 0o755),
+        (0o640, True, 0o750),
+        (0o640, False, 0o700),
+        (0o600, True, 0o700),
+        (0o600, False, 0o700),
+    ],
+)
+def test_a_copy_is_for_those_who_may_read_the_original(tmp_path, mode, same_group, kept):
+    tmp_path.chmod(0o755)
+    group = tmp_path.stat().st_gid + (not same_group)
+    original = SimpleNamespace(stat=lambda: SimpleNamespace(st_mode=stat.S_IFREG | mode, st_gid=group))
+    keep_private(tmp_path, original)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == kept
 
 
 # The cache of digests
@@ -276,6 +304,21 @@ def test_a_digest_is_computed_once_until_it_is_forgotten(study):
     DigestCache(study).forget([path])
     assert count_digests(study, path) == (file_digest(path), True)
     assert not count_digests(study, other)[1]
+
+
+def test_a_cache_without_news_is_not_written_again(study):
+    path, cache = study / "data" / "lines.jsonl", study / "resources" / ".digests.json"
+    count_digests(study, path)
+    before = cache.stat().st_ino
+    count_digests(study, path)
+    assert cache.stat().st_ino == before
+
+
+def test_a_study_remembers_digests_unless_it_is_not_to(study):
+    Study(CONFIG, study, remember=False)
+    assert not (study / "resources").exists()
+    Study(CONFIG, study)
+    assert (study / "resources" / ".digests.json").is_file()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"PATH": 1}', '{"PATH": {"state": 1}}', "\0\0\0"])

@@ -121,6 +121,17 @@ def test_measured_again_the_released_models_are_within_tolerance():
             assert abs(row.again.values[column] - value) <= PAPER_TOLERANCE.collection
 
 
+def test_the_tolerances_are_those_that_their_reasons_speak_of():
+    assert (PAPER_TOLERANCE.mean, PAPER_TOLERANCE.collection) == (0.15, 1.0)
+    assert (BM25_TOLERANCE.mean, BM25_TOLERANCE.collection) == (0.2, 0.5)
+
+
+def test_what_is_not_trained_has_no_prompts_and_no_longer_inputs():
+    untrained = [row for row in PAPER.rows.values() if not row.stages]
+    assert "pyserini-bm25" in {row.id for row in untrained}
+    assert {(row.prompts, row.length, row.block) for row in untrained} == {(False, "plain", "")}
+
+
 def test_bm25_has_pyserinis_values_and_counts_a_group_once():
     bm25 = PAPER.rows["pyserini-bm25"]
     assert bm25.tolerance is BM25_TOLERANCE

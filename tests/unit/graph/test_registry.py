@@ -1,7 +1,10 @@
 """The registries: laws that the entries for the paper's data, collections, models and tables must obey."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import yaml
 
 from colbert_zero.graph import registry
+from colbert_zero.graph.paths import WORKFLOW
 
 REGISTRY = Path(__file__).parents[3] / "workflow" / "registry"
 
@@ -92,6 +96,34 @@ def test_the_settings_of_a_scored_source_name_its_three_roles() -> None:
     assert label == "ms-marco-en-bge-gemma"
     assert settings["format"] == "scored"
     assert set(settings["files"]) == {"train", "queries", "documents"}
+
+
+def test_docstrings_are_chosen_by_their_numbers_of_words() -> None:
+    by_default = {"minimum_words": 8, "minimum_query_words": 3, "maximum_words": 50}
+    pinned = {"package": "scipy", "version": registry.locked_version("scipy")}
+    assert registry.package_settings({"package": "scipy"}) == pinned | by_default
+    given = dict.fromkeys(by_default, 9)
+    assert registry.package_settings({"package": "scipy", "queries": 5} | given) == pinned | given
+
+
+def test_mteb_calls_each_collection_by_one_name_and_a_group_by_another() -> None:
+    tasks = registry.mteb_tasks()
+    assert len(tasks) == len(set(tasks.values())) == 26
+    ((group, (_, members)),) = registry.mteb_group_tasks().items()
+    assert group == "CQADupstackRetrieval"
+    assert len(members) == 12
+    assert set(members) < set(tasks.values())
+
+
+def test_the_registry_is_looked_up_where_jsonschema_is_not_installed() -> None:
+    """As in the images."""
+    code = (
+        "import sys; sys.modules['jsonschema'] = None; from colbert_zero.graph import registry;"
+        "print(registry.model('gte-base', 'here')['hub'])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(WORKFLOW)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == MODELS["models"]["gte-base"]["hub"]
 
 
 def test_no_registry_says_the_same_key_twice() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.planners.relations import check_room, check_small
 from colbert_zero.graph.study import Study
 
 ROOT = Path(__file__).parents[3]
@@ -171,12 +173,32 @@ def test_a_contradiction_is_one_line_when_planning(name):
         {"stages/distillation/batch_size": 1, "stages/supervised/batch_size": 2},
         {"recipes/colbert-zero/every_stage": {"temperature": 0.3, "documents": 4}},
         {"models/tiny/random/hidden": 24},
+        {"shards/minimum_characters": 30, "shards/maximum_characters": 30},
+        {"resources": {"distillation": {"gpu": 8, "nodes": 2}}},
+        {
+            "sources/s": {"registry": "lightonai-bge-gemma"},
+            "stages/distillation/sources": ["s"],
+            "stages/distillation/teacher": None,
+            "stages/distillation/documents": 32,
+        },
         {"miners/unused": {"bm25": {}, "depth": 1}, "mining/unused": {"miners": ["unused"], "negatives": 5}},
     ],
     ids=str,
 )
 def test_the_limit_itself_is_fine(changes):
     assert plan(changes).specs
+
+
+def test_beside_a_prompt_of_two_words_there_is_room_for_two_tokens_and_a_marker():
+    check_room({"query_prompt": "a b", "query_length": 5}, "here")
+    with pytest.raises(UserError, match=r"^here: query_length is 4, which the prompt 'a b' fills"):
+        check_room({"query_prompt": "a b", "query_length": 4}, "here")
+
+
+def test_a_collection_of_fewer_than_100000_documents_can_be_evaluated_on_in_a_training():
+    check_small("x", Spec("collections", "x", {"documents": 99_999}), "here")
+    with pytest.raises(UserError, match=r"^here: x has 100000 documents, .* fewer than 100000$"):
+        check_small("x", Spec("collections", "x", {"documents": 100_000}), "here")
 
 
 # Lengths at evaluation
@@ -304,6 +326,9 @@ def test_a_baseline_has_the_prompts_and_lengths_that_its_model_was_saved_with(sa
         "query_expansion": True,
     }.items():
         assert set(encodings(study, "theirs", field).values()) == {value}
+    (row,) = [row for row in study.rows if row.name == "theirs"]
+    index = study.inputs_of(_run(study, row.measures["numpy"]))[0]
+    assert index.settings["projection"] == {"dimensions": 128, "seed": 42}
     again = saved(prompts="search", query_length=39, document_length=519, query_expansion=True)
     assert again.report.key == study.report.key
 
@@ -328,6 +353,7 @@ def test_a_baseline_with_other_settings_is_refused_unless_they_are_meant(saved, 
 
 
 def test_a_baseline_whose_model_says_nothing_needs_prompts_and_lengths():
+    assert set(encodings(plan({}), "untrained", "query_expansion").values()) == {False}
     for missing in ("prompts", "query_length", "document_length"):
         given = {key: value for key, value in EMBEDDED["baselines"]["untrained"]["late_interaction"].items()}
         del given[missing]
@@ -347,3 +373,8 @@ def test_what_a_baseline_of_the_hub_leaves_out_is_read_when_it_is_there():
     assert arguana.settings["encoding"] == nfcorpus.settings["encoding"] == {"document_length": 300}
     assert arguana.settings["minimum_lengths"] == {"query_length": 64}
     assert "minimum_lengths" not in nfcorpus.settings
+    assert "changed" not in nfcorpus.settings
+    changes["baselines/theirs"]["late_interaction"]["override"] = True
+    study = plan(changes)
+    (row,) = [row for row in study.rows if row.name == "theirs"]
+    assert study.inputs_of(_run(study, row.measures["nfcorpus"]))[0].settings["changed"] == ["document_length"]

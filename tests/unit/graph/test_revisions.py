@@ -177,11 +177,13 @@ def test_a_commit_that_is_left_open_is_planned_with_and_not_written(tmp_path):
     planned = Study(CONFIG, tmp_path, resolve=lambda *name: None).specs.values()
     assert {spec.settings["revision"] for spec in planned if "hub" in spec.settings} == {UNKNOWN_COMMIT}
     assert not list(tmp_path.iterdir())
-    # Nor is it with those that are known.
-    revisions = LockedRevisions(tmp_path, lambda kind, *name: COMMIT if kind == "model" else None)
+    # Nor is it with those that are known, and it is asked for once.
+    asked = []
+    revisions = LockedRevisions(tmp_path, lambda kind, *_: asked.append(kind) or (COMMIT if kind == "model" else None))
     for kind in ("dataset", "model"):
         revisions.commit(kind, "someone/thing", None)
-    assert revisions.commit("dataset", "someone/thing", None) == UNKNOWN_COMMIT
+    assert revisions.commit("dataset", "someone/thing", None) == UNKNOWN_COMMIT == "0" * 40
+    assert asked == ["dataset", "model"]
     assert locked(tmp_path) == {"model": {"someone/thing": {"main": COMMIT}}}
 
 

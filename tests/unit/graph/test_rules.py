@@ -1,5 +1,6 @@
 """The rule that makes each kind of artifact is one of the workflow's, and asks for what the config says."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from colbert_zero.graph.artifact import KINDS, Spec
 from colbert_zero.graph.config import read_config
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.paths import REPOSITORY, WORKFLOW
 from colbert_zero.graph.planned_jobs import planned_gpus, planned_rule
 from colbert_zero.graph.rules import RULES, rule_of
@@ -31,6 +33,29 @@ def test_a_rule_is_the_workflows_and_makes_this_kind(place):
     assert ('resource("' in BODIES[rule.name]) == (rule.step is not None)
     assert rule.step is None or f'resource("{rule.step}", "threads")' in BODIES[rule.name]
     assert ("gpu=gpu(" in BODIES[rule.name]) == rule.may_use_gpu
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if rule.parts], ids=lambda rule: rule.name)
+def test_work_that_jobs_share_has_the_parts_of_its_module(rule):
+    assert tuple(importlib.import_module(f"colbert_zero.{rule.module}").PARTS) == rule.parts
+    assert "        shares,\n" in BODIES[rule.name] and "retries: RESUMING_RETRIES\n" in BODIES[rule.name]
+    assert f"python -m colbert_zero.{rule.module} " in BODIES[rule.name]
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "value"),
+    [
+        ("measure_run", "jobs", 4),
+        ("build_index", "nodes", 2),
+        ("plan_batches", "gpu", 1),
+        ("mine_bm25", "device", "cpu"),
+    ],
+)
+def test_a_resource_that_a_step_does_not_look_at_is_refused(tmp_path, monkeypatch, step, name, value):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(REPOSITORY / "local" / "config.yaml")
+    with pytest.raises(UserError, match=rf"resources\.{step}\.{name} means nothing for this step; give it to \w+"):
+        Study({**config, "resources": {step: {name: value}}}, Path())
 
 
 def test_what_a_job_asks_for_is_what_the_config_gives_its_step(tmp_path, monkeypatch):

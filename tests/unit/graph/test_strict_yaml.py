@@ -10,7 +10,7 @@ import yaml
 from colbert_zero.graph.config import read_config
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.paths import REPOSITORY
-from colbert_zero.graph.strict_yaml import MAXIMUM_BYTES, MAXIMUM_DEPTH, parse
+from colbert_zero.graph.strict_yaml import parse
 
 
 def doubling(line):
@@ -57,15 +57,16 @@ REFUSED = {
     "aliases of lists": (doubling("[{}]".format), "its aliases (*) stand for more than"),
     "aliases of groups": (doubling("{{<<: [{}]}}".format), "its aliases (*) stand for more than"),
     "deep by aliases": (
-        "a0: &a0 [1]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 900)),
+        "a0: &a0 [1]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, 1]" for n in range(1, 900)),
         "nest too deep",
     ),
-    "deep list": ("[" * 500_000, f"column {MAXIMUM_DEPTH + 1}: nested deeper"),
+    "deep list": ("[" * 500_000, "column 21: nested deeper"),
+    "deep list after lists that end": ("[" + "[], " * 40 + "[" * 500_000, "column 181: nested deeper"),
     "deep groups": ("{a: " * 200_000, "nested deeper than"),
     "deep dashes": ("- " * 400_000, "nested deeper than"),
     "deep question marks": ("? " * 400_000, "nested deeper than"),
-    "many values": ("a: [" + "1, " * 300_000 + "]", "more than 20000 values"),
-    "long": ("#" * (MAXIMUM_BYTES + 1), f"longer than {MAXIMUM_BYTES} bytes"),
+    "many values": ("a: [" + "1, " * 300_000 + "]", "line 1, column 59996: more than 20000 values"),
+    "long": ("#" * 1_000_001, "longer than 1000000 bytes"),
 }
 
 
@@ -104,6 +105,13 @@ def test_what_a_config_must_not_hold_is_one_line_with_its_place_at_once(case):
 )
 def test_what_yaml_says_plainly_is_read(text, value):
     assert parse(text.encode()) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["#" * 1_000_000, "[" * 20 + "]" * 20, "[" * 20 + "1" + "]" * 20, f"[{'1, ' * 19_999}]"], ids=len
+)
+def test_the_limits_themselves_are_fine(text):
+    assert parse(text.encode()) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("folder", ["", "local", "tests/fixtures/study-0.1.0"])

@@ -169,6 +169,24 @@ def test_a_reference_is_in_the_reports_settings_alone(config):
     assert before.specs.keys() - study.specs.keys() == {before.report.key}
 
 
+def test_a_step_of_which_the_config_says_nothing_asks_for_little(config):
+    study = Study(config | {"resources": {}}, ROOT / "local")
+    asked = {"threads": 1, "mem_mb": 2000, "runtime": 60, "gpu": 0, "nodes": 1, "checkpoint_seconds": 600, "jobs": 1}
+    assert {name: study.resource("plan_batches", name) for name in asked} == asked
+    assert study.resource("plan_batches", "device") is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [(0, ""), (1, "r0"), (8, "r0, r1, r2, r3, r4, r5, r6, r7"), (9, "r0, r1, r2, r3, r4, r5, r6, r7 and 1 more")],
+)
+def test_a_message_names_the_first_rows_that_need_an_artifact(config, rows, words):
+    study = Study(config, ROOT / "local")
+    study.used_by = {"key": {f"r{number}" for number in range(rows)}}
+    assert study.rows_using("key") == words
+    assert study.rows_using("another") == ""
+
+
 def test_the_config_itself_is_not_changed(config):
     Study(config, ROOT / "local")
     assert config == EMBEDDED

@@ -95,6 +95,13 @@ def test_a_sweep_trains_each_value_and_goes_on_with_one_model(config):
     assert measured == ["numpy"] * 3
 
 
+def test_two_values_are_enough_to_select_from(config):
+    selection = next(
+        spec for spec in swept(config, learning_rate=[1e-4, 2e-4]).specs.values() if spec.kind == "selections"
+    )
+    assert len(selection.inputs["models"]) == 2
+
+
 def test_a_candidate_of_a_sweep_is_the_model_that_a_recipe_with_its_value_trains(config):
     config["recipes"]["plain"] = copy.deepcopy(config["recipes"]["zero"])
     config["recipes"]["plain"]["stages"][1] = {"supervised": {"learning_rate": 2e-4}}
@@ -190,6 +197,45 @@ def test_what_a_base_was_saved_with_is_compared(config, saved, refused, tmp_path
             plan(config)
     else:
         plan(config)
+
+
+# Settings of stages
+
+
+def stages(study, row_name="zero"):
+    """The models of a row's stages, by stage."""
+    (row,) = [row for row in study.rows if row.name == row_name]
+    return {model.label: model for model in row.stages}
+
+
+def batches(study, model):
+    (spec,) = [spec for spec in study.inputs_of(model) if spec.kind == "batches"]
+    return spec
+
+
+def test_what_every_stage_is_given_is_used_by_the_stages_that_have_it(config):
+    before = stages(plan(config))
+    assert not any("gradient_scale" in model.settings for model in before.values())
+    every_stage = {"mining": "fused", "negatives": 2, "teacher": "bm25", "gradient_scale": 2}
+    config["recipes"]["zero"]["every_stage"] = every_stage
+    study = plan(config)
+    models = stages(study)
+    rows = {stage: {name.partition("/")[0] for name in model.inputs["rows"]} for stage, model in models.items()}
+    assert rows == {"unsupervised": {"shards"}, "supervised": {"negatives"}, "distillation": {"scores"}}
+    assert {stage for stage, model in models.items() if "gradient_scale" in model.settings} == {"supervised"}
+    assert models["supervised"].settings["gradient_scale"] == 2
+    assert models["unsupervised"] == before["unsupervised"]
+    assert [set(batches(study, model).settings) for model in models.values()] == [{"batch_size", "epochs", "seed"}] * 3
+
+
+def test_the_rows_own_negatives_are_drawn_with_the_batches(config):
+    config["sources"]["own"] = {"registry": "nomic-supervised/fever_hn_mine"}
+    config["stages"]["supervised"] |= {"sources": ["own"], "mining": None}
+    config["recipes"]["zero"]["stages"] = ["supervised"]
+    study = plan(config)
+    model = stages(study)["supervised"]
+    assert [name.partition("-")[0] for name in model.inputs["rows"]] == ["shards/fever_hn_mine"]
+    assert batches(study, model).settings == {"batch_size": 16, "epochs": 1, "seed": 42, "negatives": 3}
 
 
 # Shares

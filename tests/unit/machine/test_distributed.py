@@ -82,8 +82,11 @@ def joined() -> Iterator[ProcessGroup]:
 # The model
 
 
-def all_steps(specs: list[Spec], flags: list[str]) -> list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]]:
+def all_steps(
+    specs: list[Spec], flags: list[str], tokens_scored: int = 1
+) -> list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]]:
     """Train each stage to its end; return its parameters, history and totals."""
+    gradcache.TOKENS_SCORED["cpu"] = tokens_scored
     trained = []
     with joined() as group:
         for spec in specs:
@@ -103,8 +106,9 @@ def test_any_number_of_processes_trains_the_same_model(modernbert: Path) -> None
     rows["supervised"][5]["negatives"] = rows["supervised"][5]["negatives"][:1]
     specs = [model_spec(modernbert, stage, content, learning_rate=1e-4) for stage, content in rows.items()]
     one = all_steps(specs, [])
-    for size, flags in ((2, []), (3, ["--tokens-per-chunk", "50", "--tokens-in-memory", "0"])):
-        by_rank = in_processes(size, all_steps, specs, flags)
+    # In three, also several chunks are scored together.
+    for size, flags, tokens_scored in ((2, [], 1), (3, ["--tokens-per-chunk", "50", "--tokens-in-memory", "0"], 120)):
+        by_rank = in_processes(size, all_steps, specs, flags, tokens_scored)
         for (parameters, history, totals), *others in zip(one, *by_rank, strict=True):
             for others_parameters, others_history, others_totals in others:
                 for name, parameter in parameters.items():

@@ -246,6 +246,15 @@ def test_the_line_names_the_setting_to_raise(study, start, rule, section, values
         assert f"{rule} had {value}; raise resources.{section}.{resource} in config.yaml" in line
 
 
+def test_a_job_that_shares_the_work_is_told_by_the_step_whose_work_it_is(study):
+    spec = spec_of(study, "shards/")
+    report = attempt(spec, "share_work", slurm_message("TIMEOUT"))
+    report = report.replace(f"output: {spec.folder}/spec.json", f"output: {spec.state}.files-1-of-3")
+    (line,) = explain_failures(report, study)
+    assert line.startswith(f"{spec.name} (of ")
+    assert "build_shards had 60 minutes; raise resources.build_shards.runtime in config.yaml" in line
+
+
 SBATCH = f"""SLURM sbatch failed. The error message was '{{stderr}}'.
     sbatch call:
         sbatch --parsable --job-name x --output /x/.snakemake/slurm_logs/rule_train_stage/2/%j.log --wrap="python -m x"

@@ -161,16 +161,25 @@ def test_without_a_time_limit_there_is_no_deadline(site, monkeypatch, end):
 
 
 @pytest.mark.parametrize("user_error", [True, False])
-def test_a_job_that_failed_by_a_users_error_is_not_resubmitted(tmp_path, monkeypatch, user_error):
+@pytest.mark.parametrize(
+    ("output", "attempts_file"),
+    [
+        ("results/models/x.supervised-0123456789ab/spec.json", "models/x.supervised-0123456789ab/attempts.jsonl"),
+        ("results/state/shards/x.y-0123456789ab.files-1-of-3", "shards/x.y-0123456789ab/files-1-of-3.attempts.jsonl"),
+    ],
+)
+def test_a_job_that_failed_by_a_users_error_is_not_resubmitted(
+    tmp_path, monkeypatch, output, attempts_file, user_error
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(RUN_VARIABLE, "this")
     monkeypatch.setattr(executor.Executor, "handle_job_error", lambda self, job: None)
     monkeypatch.setattr(executor, "query_job_status", executor.query_job_status)
-    attempts = Attempts(Path("results/state/models/unsupervised-0123456789ab/attempts.jsonl"))
+    attempts = Attempts(Path("results/state") / attempts_file)
     attempts.begin()
     attempts.end("lower the learning rate", mistake=user_error)
     slurm.patch_executor()
-    job = SimpleNamespace(output=["results/models/unsupervised-0123456789ab/spec.json"], attempt=1, restart_times=10)
+    job = SimpleNamespace(output=[output], attempt=1, restart_times=10)
     executor.Executor.handle_job_error(None, job)
     assert (job.restart_times > job.attempt - 1) is not user_error
     other = SimpleNamespace(output=["results/models/supervised-0123456789ab/spec.json"], attempt=1, restart_times=10)

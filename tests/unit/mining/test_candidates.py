@@ -1,6 +1,6 @@
 """Laws of candidates: read as they were written, counted, and fused by normalised scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +8,13 @@ import pytest
 from pytest import MonkeyPatch
 
 from colbert_zero.graph.artifact import Spec
+from colbert_zero.machine.pieces import Part
 from colbert_zero.mining import candidates as mining_candidates
 from colbert_zero.mining.candidates import (
     Candidates,
     fuse,
     highest_unknown_score,
+    join_candidates,
     raw_scores,
     read_candidates,
     read_lists,
@@ -45,6 +47,23 @@ def test_candidates_are_read_as_they_were_written_and_counted(
             assert candidates.documents.tolist() == expected.documents.tolist()
             assert candidates.scores.tolist() == expected.scores.tolist()
             assert candidates.positive_score == expected.positive_score
+
+
+def test_pieces_put_together_have_the_bytes_and_counts_of_all_rows_written_at_once(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", 2)
+    positives = np.array([0, 1, 5, 0, 7, 3, 3], np.int32)
+
+    def write(number: int, folder: Path) -> Mapping[str, int]:
+        first = 4 * number
+        return write_candidates(folder, ROWS[first : first + 4], positives, first)
+
+    part = Part(tmp_path / "part", 2, "slices", write)
+    part.make()
+    assert join_candidates(tmp_path, part) == write_candidates(tmp_path / "part", ROWS, positives)
+    name = mining_candidates.CANDIDATES_FILE
+    assert (tmp_path / name).read_bytes() == (tmp_path / "part" / name).read_bytes()
 
 
 def test_a_single_miners_candidates_stay_as_they_are() -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import TempPathFactory
+from pytest import MonkeyPatch, TempPathFactory
 
+from colbert_zero.data import rows as data_rows
 from colbert_zero.data.rows import PAIR_SCHEMA, TRIPLE_SCHEMA, RowWriter
 from colbert_zero.data.text import normalise
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests
@@ -20,26 +22,52 @@ def write_shards(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int =
     return Artifact(Spec("shards", "mine", {}), {"outputs": file_digests(folder), "facts": writer.facts}, folder)
 
 
+def corpus_of(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int = 3) -> TrainingCorpus:
+    (folder / "shards").mkdir()
+    return TrainingCorpus.from_shards(write_shards(folder / "shards", rows, rows_per_shard), folder / "state")
+
+
 def test_a_text_is_numbered_once_by_first_occurrence(tmp_path: Path) -> None:
     rows = [
         {"query": "a", "document": "One  text", "negatives": ["other"]},
         {"query": "b", "document": "ONE text", "negatives": ["third", "OTHER"]},
         {"query": "A ", "document": "third", "negatives": []},
     ]
-    corpus = TrainingCorpus.from_shards(write_shards(tmp_path, rows, rows_per_shard=2))
-    assert corpus.texts == ["One  text", "other", "third"]
+    corpus = corpus_of(tmp_path, rows, rows_per_shard=2)
+    assert list(corpus.texts) == ["One  text", "other", "third"]
     assert len(corpus) == 3
-    assert corpus.queries == ["a", "b", "A "]
+    assert list(corpus.queries) == ["a", "b", "A "]
     assert corpus.positives.tolist() == [0, 0, 2]
     assert corpus.positives.dtype == np.int32
     assert [corpus.known_positives(row).tolist() for row in range(3)] == [[0, 2], [0], [0, 2]]
 
 
 def test_shards_without_negatives_are_a_corpus_of_their_documents(tmp_path: Path) -> None:
-    corpus = TrainingCorpus.from_shards(write_shards(tmp_path, [{"query": "q", "document": text} for text in "abac"]))
-    assert corpus.texts == ["a", "b", "c"]
+    corpus = corpus_of(tmp_path, [{"query": "q", "document": text} for text in "abac"])
+    assert list(corpus.texts) == ["a", "b", "c"]
     assert corpus.positives.tolist() == [0, 1, 0, 2]
     assert corpus.known_positives(2).tolist() == [0, 1, 2]
+
+
+def test_texts_are_found_by_number_in_whichever_batch_they_are(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(data_rows, "ROWS_PER_GROUP", 4)
+    rows = [{"query": f"query {row % 7}", "document": f"text {row % 11}"} for row in range(30)]
+    corpus = corpus_of(tmp_path, rows, rows_per_shard=9)
+    assert list(corpus.texts) == [f"text {number}" for number in range(11)]
+    assert corpus.texts[2:9] == [f"text {number}" for number in range(2, 9)]
+    assert [corpus.queries[row] for row in range(30)] == [row["query"] for row in rows]
+    with pytest.raises(IndexError):
+        corpus.texts[11]
+
+
+def test_the_corpus_is_read_from_the_shards_once(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, [{"query": "q", "document": text} for text in "abac"])
+    first = TrainingCorpus.from_shards(shards, tmp_path / "state")
+    for name in shards.files():
+        (tmp_path / name).unlink()
+    again = TrainingCorpus.from_shards(shards, tmp_path / "state")
+    assert list(again.texts) == list(first.texts) == ["a", "b", "c"]
+    assert again.known_positives(0).tolist() == [0, 1, 2]
 
 
 texts = st.sampled_from(["a", "A", " a", "b", "B b", "b  b", "ﬁ", "fi", "c"])
@@ -51,7 +79,7 @@ rows_of = st.fixed_dictionaries({"query": texts, "document": texts, "negatives":
 def test_known_positives_are_those_of_all_rows_with_the_same_query(
     tmp_path_factory: TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
-    corpus = TrainingCorpus.from_shards(write_shards(tmp_path_factory.mktemp("shards"), rows))
+    corpus = corpus_of(tmp_path_factory.mktemp("shards"), rows)
     assert len({normalise(text) for text in corpus.texts}) == len(corpus.texts)
     for number, row in enumerate(rows):
         assert normalise(corpus.texts[corpus.positives[number]]) == normalise(row["document"])

@@ -1,18 +1,25 @@
-"""Laws of dense mining: an exact search, in which neither threads nor batches change a score."""
+"""Laws of dense mining: an exact search, in which neither threads nor pieces change a score."""
 
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
-from pytest import MonkeyPatch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest import CaptureFixture, MonkeyPatch
 from sentence_transformers import SentenceTransformer
 
-from colbert_zero.graph.artifact import Artifact, Spec, content_digest
+from colbert_zero.graph.artifact import Artifact, Spec, content_digest, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
+from colbert_zero.mining import candidates as mining_candidates
 from colbert_zero.mining import dense as mining_dense
+from colbert_zero.mining import nearest as mining_nearest
 from colbert_zero.mining.candidates import read_candidates
+from colbert_zero.mining.dense import PARTS, DenseMining, search
+from colbert_zero.mining.nearest import SlicedVectors, nearest
 from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
 from mined import publish_model, publish_shards, publish_step
 from tiny_models import tiny_dense
@@ -60,11 +67,103 @@ def test_ties_go_to_the_lower_number() -> None:
         assert row.documents.tolist() == [0, 1, 2, 3] and row.scores.tolist() == [0, 0, 0, 0]
 
 
-def test_the_number_of_threads_and_queries_per_batch_changes_no_byte(monkeypatch: MonkeyPatch) -> None:
-    one = mine(LSA, 9)
-    monkeypatch.setattr(mining_dense, "QUERIES_PER_BATCH", 7)
-    other = mine(LSA, 9, "--threads", "2")
-    assert content_digest(one.manifest["outputs"]) == content_digest(other.manifest["outputs"])
+@pytest.fixture
+def small_pieces(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(mining_dense, "DOCUMENTS_PER_PIECE", 13)
+    monkeypatch.setattr(mining_dense, "QUERIES_PER_PIECE", 8)
+
+
+def test_neither_threads_nor_pieces_change_a_byte(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", 4)
+    whole = mine(LSA, 9)
+    monkeypatch.setattr(mining_dense, "DOCUMENTS_PER_PIECE", 13)
+    monkeypatch.setattr(mining_dense, "QUERIES_PER_PIECE", 8)
+    monkeypatch.setitem(mining_nearest.QUERIES_PER_BATCH, "cpu", 3)
+    pieces = mine(LSA, 9, "--threads", "2")
+    assert content_digest(whole.manifest["outputs"]) == content_digest(pieces.manifest["outputs"])
+    assert whole.facts == pieces.facts
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("jobs", [1, 2, 9])
+def test_several_jobs_find_the_same_candidates(monkeypatch: MonkeyPatch, jobs: int) -> None:
+    expected = mine(LSA, 9)
+    settings = {"encoder": LSA, "depth": 9, "jobs": jobs}
+    spec = Spec("candidates", "dense.mine", settings, {"shards": [publish_shards(PAIRS).name]})
+    for part in PARTS:
+        for share in reversed(range(1, jobs + 1)):
+            shared = ["--spec", spec.text, "--part", part, "--share", str(share), "--jobs", str(jobs)]
+            assert run_step(mining_dense.make, None, shared, add_options=add_device_option, parts=PARTS) == 0
+    assert not spec.folder.exists()
+    monkeypatch.setattr(mining_dense, "load_encoder", lambda *_: pytest.fail("encoded again"))
+    found = publish_step(mining_dense.make, spec, add_options=add_device_option)
+    assert found.manifest["outputs"] == expected.manifest["outputs"]
+    assert found.facts == expected.facts
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_killed_search_goes_on_after_the_last_slice(monkeypatch: MonkeyPatch) -> None:
+    expected = mine(LSA, 9)
+    spec = Spec("candidates", "dense.mine", {"encoder": LSA, "depth": 9, "killed": True}, expected.spec.inputs)
+    searched: list[int] = []
+
+    def search_or_exit(*arguments: Any) -> Any:
+        searched.append(len(arguments[1]))
+        if len(searched) == 3:
+            raise SystemExit
+        return search(*arguments)
+
+    monkeypatch.setattr(mining_dense, "search", search_or_exit)
+    with pytest.raises(SystemExit):
+        publish_step(mining_dense.make, spec)
+    monkeypatch.setattr(DenseMining, "_encode", lambda *_: pytest.fail("encoded again"))
+    assert publish_step(mining_dense.make, spec).manifest["outputs"] == expected.manifest["outputs"]
+    assert searched == [8] * 8 + [4]
+
+
+def unit_vectors(random: np.random.Generator, rows: int, dimensions: int) -> Any:
+    vectors = random.standard_normal((rows, dimensions), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_candidates_are_bit_by_bit_those_of_faiss() -> None:
+    """Its flat index, whose hits were rescored in the same way until the search came to run on GPUs."""
+    random = np.random.default_rng(3)
+    documents, queries = unit_vectors(random, 3000, 24), unit_vectors(random, 70, 24)
+    positives = random.integers(0, 3000, 70).astype(np.int32)
+    index: Any = faiss.IndexFlatIP(24)
+    index.add(documents)
+    _, retrieved = index.search(queries, 50 + mining_dense.RESCORED_BEYOND_DEPTH)
+    sliced = SlicedVectors([documents[start : start + 700] for start in range(0, 3000, 700)])
+    found = list(search(sliced, queries, positives, 50))
+    for query, numbers, positive, candidates in zip(queries, np.sort(retrieved), positives, found, strict=True):
+        scores = np.einsum("ij,j->i", documents[numbers].astype(np.float64), query.astype(np.float64))
+        best = np.argsort(-scores.astype(np.float32), kind="stable")[:50]
+        assert candidates.documents.tolist() == numbers[best].tolist()
+        assert candidates.scores.tolist() == scores[best].astype(np.float32).tolist()
+        assert candidates.positive_score == np.float32(documents[positive].astype(np.float64) @ query)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 40), st.integers(1, 12), st.integers(1, 3))
+def test_the_nearest_are_the_best_of_all_and_of_equal_ones_the_first(
+    seed: int, documents: int, size: int, depth: int, largest: int
+) -> None:
+    """Small whole numbers: products are exact, and many are equal."""
+    random = np.random.default_rng(seed)
+    vectors, queries = (random.integers(-largest, largest + 1, (rows, 3)).astype(np.float32) for rows in (documents, 5))
+    sliced = SlicedVectors([vectors[start : start + size] for start in range(0, documents, size)])
+    depth = min(depth, documents)
+    expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :depth]
+    assert nearest(queries, sliced, depth).tolist() == np.sort(expected).tolist()
+    assert sliced.take(np.arange(documents)[::3]).tolist() == vectors[::3].tolist()
+
+
+def test_a_vector_that_is_no_number_is_one_clear_line(capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(LsaEncoder, "encode_queries", lambda _, texts: np.full((len(texts), 12), np.nan, np.float32))
+    with pytest.raises(AssertionError):
+        mine(LSA, 9)
+    assert "the encoder's vector of query 0 is not finite" in capsys.readouterr().err
 
 
 def test_lsa_retrieves_documents_that_share_no_word_with_the_query() -> None:

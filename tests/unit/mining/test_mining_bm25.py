@@ -7,8 +7,10 @@ from pathlib import Path
 from pytest import MonkeyPatch
 
 from bm25_texts import DOCUMENTS, K1, QUERIES, B
-from colbert_zero.graph.artifact import Spec
-from colbert_zero.mining.bm25 import make
+from colbert_zero.graph.artifact import Spec, run_step
+from colbert_zero.mining import bm25 as mining_bm25
+from colbert_zero.mining import candidates as mining_candidates
+from colbert_zero.mining.bm25 import PARTS, make
 from colbert_zero.mining.candidates import read_candidates
 from colbert_zero.models.lucene import LuceneIndex, add_heap_option
 from mined import publish_shards, publish_step
@@ -31,3 +33,23 @@ def test_candidates_are_the_best_documents_and_every_positive_is_scored(
             assert [row.positive_score] == own
     assert found.facts["rows_without_candidates"] == sum(not len(row.documents) for row in rows) > 0
     assert found.facts["positives_found"] == sum(number in row.documents for number, row in enumerate(rows))
+
+
+def test_several_jobs_find_the_same_candidates_in_slices(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", 8)
+    source = publish_shards([(QUERIES[row], DOCUMENTS[row]) for row in range(60)])
+    settings, inputs = {"k1": K1, "b": B, "depth": 20}, {"shards": [source.name]}
+    expected = publish_step(make, Spec("candidates", "bm25.mine", settings, inputs), add_options=add_heap_option)
+    monkeypatch.setattr(mining_bm25, "DOCUMENTS_PER_PIECE", 17)
+    monkeypatch.setattr(mining_bm25, "QUERIES_PER_PIECE", 16)
+    spec = Spec("candidates", "bm25.mine", settings | {"jobs": 3}, inputs)
+    for part in PARTS:
+        for share in ("3", "1", "2"):
+            shared = ["--spec", spec.text, "--part", part, "--share", share, "--jobs", "3"]
+            assert run_step(make, None, shared, add_options=add_heap_option, parts=PARTS) == 0
+    for name in ("write_index", "LuceneSearcher"):
+        monkeypatch.setattr(mining_bm25, name, None)
+    found = publish_step(make, spec, add_options=add_heap_option)
+    assert found.manifest["outputs"] == expected.manifest["outputs"]
+    assert found.facts == expected.facts

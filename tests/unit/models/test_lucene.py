@@ -16,7 +16,7 @@ from pytest import MonkeyPatch
 from bm25_texts import DOCUMENTS, K1, QUERIES, B
 from colbert_zero.graph.console import UserError
 from colbert_zero.models import lucene
-from colbert_zero.models.lucene import LuceneIndex, find_java_home
+from colbert_zero.models.lucene import LuceneIndex, LuceneSearcher, find_java_home, write_index
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,21 @@ def test_a_pair_scores_the_same_whether_searched_or_scored(index: LuceneIndex) -
         expected = np.zeros(len(DOCUMENTS), np.float32)
         expected[hits.documents] = hits.scores
         assert scores.tolist() == expected.tolist()
+
+
+def test_several_indexes_are_searched_as_one(index: LuceneIndex, tmp_path: Path) -> None:
+    folders = []
+    for first, last in ((0, 100), (100, 101), (101, len(DOCUMENTS))):
+        folders.append(tmp_path / str(first))
+        folders[-1].mkdir()
+        write_index(folders[-1], DOCUMENTS[first:last], first)
+    scored = [[0, 100, 102]] * len(QUERIES)
+    with LuceneSearcher(folders, K1, B, threads=2) as several:
+        for one, other in zip(list(index.search(QUERIES, 50)), list(several.search(QUERIES, 50)), strict=True):
+            assert one.documents.tolist() == other.documents.tolist()
+            assert one.scores.tolist() == other.scores.tolist()
+        found = [scores.tolist() for scores in several.score(QUERIES, scored)]
+    assert found == [scores.tolist() for scores in index.score(QUERIES, scored)]
 
 
 def test_scores_come_in_the_order_of_the_given_documents(index: LuceneIndex) -> None:

@@ -39,7 +39,7 @@ from colbert_zero.graph.model_folder import maximum_length
 from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
 from colbert_zero.models.colbert import EncodingSettings, drawn_parts, embed, load_colbert, save_colbert, tokenize
 from colbert_zero.models.encoders import SentenceTransformerEncoder
-from colbert_zero.teaching.neural import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
+from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from tiny_models import tiny_dense
 
 ENCODING = EncodingSettings("q: ", "d: ", 14, 20)

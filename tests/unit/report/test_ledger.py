@@ -61,6 +61,13 @@ def test_an_attempt_that_was_killed_counts_until_it_was_last_heard_of(folder: Pa
     assert cost(MODEL, {"end": "its record cannot be read"}, attempt(60)).attempts == 2
 
 
+def test_a_job_that_did_its_share_of_the_work_lost_nothing(folder: Path) -> None:
+    run, used = Spec("runs", "colbert.mine", {}, {}), ["--device", "cuda"]
+    shares = [attempt(0, 30, end="RetryableError: time"), attempt(0, 60, end="done"), attempt(60, 15, end="done")]
+    found = cost(run, attempt(80, 5), seconds=300.0, arguments=used, shares=shares)
+    assert (found.attempts, found.gpu_seconds, found.lost_gpu_seconds) == (4, HOUR * (30 + 60 + 15 + 5) / 60, HOUR / 2)
+
+
 def test_gpus_are_those_of_the_job_or_those_that_the_training_used(folder: Path) -> None:
     gpu = {"device": "NVIDIA H200", "processes": 4, "nodes": 1}
     assert cost(MODEL, facts=gpu).gpu_hours == 4

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from colbert_zero.cli import main
-from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.artifact import LET_GO_FILE, Spec
 from colbert_zero.graph.config import CONFIG_FILE, LOCK_FILE, read_config
 from colbert_zero.graph.paths import REPOSITORY
 from colbert_zero.report.costs import Entry, entry_of
@@ -171,8 +171,19 @@ def test_what_is_there_counts_by_its_own_size_and_the_peak_is_no_less_than_the_e
 # Jobs
 
 
+def test_indexes_that_are_let_go_take_no_room_at_the_end(paper: Plan) -> None:
+    kept = plan_of({**PAPER, "evaluation": {**PAPER["evaluation"], "keep_indexes": True}}).space
+    going, disk = paper.space, Disk(paper.sizes)
+    assert kept.passing == Sum()
+    assert kept.end.known == pytest.approx(going.end.known + going.passing.known)
+    assert going.peak.known < kept.peak.known <= going.peak.known + going.passing.known
+    # That of MS MARCO, of all models of 128 dimensions alike.
+    assert going.largest == disk.bytes(of_kind(paper, "indexes", "msmarco"))
+
+
 def test_jobs_are_those_that_snakemake_counts(own: Path) -> None:
-    config = CONFIG | {"resources": {"build_shards": {"jobs": 2}, "supervised": {"nodes": 2}}}
+    jobs_of = {"build_shards": {"jobs": 2}, "mine_bm25": {"jobs": 3}, "mine_dense": {"jobs": 2}}
+    config = CONFIG | {"resources": {**jobs_of, "supervised": {"nodes": 2}}}
     (own / CONFIG_FILE).write_text(yaml.safe_dump(config))
     plan = plan_of(config)
     done = [spec for spec in plan.study.specs.values() if spec.kind in ("sources", "bases") or spec.label == "lines"]
@@ -186,7 +197,32 @@ def test_jobs_are_those_that_snakemake_counts(own: Path) -> None:
     jobs = plan_of(config).jobs
     assert counts.pop("total") - counts.pop("all") == sum(counts.values())
     assert dict(jobs) == counts
-    assert {"share_shards", "train_stage_on_nodes"} <= jobs.keys()
+    assert {"share_work", "share_lucene_work", "train_stage_on_nodes"} <= jobs.keys()
+
+
+def test_an_index_that_was_let_go_is_made_again_for_another_depth_and_for_nothing_else(own: Path) -> None:
+    finished = plan_of(CONFIG)
+    finish(finished)
+    indexes = {spec.name for spec in finished.study.specs.values() if spec.kind == "indexes"}
+    for spec in finished.study.specs.values():
+        if spec.name in indexes:
+            record(spec, outputs={"documents.safetensors": 1000})
+            (spec.folder / LET_GO_FILE).touch()
+    assert sum(plan_of(CONFIG).jobs.values()) == 0
+    assert plan_of(CONFIG).space.now.known == plan_of(CONFIG).space.end.known == 0
+    measures = CONFIG | {"evaluation": {"measures": ["R@10"]}}
+    assert plan_of(measures).jobs.keys() == {"measure_run", "write_report"}, "runs are there"
+    deeper = CONFIG | {"evaluation": {"depth": 200}}
+    assert {spec.name for spec in plan_of(deeper).missing if spec.kind == "indexes"} == indexes
+    assert plan_of(deeper).space.end.known >= 1000 * len(indexes)
+    (own / CONFIG_FILE).write_text(yaml.safe_dump(deeper))
+    command = [sys.executable, "-m", "snakemake", "--profile", "local", "--directory", str(own), "--dry-run"]
+    output = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True
+    ).stdout
+    counts = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+    assert counts["make_again"] == len(indexes)
+    assert dict(plan_of(deeper).jobs) == {rule: counts[rule] for rule in counts.keys() - {"total", "all"}}
 
 
 def test_a_finished_study_has_nothing_to_do(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

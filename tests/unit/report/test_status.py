@@ -19,8 +19,8 @@ from colbert_zero.graph.config import CONFIG_FILE
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.locks import acquire_lock, look_at_lock
 from colbert_zero.graph.study import Study
+from colbert_zero.machine.pieces import Part
 from colbert_zero.report.activity import describe_begun
-from colbert_zero.report.sizes import Manifests, Sizes
 from colbert_zero.training import train
 from own_study import CONFIG, write_data
 from recorded import record, record_attempts
@@ -30,7 +30,7 @@ NOW = {"started": "2026-01-01T10:00:00+00:00", "host": "n2", "end": "killed"}
 
 
 def describe(spec: Spec) -> str:
-    return describe_begun(spec, Sizes({}, Manifests()))
+    return describe_begun(spec)
 
 
 def lock_of(spec: Spec) -> Path:
@@ -103,13 +103,11 @@ def test_a_step_on_another_node_is_not_taken_for_dead(own: Study) -> None:
 
 def test_shards_and_dense_indexes_say_how_much_of_them_is_done(own: Study) -> None:
     shards = next(spec for spec in own.specs.values() if spec.kind == "shards")
-    record(own.spec_of(shards.inputs["source"][0][-12:]), {"rows": 120}, outputs={"a": 1, "b": 1, "c": 1})
-    for number in ("00000", "00002", ".00001-x"):
-        (shards.state / "spills" / number).mkdir(parents=True)
-    assert re.fullmatch(r"last written to at .*: 2 of 3 files read", describe(shards))
-    (shards.state / "merged").mkdir()
-    (shards.state / "merged" / "rows-00000.parquet").touch()
-    assert describe(shards).endswith(": 2 of 3 files read, 1 of about 3 shards written")
+    for name, unit in (("files", "files of x read"), ("shards", "shards of x written")):
+        Part(shards.state / name, 3, unit, lambda number, _: {}).make(slice(0, 3, 2) if name == "files" else slice(1))
+    (shards.state / "files" / ".000001-x").mkdir()
+    last = r"last written to at .*: 2 of 3 files of x read, 1 of 3 shards of x written"
+    assert re.fullmatch(last, describe(shards))
     index = Spec("indexes", "dense.mine", {}, {})
     record_attempts(index, NOW)
     (index.state / "documents.progress.json").write_text(json.dumps({"rows": 64, "made": {"total": 100}}))

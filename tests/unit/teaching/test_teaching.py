@@ -22,10 +22,11 @@ from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.lucene import LuceneIndex, add_heap_option
 from colbert_zero.teaching import bm25 as teaching_bm25
 from colbert_zero.teaching import neural as teaching_neural
-from colbert_zero.teaching.neural import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
+from colbert_zero.teaching.late_interaction import LateInteractionTeacher
+from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from colbert_zero.teaching.scoring import choose_documents, write_scores
 from mined import publish_candidates, publish_model, publish_shards, publish_step, rows_in
-from tiny_models import tiny_causal_lm
+from tiny_models import late_interaction_model, tiny_causal_lm, tiny_modernbert
 
 PAIRS = [
     ("red apple", "an apple is red"),
@@ -191,16 +192,22 @@ CROSS = {"kind": "cross-encoder", "maximum_length": 40, "precision": "fp32"}
 CAUSAL = {"kind": "causal-lm", "maximum_length": 60, "precision": "fp32", "instruction": None, "answer": "Yes"}
 
 
-@pytest.mark.parametrize("kind", ["cross-encoder", "causal-lm"])
-def test_a_neural_teacher_scores_the_documents_of_each_row(kind: str, causal: Path, cross_encoder: Path) -> None:
-    folder, settings = (cross_encoder, CROSS) if kind == "cross-encoder" else (causal, CAUSAL)
+LATE = {"kind": "late-interaction", "precision": "fp32"}
+
+
+@pytest.mark.parametrize("kind", ["cross-encoder", "causal-lm", "late-interaction"])
+def test_a_neural_teacher_scores_the_documents_of_each_row(
+    kind: str, causal: Path, cross_encoder: Path, tmp_path: Path
+) -> None:
+    base = tiny_modernbert(tmp_path / "base", [text for pair in PAIRS for text in pair], positions=520)
+    late = late_interaction_model(tmp_path / "late", base, has_prompts=True)
+    folder, settings, teacher = {
+        "cross-encoder": (cross_encoder, CROSS, CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu")),
+        "causal-lm": (causal, CAUSAL, CausalLMTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes")),
+        "late-interaction": (late, LATE, LateInteractionTeacher(late, "fp32", "cpu")),
+    }[kind]
     spec = spec_of("neural", {"teacher": settings}, model=[publish_model(folder).name])
     rows = rows_in(publish_step(teaching_neural.make, spec, add_options=add_device_option))
-    teacher = (
-        CrossEncoderTeacher(cross_encoder, 40, torch.float32, "cpu")
-        if kind == "cross-encoder"
-        else CausalLMTeacher(causal, 60, torch.float32, "cpu", INSTRUCTION, "Yes")
-    )
     assert [row["row"] for row in rows] == list(EXPECTED)
     for row in rows:
         expected = teacher.score([(row["query"], document) for document in row["documents"]])
@@ -211,7 +218,7 @@ def test_a_folder_without_such_a_model_is_one_clear_line(tmp_path: Path, capfd: 
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "readme").write_text("nothing")
-    for settings in (CROSS, CAUSAL):
+    for settings in (CROSS, CAUSAL, LATE):
         spec = spec_of("neural", {"teacher": settings}, model=[publish_model(empty).name])
         assert run_step(teaching_neural.make, None, ["--spec", spec.text], add_device_option) == 1
         error = capfd.readouterr().err

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from colbert_zero.models.colbert import EncodingSettings, load_colbert
 from colbert_zero.training import budget, train
-from colbert_zero.training.budget import activation_bytes_per_token, cpu_budget
+from colbert_zero.training.budget import activation_bytes_per_token, cpu_budget, gpu_budget
 from colbert_zero.training.gradcache import MemoryBudget
 from tiny_stages import job, model_spec, never
 
@@ -93,6 +93,37 @@ def test_too_little_is_less_than_two_of_the_smallest_chunks(
     model: Any = torch.nn.Linear(10**9 // 16, 1, bias=False, device="meta")
     cpu_budget(model, 1901, LENGTH, bf16=False)
     assert bool(caplog.text) == warns
+
+
+@pytest.mark.parametrize(
+    ("free", "per_chunk", "in_memory"),
+    [
+        # A token of ModernBERT-base takes about 1 MB in bf16; the loss 3 GiB, the parameters and their moments 1.8 GB.
+        (140 * 10**9, 16384, 102400),
+        (78 * 10**9, 16384, 45056),
+        (40 * 10**9, 8192, 22528),
+        (38 * 10**9, 8192, 20480),
+        (16 * 10**9, 4096, 5120),
+        (6 * 10**9, 128, 224),
+        (3 * 10**9, 64, 0),
+    ],
+)
+def test_a_gpu_keeps_the_chunks_that_fit_into_its_free_memory(
+    free: int, per_chunk: int, in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "activation_bytes_per_token", lambda *_: 10**6)
+    model: Any = torch.nn.Linear(150 * 10**6, 1, bias=False, device="meta")
+    found = gpu_budget(model, free, LENGTH, bf16=True)
+    assert found == MemoryBudget(per_chunk, in_memory)
+    # What is kept, a chunk's backward pass, the loss, gradients and moments.
+    taken = (in_memory + per_chunk) * 10**6 + 8 * 2**28 + 4 * 2**28 + 12 * 150 * 10**6
+    assert taken <= 0.9 * free or per_chunk == 64
+
+
+def test_the_memory_that_is_free_includes_what_pytorch_holds_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"mem_get_info": (50, 80), "memory_reserved": 20, "memory_allocated": 5}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert budget.free_gpu_bytes() == 65
 
 
 def test_powers_of_two() -> None:

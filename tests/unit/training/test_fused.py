@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -32,20 +33,35 @@ def test_scores_and_gradients_are_those_of_maxsim() -> None:
         ("unsupervised", "cpu", "bf16", 128, "needs a GPU"),
         ("unsupervised", "cuda", "fp32", 128, "precision: fp32"),
         ("supervised", "cuda", "bf16", 100, "not 100"),
-        ("supervised", "cuda", "bf16", 512, "not 512"),
+        ("supervised", "cuda", "bf16", 264, "not 264"),
     ],
 )
 def test_a_stage_that_the_kernels_cannot_compute_is_refused(
     monkeypatch: pytest.MonkeyPatch, stage: str, device: str, precision: str, dimensions: int, reason: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    check_fused("unsupervised", "cuda", "bf16", 128)
     with pytest.raises(UserError, match=f"maxsim: fused .*{reason}.*; remove maxsim"):
         check_fused(stage, device, precision, dimensions)
 
 
+@pytest.mark.parametrize("dimensions", [8, 128, 256])
+def test_multiples_of_8_are_computed_from_the_first_gpu_that_multiplies_in_bf16_on(
+    monkeypatch: pytest.MonkeyPatch, dimensions: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    check_fused("unsupervised", "cuda", "bf16", dimensions)
+    check_fused("supervised", "cuda", "bf16", dimensions)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match="needs the package late-interaction-kernels"):
+        check_fused("unsupervised", "cuda", "bf16", 128)
+
+
 def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "V100")
-    with pytest.raises(UserError, match="which V100 does not"):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "T4")
+    with pytest.raises(UserError, match="which T4 does not"):
         check_fused("unsupervised", "cuda", "bf16", 128)

@@ -17,7 +17,7 @@ from pylate.scores import colbert_kd_scores, colbert_scores
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, tokenize
 from colbert_zero.training import gradcache
 from colbert_zero.training.gradcache import GradCache, Loss, MemoryBudget, contrastive_loss, distillation_loss
-from colbert_zero.training.losses import contrastive, distillation, maxsim, maxsim_pairs
+from colbert_zero.training.losses import SIMILARITIES_PER_BLOCK, contrastive, distillation, maxsim, maxsim_pairs
 from pylate_batch import collate
 
 ENCODING = EncodingSettings("search_query: ", "search_document: ", 14, 20)
@@ -228,7 +228,7 @@ def test_maxsim_equals_pylate(embeddings: Any, monkeypatch: pytest.MonkeyPatch) 
     weights = torch.randn(expected.shape, dtype=torch.float64)
     gradients = torch.autograd.grad((expected * weights).sum(), (queries, documents))
     for block in (1, 60, 2**24):
-        monkeypatch.setattr("colbert_zero.training.losses.SIMILARITIES_PER_BLOCK", block)
+        monkeypatch.setitem(SIMILARITIES_PER_BLOCK, "cpu", block)
         scores = maxsim(*embeddings)
         torch.testing.assert_close(scores, expected)
         found = torch.autograd.grad((scores * weights).sum(), (queries, documents))

@@ -9,30 +9,29 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from pylate import models
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import get_linear_schedule_with_warmup
+from transformers import TrainingArguments
 
 from colbert_zero.graph.artifact import Artifact, Spec, input_records, run_step
 from colbert_zero.graph.console import RetryableError, UserError, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest
 from colbert_zero.machine.slurm import DEADLINE_MARGIN_SECONDS, DEADLINE_VARIABLE
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, tokenize
-from colbert_zero.training import train
+from colbert_zero.training import gradcache, train
 from colbert_zero.training.checkpoints import NOTES_FILE, TENSORS_FILE, Checkpoint, Checkpoints
 from colbert_zero.training.gradcache import Embeddings, GradCache, MemoryBudget, contrastive_loss, split_by_length
-from colbert_zero.training.stages import Stage
 from colbert_zero.training.trainer import Trainer, adamw
-from tiny_stages import BATCH_SIZE, STAGES, contents, job, model_spec, never, random_rows, schema
+from tiny_stages import BATCH_SIZE, STAGES, contents, job, model_spec, never, random_rows
 
 pytestmark = pytest.mark.usefixtures("study")
 
@@ -56,7 +55,7 @@ def test_the_cached_gradient_is_the_plain_one(
     base: str, pairs: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # BERT has dropout: both forward passes of a chunk must draw the same masks.
-    monkeypatch.setattr("colbert_zero.training.gradcache.PAIRS_PER_BLOCK", pairs)
+    monkeypatch.setitem(gradcache.PAIRS_PER_BLOCK, "cpu", pairs)
     folder = request.getfixturevalue(base)
     plain, cached = gradients(folder, MemoryBudget(64, 10**6)), gradients(folder, MemoryBudget(64, 0))
     assert cached[0] == pytest.approx(plain[0], abs=1e-6)
@@ -81,7 +80,7 @@ class TensorSizes(TorchDispatchMode):
 def test_no_block_of_queries_allocates_a_gradient_of_all_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     # With 16,384 queries in 600 blocks, filling such gradients with zeros took most of a step.
     count, width, size = 64, 2, 4
-    monkeypatch.setattr("colbert_zero.training.gradcache.PAIRS_PER_BLOCK", 4 * width * count)
+    monkeypatch.setitem(gradcache.PAIRS_PER_BLOCK, "cpu", 4 * width * count)
     mask = torch.ones(count, width, dtype=torch.bool)
     queries, *documents = (
         Embeddings.with_gradient(
@@ -152,7 +151,7 @@ def test_a_stage_learns_and_its_model_is_pylates(modernbert: Path, stage: str) -
     assert 4 * 8 * BATCH_SIZE * per_query <= facts["document_tokens"] <= 20 * 8 * BATCH_SIZE * per_query
     assert 4 * 8 * BATCH_SIZE <= facts["query_tokens"] <= 14 * 8 * BATCH_SIZE
     assert facts["parameters"] == sum(part.numel() for part in model.parameters())
-    assert facts["samples_per_second"] > 0
+    assert facts["samples_per_second"] == pytest.approx(facts["samples"] / facts["seconds"], rel=0.02)
     start = load_colbert(modernbert, EncodingSettings("", "", 14, 20), dimensions=16, seed=7)
     assert any(not torch.equal(*pair) for pair in zip(model.parameters(), start.parameters(), strict=True))
 
@@ -240,7 +239,8 @@ def test_a_signal_stops_after_the_step_with_one_line(
     assert not spec.folder.exists()
     monkeypatch.setattr(Trainer, "train_step", train_step)
     assert run_step(train.make, None, ["--spec", spec.text, "--device", "cpu"], train.add_options) == 0
-    assert len(Artifact.open(spec.name).manifest["attempts"]) == 4
+    attempts = Artifact.open(spec.name).manifest["attempts"]
+    assert [(attempt["start_step"], attempt["end_step"]) for attempt in attempts] == [(0, 1), (1, 2), (2, 3), (3, 8)]
     assert not spec.state.exists()
 
 
@@ -262,7 +262,8 @@ def test_bf16_is_close_to_fp32_and_saved_in_fp32(modernbert: Path) -> None:
         losses.append(json.loads((made.folder / "losses.jsonl").read_text().splitlines()[-1])["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
-    assert next(load_colbert(Path("out"), Stage(**spec.settings).encoding).parameters()).dtype == torch.float32
+    saved = load_colbert(Path("out"), EncodingSettings("search_query: ", "search_document: ", 14, 20))
+    assert next(saved.parameters()).dtype == torch.float32
 
 
 def test_a_second_stage_may_encode_otherwise_than_the_first(modernbert: Path) -> None:
@@ -287,33 +288,17 @@ def test_a_gradient_is_clipped_and_its_norm_recorded_as_it_was(
     assert norm.item() == pytest.approx(0.01 if limited else recorded, rel=1e-3)
 
 
-@pytest.mark.parametrize("warmup_ratio", [0.0, 0.25, 1.0])
-def test_the_learning_rate_is_the_reference_trainers(warmup_ratio: float) -> None:
-    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
-    schedule = get_linear_schedule_with_warmup(optimiser, int(np.ceil(10 * warmup_ratio)), 10)
-    stage = Stage("unsupervised", "", "", 1, 1, False, 1, 3.0, warmup_ratio, 0.0, None, "fp32", 0)
-    for step in range(10):
-        assert stage.learning_rate_at(step, 10) == pytest.approx(schedule.get_last_lr()[0])
-        optimiser.step()
-        schedule.step()
+def test_adamw_is_the_reference_trainers() -> None:
+    theirs = {field.name: field.default for field in fields(TrainingArguments)}
+    [group] = adamw({"matrix": torch.nn.Parameter(torch.zeros(2, 2))}, 0.1).param_groups
+    assert group["betas"] == (theirs["adam_beta1"], theirs["adam_beta2"])
+    assert group["eps"] == theirs["adam_epsilon"]
 
 
 def test_only_matrices_decay(modernbert: Path) -> None:
     model = load_colbert(modernbert, EncodingSettings("", "", 14, 20))
     for group in adamw(dict(model.named_parameters()), 0.1).param_groups:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] == 0.1}
-
-
-def test_a_step_takes_as_many_negatives_as_its_poorest_row_has(modernbert: Path) -> None:
-    stage = Stage(**model_spec(modernbert, "supervised", negatives=2).settings)
-    rows = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h"]]})
-    assert stage.make_batch(rows, "here").documents == ["c", "e", "d", "h"]
-    rich = pa.table({"query": ["a", "b"], "document": ["c", "d"], "negatives": [["e", "f", "g"], ["h", "i"]]})
-    assert stage.make_batch(rich, "here").documents == ["c", "e", "f", "d", "h", "i"]
-    # A plan that says how many negatives a source gives has left out the rows with fewer.
-    assert stage.make_batch(rich, "here", 1).documents == ["c", "e", "d", "h"]
-    with pytest.raises(UserError, match="here: a row has 1 negatives, the stage uses 2 per row"):
-        stage.make_batch(rows, "here", 2)
 
 
 # Failures
@@ -337,42 +322,12 @@ def test_a_learning_rate_that_breaks_the_loss_is_named_and_nothing_is_published(
     assert kept is not None and all(tensor.isfinite().all() for tensor in kept.tensors.values())
 
 
-def _without(*names: str) -> Callable[[list[dict[str, Any]]], None]:
-    return lambda rows: [row.pop(name) for row in rows for name in names]  # type: ignore[func-returns-value]
-
-
-def _cut(name: str) -> Callable[[list[dict[str, Any]]], None]:
-    return lambda rows: [row[name].pop() for row in rows[5:6] for _ in range(3)]  # type: ignore[func-returns-value]
-
-
-def _set(name: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
-    return lambda rows: [row.update({name: value}) for row in rows[5:6]]  # type: ignore[func-returns-value]
-
-
-@pytest.mark.parametrize(
-    ("stage", "break_rows", "message"),
-    [
-        ("unsupervised", _set("document", None), "1 rows have no 'document'"),
-        ("unsupervised", _set("query", None), "1 rows have no 'query'"),
-        ("supervised", _without("negatives"), "no column 'negatives', which this stage needs"),
-        ("supervised", _cut("negatives"), "a row has 0 negatives, the stage uses 1"),
-        ("supervised", _set("negatives", ["a", None]), "1 null values in 'negatives'"),
-        ("distillation", _without("documents"), "no column 'documents'"),
-        ("distillation", _without("scores"), "no column 'scores'"),
-        ("distillation", _cut("documents"), "a row has 1 documents, the stage uses 3"),
-        ("distillation", _set("scores", [1.0, float("nan"), 0.0]), "a teacher score is not finite"),
-    ],
-)
-def test_rows_that_lack_what_the_stage_needs_are_named(
-    modernbert: Path, stage: str, break_rows: Callable[[list[dict[str, Any]]], None], message: str
-) -> None:
-    content = random_rows(stage)
-    break_rows(content)
-    fields = pa.schema([field for field in schema(stage) if field.name in content[0]])
-    spec = model_spec(modernbert, stage, content, fields)
-    with pytest.raises(UserError, match=message) as caught:
+def test_rows_that_lack_what_the_stage_needs_are_named(modernbert: Path) -> None:
+    content = random_rows("unsupervised")
+    content[5]["document"] = None
+    spec = model_spec(modernbert, "unsupervised", content)
+    with pytest.raises(UserError, match=r"/first-.*: 1 rows have no 'document'"):
         train.train(job(spec, Path("out")), never)
-    assert "/first-" in str(caught.value)
 
 
 # Checkpoints
@@ -476,6 +431,18 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-000000002", "step-000000003"]
     last = checkpoints.load_last()
     assert last is not None and torch.equal(last.tensors["w"], torch.full((2, 2), 3.0))
+
+
+def test_what_ended_a_write_is_told_even_if_its_files_are_gone(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_tensors: Any, path: Path) -> None:
+        shutil.rmtree(path.parent)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("colbert_zero.training.checkpoints.save_file", write)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(Checkpoint(4, {"w": torch.zeros(1)}, {}))
 
 
 def test_an_error_of_safetensors_without_a_system_error_stays_a_safetensors_error(

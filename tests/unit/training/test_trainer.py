@@ -171,6 +171,41 @@ def test_a_temperature_that_has_fallen_below_zero_stops_the_run(modernbert: Path
         made.train_step()
 
 
+def test_a_temperature_without_a_finite_gradient_or_of_zero_stops_the_run(modernbert: Path) -> None:
+    made = train._build_trainer(
+        job(model_spec(modernbert, "unsupervised", learnable_temperature=True), Path("out")), "cpu"
+    )
+    assert made.temperature is not None
+    record = {"step": 1, "loss": 0.5, "learning_rate": 0.1, "gradient_norm": 1.0, "temperature": 0.2}
+    for gradient in (None, torch.tensor(3.0)):
+        made.temperature.grad = gradient
+        made._raise_if_diverged(record)
+    with pytest.raises(UserError, match=r"gradient norm 1.0, temperature 0 at step 1 of 8"):
+        made._raise_if_diverged(record | {"temperature": 0.0})
+    made.temperature.grad = torch.tensor(torch.nan)
+    with pytest.raises(UserError, match=r"gradient norm 1.0 at step 1 of 8"):
+        made._raise_if_diverged(record)
+
+
+# Totals
+
+
+def test_tokens_and_seconds_are_those_of_the_steps(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = train._build_trainer(job(model_spec(modernbert, "supervised"), Path("out")), "cpu")
+    # Each step takes two seconds, and another thousand are between two of them.
+    moments = iter([1000.0, 1002.0, 2000.0, 2002.0])
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    batches = [made.loader.load(step) for step in (0, 1)]
+    for _ in batches:
+        made.train_step()
+    assert made.totals == trainer.Totals(
+        query_tokens=sum(len(batch.queries.ids) for batch in batches),
+        document_tokens=sum(len(batch.documents.ids) for batch in batches),
+        seconds=4.0,
+        joules=0.0,
+    )
+
+
 # Divergence
 
 
@@ -194,6 +229,30 @@ def test_the_typical_gradient_norm_is_of_the_last_steps_and_scaled_as_the_gradie
         assert made._typical_gradient_norm() is None
         made.step = 150
         assert made._typical_gradient_norm() == expected
+
+
+def test_the_usual_norm_is_the_median_of_a_hundred_steps_and_there_is_one_from_the_eleventh_step_on(
+    modernbert: Path,
+) -> None:
+    made = train._build_trainer(job(model_spec(modernbert, "unsupervised"), Path("out")), "cpu")
+    made.history = [json.dumps({"gradient_norm": norm}) for norm in [1.0] * 100 + [7.0] * 50]
+    made.step = 150
+    assert made._typical_gradient_norm() == 4.0
+    made.step = 9
+    assert made._typical_gradient_norm() is None
+    made.step = 10
+    assert made._typical_gradient_norm() == 4.0
+
+
+def test_a_thousand_times_the_usual_norm_is_still_no_explosion(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = train._build_trainer(job(model_spec(modernbert, "unsupervised"), Path("out")), "cpu")
+    monkeypatch.setattr(made, "_typical_gradient_norm", lambda: 4.0)
+    record = {"step": 1, "loss": 0.5, "learning_rate": 0.1, "gradient_norm": 4000.0}
+    made._raise_if_diverged(record)
+    with pytest.raises(UserError, match=r"gradient norm 4001.0 \(usually 4\) at step 1 of 8"):
+        made._raise_if_diverged(record | {"gradient_norm": 4001.0})
 
 
 def test_the_reference_gradient_is_the_exact_one_times_the_batch(modernbert: Path) -> None:
@@ -222,9 +281,11 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def collection() -> str:
-    documents = {f"d{number}": f"{word} fox" for number, word in enumerate(("quick", "lazy", "brown", "every", "best"))}
+    """Twelve documents; one is a query itself, and so many are relevant to it that the last of ten counts."""
+    words = ("quick", "lazy", "brown", "every", "best", "model", "query", "scores", "sums", "the", "it", "dog")
+    documents = {f"d{number}": f"{word} fox" for number, word in enumerate(words)}
     queries = {"q1": "the quick one", "d1": "lazy fox"}
-    return publish_collection("small", documents, queries, {"q1": {"d0": 1}, "d1": {"d1": 1, "d2": 1}}).name
+    return publish_collection("small", documents, queries, {"q1": {"d0": 1}, "d1": dict.fromkeys(documents, 1)}).name
 
 
 def test_lines_grow_as_it_trains_and_tensorboard_gets_the_same(modernbert: Path) -> None:
@@ -276,9 +337,9 @@ def test_an_evaluation_during_training_equals_the_studys_and_changes_nothing(mod
 
 
 def test_a_large_collection_is_refused_before_training(modernbert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "PLAID_MIN_DOCUMENTS", 5)
+    monkeypatch.setattr(evaluator, "PLAID_MIN_DOCUMENTS", 12)
     evaluate = json.dumps({"steps": [1], "collections": {collection(): {"drop_self": False}}})
-    with pytest.raises(UserError, match="has 5 documents, too many to evaluate on while training"):
+    with pytest.raises(UserError, match="has 12 documents, too many to evaluate on while training"):
         train.train(job(model_spec(modernbert, "unsupervised"), Path("out"), "--evaluate", evaluate), never)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from colbert_zero.audit import records
 from colbert_zero.audit.findings import Check, Finding
 from colbert_zero.audit.walk import contents, problem_with_path
-from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, RECORD, SPEC_FILE, Spec, content_digest
+from colbert_zero.graph.artifact import KEY_DIGITS, LET_GO_FILE, MANIFEST_FILE, RECORD, SPEC_FILE, Spec, content_digest
 from colbert_zero.graph.digests import canonical_json, digest
+from colbert_zero.graph.let_go import LET_GO_KIND
 
 LARGEST_RECORD = 2**28
 """Bytes that a spec or a manifest may have."""
@@ -60,6 +61,8 @@ class Summary:
         ended: When it ended.
         edited: How many seconds after the artifact's other files its manifest was last written.
         changed: The parts of the code that changed on disk while it was made.
+        let_go: The bytes of its files that were let go; None if none were.
+        former: What artifacts have on record of it that were made before its files were let go, and came out otherwise.
     """
 
     spec: str | None
@@ -71,6 +74,8 @@ class Summary:
     ended: float | None
     edited: float
     changed: tuple[str, ...] = ()
+    let_go: int | None = None
+    former: tuple[Mapping[str, str], ...] = ()
 
 
 def examine(folder: Path) -> Examined:
@@ -99,7 +104,11 @@ def _examine(examined: Examined) -> None:
     for problem in _problems_with_manifest(examined, manifest):
         examined.add(f"{folder / MANIFEST_FILE} {problem}")
     examined.manifest = manifest
-    _check_files(examined, manifest["outputs"], found.files)
+    let_go = LET_GO_FILE in found.files and folder.parent.name == LET_GO_KIND
+    if let_go:
+        del found.files[LET_GO_FILE]
+    _check_files(examined, manifest["outputs"], found.files, let_go=let_go)
+    gone = [entry["bytes"] for name, entry in manifest["outputs"].items() if name not in found.files]
     started, ended = records.span(manifest)
     examined.summary = Summary(
         examined.spec.digest if examined.spec else None,
@@ -111,6 +120,8 @@ def _examine(examined: Examined) -> None:
         ended,
         _seconds_after_files(found.files),
         tuple(manifest["code"].get("changed", ())),
+        sum(gone) if let_go else None,
+        tuple(manifest.get("former", ())),
     )
 
 
@@ -194,7 +205,11 @@ def _problems_with_manifest(examined: Examined, manifest: Mapping[str, Any]) -> 
 
 
 def _check_files(
-    examined: Examined, outputs: Mapping[str, Mapping[str, Any]], files: Mapping[str, os.stat_result]
+    examined: Examined,
+    outputs: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, os.stat_result],
+    *,
+    let_go: bool,
 ) -> None:
     folder = examined.folder
     for name, entry in sorted(outputs.items()):
@@ -203,7 +218,7 @@ def _check_files(
             examined.add(f"{folder / MANIFEST_FILE} lists {name}, which {problem}")
         elif name not in files:
             # A link or a pipe in its place is a finding already.
-            if not path.is_symlink() and not path.exists():
+            if not let_go and not path.is_symlink() and not path.exists():
                 examined.add(f"{path} is missing")
         elif files[name].st_size != entry["bytes"]:
             examined.add(f"{path} has {files[name].st_size} bytes, its manifest says {entry['bytes']}")

@@ -6,8 +6,8 @@ colbert-zero bundle --output folder --max-file-mb 100 --directory local
 
 The bundle is a Workflow Run RO-Crate (Provenance Run Crate 0.5). It has every spec and manifest of what the report
 rests on, the files up to a size, and of larger ones the digest and the size. Files of artifacts that others may not
-read here are in it by digest alone, whatever their size; the report is always in it. checklist.md says what the records
-answer to the questions of ACM's badges and of the NeurIPS checklist.
+read here, and of indexes that were let go, are in it by digest alone, whatever their size; the report is always in it.
+checklist.md says what the records answer to the questions of ACM's badges and of the NeurIPS checklist.
 
 The same study and workflow give the same bytes. A study with findings is not bundled.
 """
@@ -39,7 +39,7 @@ from colbert_zero.audit.crate import (
 )
 from colbert_zero.audit.options import absolute_path, megabytes
 from colbert_zero.audit.verify import findings
-from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact
+from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact, is_let_go
 from colbert_zero.graph.code import PARTS, part_digests
 from colbert_zero.graph.config import CONFIG_FILE, LOCK_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
@@ -206,7 +206,9 @@ def _artifact_files(artifacts: Mapping[str, Artifact], private: set[str], maximu
         for file in (SPEC_FILE, MANIFEST_FILE):
             files[(artifact.folder / file).as_posix()] = artifact.folder / file
         for file, entry in artifact.manifest["outputs"].items():
-            if name not in private and (entry["bytes"] <= maximum_bytes or artifact.spec.kind == "reports"):
+            if name in private or is_let_go(artifact.folder):
+                continue
+            if entry["bytes"] <= maximum_bytes or artifact.spec.kind == "reports":
                 files[(artifact.folder / file).as_posix()] = artifact.folder / file
     return files
 

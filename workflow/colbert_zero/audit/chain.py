@@ -49,6 +49,8 @@ def _fault(summaries: Summaries, consumer: str, name: str) -> str | None:
     if summary is None or seen is None:
         return None
     record: Any = summary.inputs[name]
+    if record in seen.former:
+        return None
     if not isinstance(record, dict):
         return "files" if record != seen.files else None
     if seen.spec is not None and record["spec"] != seen.spec:
@@ -57,6 +59,16 @@ def _fault(summaries: Summaries, consumer: str, name: str) -> str | None:
         # One digest of a record may be edited; of an input with other files, both differ.
         return "record" if record["manifest"] == seen.manifest else "files"
     return "manifest" if record["manifest"] != seen.manifest else None
+
+
+def before_let_go(summaries: Summaries) -> list[str]:
+    """The artifacts that were made from files that were let go, where those made again have other bytes."""
+    return sorted(
+        name
+        for name, summary in summaries.items()
+        for input_name, record in (summary.inputs.items() if summary else ())
+        if (made := summaries.get(input_name)) is not None and record in made.former
+    )
 
 
 def _disagreements(
@@ -141,7 +153,7 @@ def _too_early(name: str, summaries: Summaries, faults: Mapping[str, Mapping[str
         made = summaries.get(input_name)
         if made is None or made.ended is None or name in faults[input_name]:
             continue
-        if summary.started < made.ended - CLOCK_SKEW_SECONDS:
+        if summary.inputs[input_name] not in made.former and summary.started < made.ended - CLOCK_SKEW_SECONDS:
             seconds = made.ended - summary.started
             yield Finding(
                 name,

@@ -71,14 +71,23 @@ def problems_with_history(manifest: Json, name: str) -> Iterator[str]:
         return
     if last["end"] != "published":
         yield f"has a last attempt that ended otherwise than published: {last['end'][:100]}"
-    if others := sorted({attempt["name"] for attempt in attempts if attempt.get("name", name) != name}):
+    shares: Sequence[Json] = manifest.get("shares", ())
+    if others := sorted({attempt["name"] for attempt in [*shares, *attempts] if attempt.get("name", name) != name}):
         yield f"has an attempt at {others[0]}"
     try:
-        spans = [tuple(map(_seconds, (attempt.get("started"), attempt.get("ended")))) for attempt in attempts]
+        of_shares, spans = (
+            [tuple(map(_seconds, (attempt.get("started"), attempt.get("ended")))) for attempt in records]
+            for records in (shares, attempts)
+        )
     except ValueError as error:
         yield f"has a time that is none: {error}"
         return
     yield from _problems_with_times(spans, manifest["seconds"])
+    published = spans[-1][1]
+    if published is not None and any(
+        (moment or 0) > published + CLOCK_SKEW_SECONDS for span in of_shares for moment in span
+    ):
+        yield "has a share of the work that was done after it was published"
     if any(attempt["end"] == "published" for attempt in attempts[:-1]):
         yield "has an attempt after it was published"
     if current:

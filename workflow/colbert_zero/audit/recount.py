@@ -20,7 +20,7 @@ from typing import Any
 
 from colbert_zero.audit.expected import left_out
 from colbert_zero.audit.records import problems_with_training, record_of
-from colbert_zero.graph.artifact import KEY_DIGITS, RECORD, Spec
+from colbert_zero.graph.artifact import KEY_DIGITS, RECORD, Spec, is_let_go
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.model_folder import tensor_shapes
 from colbert_zero.graph.planners.evaluation import DENSE_PREFIX
@@ -55,7 +55,9 @@ class Recorded:
         self.current = record_of(manifest) == RECORD
 
     def files(self, pattern: str) -> list[Path]:
-        """Its files whose paths match a pattern as a whole, sorted by name."""
+        """Its files whose paths match a pattern as a whole, sorted by name; none if they were let go."""
+        if is_let_go(self.folder):
+            return []
         return [self.folder / name for name in sorted(self.manifest["outputs"]) if re.fullmatch(pattern, name)]
 
     def wrong(self, counted: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from colbert_zero.audit.drift import IMAGE_LABEL, gpus_here
 from colbert_zero.audit.selection import gpu_of
-from colbert_zero.graph.artifact import Artifact, artifact_folder, input_records, read_manifest
+from colbert_zero.graph.artifact import Artifact, artifact_folder, input_records, is_let_go, read_manifest
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import MESSAGE_PREFIX, UserError
 from colbert_zero.graph.local_files import absolute_or_in
@@ -67,8 +67,8 @@ name it."""
 NOT_REPLAYED = {"audits": "an audit, which colbert-zero verify makes again"}
 """Kinds that cannot be made in a sandbox, each with what to do instead: to an audit, its links are findings."""
 TRAINING_MODULE, FETCH_MODULE = "colbert_zero.training.train", "colbert_zero.data.fetch"
-DROPPED_OPTIONS = {"--evaluate": 1, "--tensorboard": 0}
-"""Options of a step that only show how it goes, each with the number of words that follow it: they decide no file."""
+DROPPED_OPTIONS = {"--evaluate": 1, "--tensorboard": 0, "--scratch": 1}
+"""Options that only show how a step goes, or where it writes meanwhile, each with how many words follow it."""
 
 
 def module_of(artifact: Artifact) -> str:
@@ -122,14 +122,20 @@ class Sandbox:
     def add_inputs(self, artifact: Artifact) -> None:
         """Link to the inputs of `artifact` and to all that they are made from; what is there already stays.
 
+        An input whose files were let go is made again.
+
         Raises:
-            UserError: An input is not there, or is not the one that the artifact was made from.
+            UserError: An input is not there, or is not the one that the artifact was made from; or it was let go, and
+                cannot be made here.
         """
         recorded = artifact.manifest.get("inputs")
         for name, now in input_records(artifact.spec).items():
             was = recorded.get(name) if isinstance(recorded, dict) else None
             if (was["files"] if isinstance(was, dict) else was) != now["files"]:
                 raise UserError(f"its input {name} is not the one it was made from: colbert-zero verify says more")
+        for name in artifact.spec.input_names:
+            if is_let_go(artifact_folder(name)) and not os.path.lexists(self.folder / artifact_folder(name)):
+                self._make_again(Artifact.open(name))
         pending = artifact.spec.input_names
         while pending:
             name = pending.pop()
@@ -143,6 +149,11 @@ class Sandbox:
                 continue
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((self.study / artifact_folder(name)).resolve(), target_is_directory=True)
+
+    def _make_again(self, index: Artifact) -> None:
+        self.add_inputs(index)
+        if self.make(index).manifest["outputs"] != index.manifest["outputs"]:
+            self.notes.append(f"its input {index.name} was let go, and has other bytes as it was made again here")
 
     def arguments(self, artifact: Artifact) -> list[str]:
         """The step's arguments, as recorded: with local paths in the study, without what only shows how it goes."""

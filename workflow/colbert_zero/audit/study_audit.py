@@ -18,7 +18,7 @@ from typing import Any
 from colbert_zero.audit.findings import Finding
 from colbert_zero.audit.prompt_chain import Verdict, recipe_places
 from colbert_zero.audit.verify import Audit
-from colbert_zero.graph.artifact import KEY_DIGITS, Job, step_main
+from colbert_zero.graph.artifact import KEY_DIGITS, Job, is_let_go, step_main
 from colbert_zero.graph.console import UserError, log
 from colbert_zero.report.audit_section import AUDIT_FILE
 from colbert_zero.report.results import Lineage
@@ -40,10 +40,11 @@ def make(job: Job) -> Mapping[str, Any]:
     notes = [one.text for one in told if not isinstance(one, Finding)]
     artifacts = [artifact for _, artifact in sorted(lineage.artifacts.items())]
     manifests = [artifact.manifest for artifact in artifacts]
+    outputs = [artifact.manifest["outputs"] for artifact in artifacts if not is_let_go(artifact.folder)]
     counts = {
         "artifacts": len(artifacts),
-        "files": sum(len(manifest["outputs"]) for manifest in manifests),
-        "bytes": sum(entry["bytes"] for manifest in manifests for entry in manifest["outputs"].values()),
+        "files": sum(map(len, outputs)),
+        "bytes": sum(entry["bytes"] for files in outputs for entry in files.values()),
         "findings": len(findings),
         "older_records": audit.counts["older"],
     }

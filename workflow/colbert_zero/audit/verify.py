@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from colbert_zero.audit.alone import Examined, Summary, examine
-from colbert_zero.audit.chain import check_chain
+from colbert_zero.audit.chain import before_let_go, check_chain
 from colbert_zero.audit.findings import Check, Finding, Note
 from colbert_zero.audit.hashing import Read, batches, read_files
 from colbert_zero.audit.options import absolute_path
@@ -34,11 +34,13 @@ from colbert_zero.audit.vouched import Vouched, forget
 from colbert_zero.audit.walk import find_artifacts
 from colbert_zero.graph.artifact import artifact_folder
 from colbert_zero.graph.console import UserError, one_line, progress
+from colbert_zero.report.columns import size
 
 FAILED = 2
 """The exit status where it cannot be told whether a study is as it was made."""
 ARTIFACTS_AHEAD = 64
 """Artifacts whose files are being read while the findings of one are told."""
+RUNS_SHOWN = 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +156,7 @@ class Audit:
                     yield from self._finish(examined)
             finally:
                 pool.shutdown(cancel_futures=True)
+        yield from self._check_let_go()
         missing = set()
         for finding in check_chain(self._summaries):
             missing |= {finding.artifact} - self._summaries.keys()
@@ -239,6 +242,21 @@ class Audit:
             for problem in recount_with_inputs(name, intact.__contains__):
                 yield Finding(name, Check.NUMBERS, f"{artifact_folder(name)}: {problem}")
 
+    def _check_let_go(self) -> Iterator[Finding]:
+        """Findings for what was let go before anything was made from it; the others are counted."""
+        used = {name for summary in self._summaries.values() if summary is not None for name in summary.inputs}
+        for name, summary in sorted(self._summaries.items()):
+            if summary is not None and summary.let_go is not None:
+                self.counts["let_go"] += 1
+                self.counts["let_go_bytes"] += summary.let_go
+                if name not in used:
+                    yield Finding(
+                        name,
+                        Check.ARTIFACT,
+                        f"{artifact_folder(name)}: its files were let go, but no run of it is there; snakemake makes "
+                        "them again if one is planned",
+                    )
+
     def _notes(self) -> Iterator[Note]:
         changed = {
             name: summary.changed
@@ -247,6 +265,17 @@ class Audit:
         }
         for name, parts in sorted(changed.items()):
             yield Note(f"{name}: {', '.join(parts)} changed on disk while it was made; what it names is what ran")
+        if count := self.counts["let_go"]:
+            yield Note(
+                f"the files of {count} index{'es' * (count > 1)} were let go once searched, "
+                f"{size(self.counts['let_go_bytes'])}: the records are checked, the bytes cannot be"
+            )
+        if before := before_let_go(self._summaries):
+            yield Note(
+                "made from an index that was let go, and that has other bytes since it was made again: "
+                f"{', '.join(before[:RUNS_SHOWN])}"
+                + (f" and {len(before) - RUNS_SHOWN} more" * (len(before) > RUNS_SHOWN))
+            )
         if self.counts["older"]:
             yield Note(
                 f"{self.counts['older']} artifacts have an older record: these checks cannot be made: whole digests of "

@@ -1,6 +1,6 @@
 """Make the shards of one source: validate, deduplicate and shuffle its rows, and write files of about equal size.
 
-    python -m colbert_zero.data.shards --spec JSON [--threads N]
+    python -m colbert_zero.data.shards --spec JSON [--threads N] [--part files|shards --share 2 --jobs 4]
 
 Rows of texts (`query`, `document`, perhaps `negatives`) keep their columns. Rows of teacher scores (format `scored`)
 are joined with the texts of their ids. A digest of seed, source and row content decides a row's place: neither the
@@ -15,17 +15,13 @@ With the setting `share` only rows whose place lies in the first share of all pl
 Negatives that are the row's own document are removed and counted. In a source with negatives, a row without any is
 dropped and counted: a supervised step could not use it.
 
-However large the source, a process holds less than 1 GiB (see `shuffle`). First each file and then each shard is
-processed independently, by `--threads` processes. Finished files and shards stay in the state folder until all shards
-are published, so that a retry resumes with the rest. With `shard_worker`, other jobs can do shares of the work first.
+However large the source, a process holds less than 1 GiB (see `shuffle`). First each file and then each shard is a
+piece of the work (see `machine.pieces`), for `--threads` processes or for several jobs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,21 +42,20 @@ from colbert_zero.data.shuffle import (
     merge_spills,
     partition,
     plan_shards,
-    read_counts,
     with_places,
 )
 from colbert_zero.data.sources import read_rows
 from colbert_zero.data.text import are_same, stripped
-from colbert_zero.graph.artifact import Artifact, Job, Spec, claim_state, input_records, step_main
+from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.graph.text_files import sync
-from colbert_zero.machine.pool import run_parallel
+from colbert_zero.machine.pieces import Part
 
 ROWS_PER_WRITE = 512
 """Rows converted and written at once: with 32 documents each, far below the 2 GB that an Arrow column may hold."""
-ALL = slice(None)
+SHARD_FILE = "rows.parquet"
+"""The name of a shard while it is a piece."""
 LOCK_WAIT_SECONDS = 3600.0
 """How long to wait for another job that runs `prepare`."""
 
@@ -199,7 +194,6 @@ class ShardBuild:
         spec: The spec of the shards.
         source: The source of the rows.
         row_format: How to read and write the rows.
-        partitions: The folder with the spills of each file.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -208,29 +202,43 @@ class ShardBuild:
         self.spec, self.source = spec, Artifact.open(name)
         scored = self.source.spec.settings.get("format", "rows") == "scored"
         self.row_format: RowFormat = ScoredRows(self.source, spec.state / "texts") if scored else TextRows(self.source)
-        self.partitions = [spec.state / "spills" / f"{number:05d}" for number in range(len(self.row_format.files))]
+
+    def files(self, processes: int = 1) -> Part:
+        """The first part of the work: the source's files, each as rows sorted by place."""
+        return Part(
+            self.spec.state / "files",
+            len(self.row_format.files),
+            f"files of {self.source.name} read",
+            partial(_partition_file, self.spec),
+            processes,
+        )
+
+    def shards(self, processes: int = 1) -> Part:
+        """The second part, once all files are read: the shards."""
+        facts = self.files().facts()
+        size = sum(fact["bytes"] for fact in facts)
+        ranges = plan_shards(self.partitions, self.spec.settings["rows_per_shard"], size)
+        return Part(
+            self.spec.state / "shards",
+            len(ranges),
+            f"shards of {self.source.name} written",
+            partial(_write_shard, self.spec, self.row_format.schema(facts), ranges),
+            processes,
+        )
+
+    @property
+    def partitions(self) -> list[Path]:
+        """The folder with the sorted rows of each file."""
+        files = self.files()
+        return [files.piece(number) for number in range(files.count)]
 
     def prepare(self) -> None:
-        """Prepare the row format; one job does the work while the others wait for it.
-
-        Raises:
-            UserError: The state folder holds the work of another artifact, or from another source.
-        """
-        claim_state(self.spec, input_records(self.spec))
+        """Prepare the row format; one job does the work while the others wait for it."""
+        self.spec.state.mkdir(parents=True, exist_ok=True)
         with acquire_lock(
             self.spec.state / "prepare.lock", f"reading the texts of {self.source.name}", wait_seconds=LOCK_WAIT_SECONDS
         ):
             self.row_format.prepare()
-
-    def partition_files(self, processes: int, share: slice = ALL) -> None:
-        """Partition the files, or a share of them."""
-        numbers = list(range(len(self.partitions)))[share]
-        run_parallel(partial(_partition_file, self.spec), numbers, processes, f"files of {self.source.name} read")
-
-    def write_shards(self, processes: int, share: slice = ALL) -> None:
-        """Write the shards, or a share of them; all files must be partitioned."""
-        shards = list(enumerate(plan_shards(self.partitions, self.spec.settings["rows_per_shard"])))[share]
-        run_parallel(partial(_write_shard, self.spec), shards, processes, f"shards of {self.source.name} written")
 
     def counts(self) -> Mapping[str, Any]:
         """The facts for the manifest, except those of the shards; all files must be partitioned.
@@ -238,7 +246,7 @@ class ShardBuild:
         Raises:
             UserError: The source has no valid row.
         """
-        counts = [read_counts(folder) for folder in self.partitions]
+        counts = self.files().facts()
         read = sum(count["read"] for count in counts)
         dropped: Counter[str] = sum((Counter(count["dropped"]) for count in counts), Counter())
         if not any(count["rows"] for count in counts):
@@ -253,13 +261,9 @@ class ShardBuild:
             **self.row_format.manifest_facts(counts),
         }
 
-    def shard_path(self, number: int) -> Path:
-        """The path of a shard in the state folder, before it is published."""
-        return self.spec.state / "merged" / shard_file_name(number)
 
-
-def _partition_file(spec: Spec, number: int) -> None:
-    """Partition the source's file with this number."""
+def _partition_file(spec: Spec, number: int, folder: Path) -> Mapping[str, Any]:
+    """Write the rows of the source's file with this number, sorted by place, into a folder."""
     pa.set_cpu_count(1)
     build = ShardBuild(spec)
     row_filter = RowFilter(spec.settings["minimum_characters"], spec.settings["maximum_characters"])
@@ -268,11 +272,8 @@ def _partition_file(spec: Spec, number: int) -> None:
     if not spec.settings.get("deduplicate", True):
         batches = _with_own_places(batches, file, seed, label)
     batches = _first_share(batches, spec.settings.get("share", 1), row_filter)
-    partition(
-        batches,
-        build.partitions[number],
-        lambda: {"read": row_filter.rows_read, "dropped": row_filter.dropped, **build.row_format.file_facts()},
-    )
+    counts = partition(batches, folder)
+    return {**counts, "read": row_filter.rows_read, "dropped": row_filter.dropped, **build.row_format.file_facts()}
 
 
 def _with_own_places(batches: Iterable[pa.RecordBatch], file: str, seed: int, label: str) -> Iterator[pa.RecordBatch]:
@@ -299,20 +300,17 @@ def _first_share(batches: Iterable[pa.RecordBatch], share: float, row_filter: Ro
         yield batch
 
 
-def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:
-    """Write a shard, and a JSON file with its facts beside it."""
+def _write_shard(
+    spec: Spec, schema: pa.Schema, ranges: Sequence[BucketRange], number: int, folder: Path
+) -> Mapping[str, Any]:
+    """Write the shard with this number, of those with such columns and ranges, into a folder."""
     pa.set_cpu_count(1)
-    build, (number, buckets) = ShardBuild(spec), shard
-    path, row_format = build.shard_path(number), build.row_format
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Each process has its own file, so that two processes can make the same shard at once.
-    unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
-    writer = ShardWriter(unfinished, row_format.schema([read_counts(folder) for folder in build.partitions]))
+    build = ShardBuild(spec)
+    row_format = build.row_format
+    writer = ShardWriter(folder / SHARD_FILE, schema)
     characters = 0
     dropped: Counter[str] = Counter()
-    for table, left_out in merge_spills(build.partitions, buckets):
+    for table, left_out in merge_spills(build.partitions, ranges[number]):
         dropped += left_out
         if writer.schema == TRIPLE_SCHEMA:
             rows_before = table.num_rows
@@ -324,18 +322,27 @@ def _write_shard(spec: Spec, shard: tuple[int, BucketRange]) -> None:
             characters += sum(map(_characters, rows.columns))
             writer.write(rows)
     writer.close()
-    facts = {"rows": writer.rows, "dropped": dropped, "characters": characters}
-    path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
-    # On disk before the name is: a power loss would otherwise leave a shard of zeros, which counts as done.
-    for written in (unfinished, path.with_suffix(".json")):
-        sync(written)
-    os.replace(unfinished, path)
+    return {"rows": writer.rows, "dropped": dropped, "characters": characters}
 
 
 def _characters(column: pa.ChunkedArray) -> int:
     """The number of characters of the texts in a column."""
     values = column.combine_chunks().flatten() if pa.types.is_list(column.type) else column
     return (pc.sum(pc.utf8_length(values)).as_py() or 0) if pa.types.is_string(values.type) else 0
+
+
+def _files(job: Job) -> Part:
+    build = ShardBuild(job.spec)
+    build.prepare()
+    return build.files(job.threads)
+
+
+def _shards(job: Job) -> Part:
+    return ShardBuild(job.spec).shards(job.threads)
+
+
+PARTS = {"files": _files, "shards": _shards}
+"""The parts of the work, which jobs can share."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
@@ -349,15 +356,13 @@ def make(job: Job) -> Mapping[str, Any]:
     Raises:
         UserError: A file cannot be read, or the source has no valid row.
     """
-    build = ShardBuild(job.spec)
-    build.prepare()
-    build.partition_files(job.threads)
-    counts = build.counts()
-    build.write_shards(job.threads)
-    facts = []
-    for path in sorted(job.state.glob("merged/*.parquet")):
-        link_or_copy(path, job.folder / path.name)
-        facts.append(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    _files(job).make()
+    counts = ShardBuild(job.spec).counts()
+    shards = _shards(job)
+    shards.make()
+    facts = shards.facts()
+    for number in range(shards.count):
+        link_or_copy(shards.piece(number) / SHARD_FILE, job.folder / shard_file_name(number))
     dropped = sum((Counter(fact["dropped"]) for fact in facts), counts["dropped"])
     return {
         **row_facts([fact["rows"] for fact in facts]),
@@ -368,4 +373,4 @@ def make(job: Job) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    step_main(make, __doc__)
+    step_main(make, __doc__, PARTS)

@@ -19,8 +19,9 @@ from colbert_zero.data.beir import Collection, Document
 from colbert_zero.data.text import document_text
 from colbert_zero.evaluation.texts import document_texts
 from colbert_zero.evaluation.trec import Hits
-from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact, Spec
+from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact, Spec, is_let_go
 from colbert_zero.graph.console import progress
+from colbert_zero.graph.limits import DEFAULT_PRECISION
 
 if TYPE_CHECKING:
     from colbert_zero.evaluation.token_matches import TokenMatches
@@ -59,8 +60,8 @@ class Answer:
 
 
 def is_published(spec: Spec) -> bool:
-    """Whether an artifact of the current study is there."""
-    return (spec.folder / MANIFEST_FILE).is_file()
+    """Whether an artifact of the current study is there, with its files."""
+    return (spec.folder / MANIFEST_FILE).is_file() and not is_let_go(spec.folder)
 
 
 def search_words(words: str, depth: int, run: Spec, index: Spec | None) -> Answer:
@@ -164,7 +165,8 @@ def _search_tokens(
     Returns:
         The kind of the index, and what was found.
     """
-    from colbert_zero.evaluation.index import encode_texts, resolve_encoding
+    from colbert_zero.evaluation.encode import encode_texts
+    from colbert_zero.evaluation.index import resolve_encoding
     from colbert_zero.evaluation.search import search_exact, search_index
     from colbert_zero.evaluation.token_matches import match_tokens, read_text
     from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
@@ -175,13 +177,14 @@ def _search_tokens(
     folder, name, device = source.verified_folder(), model_name(source), _device()
     encoding = resolve_encoding(folder, index.settings, name)
     projection = index.settings.get("projection") or {}
+    precision = index.settings.get("precision", DEFAULT_PRECISION)
     model = load_colbert(folder, encoding, device, **projection, strict=False, name=name)
     with tempfile.TemporaryDirectory(prefix="colbert-zero-") as scratch:
 
         def encode(texts: Iterator[tuple[str, str]], part: str, *, is_query: bool) -> TokenVectors:
             """The vectors of texts, rounded as an index has them."""
             with VectorWriter(Path(scratch), part) as writer:
-                encode_texts(model, texts, writer, is_query=is_query)
+                encode_texts(model, texts, writer, is_query=is_query, precision=precision)
             return TokenVectors.open(writer.vectors_file, writer.texts_file)
 
         query = encode(iter([("", words)]), "queries", is_query=True)

@@ -6,86 +6,211 @@ An exact index is the documents' token vectors; a PLAID index is the folder `pla
 of fewer than 100,000 documents and a PLAID index from there on; `exact` and `plaid` force one. On a CPU, the same spec
 and number of threads give the same bytes; on a GPU, PyTorch does not promise that.
 
-PLAID builds its index from all vectors at once. They are first spooled to a temporary file: so the memory needed does
-not grow with the corpus, but `TMPDIR` needs 2 bytes for each component of each vector (MS MARCO: 180 GB).
+The documents are encoded in pieces (see `machine.pieces`), which jobs can share: `--part documents --share 2 --jobs 4`.
+Their vectors stay in the state folder until the index is published, and PLAID reads them from there. So the memory
+needed does not grow with them, but the study's disk needs 2 bytes for each component of each vector (MS MARCO: 180 GB).
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from fast_plaid import fast_plaid_rust
 from fast_plaid.search import FastPlaid
+from fast_plaid.search.fast_plaid import compute_kmeans
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.texts import document_texts, in_chunks
-from colbert_zero.evaluation.vectors import Matrix, TokenVectors, VectorWriter
+from colbert_zero.evaluation.disk_space import check_space
+from colbert_zero.evaluation.encode import ColBERT, Encoder, encode_texts, texts_per_chunk
+from colbert_zero.evaluation.texts import TextReader
+from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter, read_vectors, write_texts
 from colbert_zero.graph.artifact import Job, run_step
-from colbert_zero.graph.console import UserError, progress
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
-from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
+from colbert_zero.graph.limits import DEFAULT_PRECISION, PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.saved_encoding import read_saved_encoding
 from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.machine.pieces import Part
 from colbert_zero.models.colbert import (
     EncodingSettings,
+    TokenizedTexts,
     drawn_parts,
     load_colbert,
     refuse_other_encoding,
 )
 from colbert_zero.models.loading import model_name
 
-TEXTS_PER_CHUNK, TEXTS_PER_BATCH = 4096, 64
-"""Texts in memory at once, sorted by length so that a batch needs little padding; texts in one forward pass."""
+NAME = "documents"
+"""Of the part of the work that jobs can share, and of the files with the documents' vectors and ids."""
 RESIDUAL_BITS, KMEANS_ITERATIONS = 4, 4
 """PLAID's bits for each component of a residual, and its k-means iterations for the centroids (PyLate's defaults)."""
+VECTORS_PER_CENTROID, DOCUMENTS_PER_FILE = 256, 50_000
+"""Vectors that k-means sees for each centroid at most, and documents in a file of PLAID's (fast-plaid's defaults)."""
+BYTES_PER_CODE, BYTES_PER_COMPONENT = 8, 2
+"""What PLAID keeps of a vector besides its residual, the number of its centroid; and a component in half precision."""
 
-ColBERT = Any
-"""A `pylate.models.ColBERT`, which has no types."""
+Begun = tuple[list[str], Callable[[], TokenizedTexts]]
+"""The ids of some documents, and what waits for their tokens."""
+
+
+class IndexBuild:
+    """The work on an index.
+
+    Attributes:
+        collection: The collection.
+        encoding: The prompts and lengths.
+        precision: Of the model's multiplications, see `Encoder`.
+        kind: `exact` or `plaid`.
+        device: Where to compute.
+        documents: The part of the work that jobs can share: the documents' vectors, in pieces of so many documents.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Open a job's inputs; the model is loaded when it is needed.
+
+        Raises:
+            UserError: Neither the settings nor the model say a prompt or a length, or the model was trained with
+                others.
+        """
+        self.device = choose_device(job)
+        collection, model = job.input("collection"), job.input("model")
+        self.collection = Collection.open(collection)
+        self._job, self._folder, self._name = job, model.verified_folder(), model_name(model)
+        self.encoding = resolve_encoding(self._folder, job.settings, self._name)
+        self.precision: str = job.settings.get("precision", DEFAULT_PRECISION)
+        self._documents: int = collection.facts["documents"]
+        self.kind = index_kind(job.settings["index"]["kind"], self._documents)
+        self._size = texts_per_chunk(self.encoding.document_length)
+        count = -(-self._documents // self._size)
+        self.documents = Part(job.state / NAME, count, f"pieces of {self._size} documents encoded", self._write)
+        self._reader, self._thread = TextReader(self.collection), ThreadPoolExecutor(1)
+        self._begun: dict[int, Future[Begun]] = {}
+
+    @cached_property
+    def model(self) -> ColBERT:
+        """The model."""
+        # An untrained base may lack a projection, a trained model never does.
+        projection = self._job.settings.get("projection") or {}
+        return load_colbert(self._folder, self.encoding, self.device, **projection, strict=False, name=self._name)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.model, is_query=False, precision=self.precision)
+
+    def unload(self) -> None:
+        """Free the model's memory; nothing is encoded afterwards."""
+        for name in ("model", "_encoder"):
+            self.__dict__.pop(name, None)
+
+    def check_space(self) -> None:
+        """Refuse to begin what the disk has no room for, going by the first documents that are not encoded yet.
+
+        Raises:
+            UserError: The missing pieces and the index need more bytes than are free.
+        """
+        part = self.documents
+        missing = [number for number in range(part.count) if not part.piece(number).is_dir()]
+        if part.count == 1 or not missing:
+            return
+        ids, tokens = self._begin(missing[0]).result()
+        vectors = np.isin(tokens().ids, self.model.skiplist, invert=True).sum() / len(ids)
+        dimensions = self.model[-1].out_features
+        piece = BYTES_PER_COMPONENT * dimensions
+        index = piece if self.kind == "exact" else BYTES_PER_CODE + dimensions * RESIDUAL_BITS / 8
+        needed = vectors * (piece * len(missing) * self._size + index * self._documents)
+        what = f"the vectors of {self._documents} documents and their index"
+        check_space(self._job.state, needed, what, "free some, or put results on a larger disk")
+
+    def _write(self, number: int, folder: Path) -> Mapping[str, Any]:
+        """Encode the documents of the piece with this number."""
+        started = time.monotonic()
+        ids, tokens = self._begin(number).result()
+        del self._begun[number]
+        # Meanwhile the documents that this job will encode next are read and tokenised.
+        following = number + int(getattr(self._job.options, "jobs", 1))
+        if following < self.documents.count and not self.documents.piece(following).is_dir():
+            self._begin(following)
+        with VectorWriter(folder, NAME) as writer:
+            writer.write(ids, self._encoder.encode(tokens()))
+        return {
+            "documents": len(writer.ids),
+            "tokens": sum(writer.lengths),
+            "dimensions": writer.dimensions,
+            "seconds": time.monotonic() - started,
+        }
+
+    def _begin(self, number: int) -> Future[Begun]:
+        """Have another thread read and tokenise the documents of a piece, unless it does already."""
+        encoder, start = self._encoder, number * self._size
+
+        def begin() -> Begun:
+            ids, texts = zip(*self._reader.read(start, start + self._size), strict=True)
+            return list(ids), encoder.tokenize(texts)
+
+        if number not in self._begun:
+            self._begun[number] = self._thread.submit(begin)
+        return self._begun[number]
+
+
+def _documents(job: Job) -> Part:
+    build = IndexBuild(job)
+    build.check_space()
+    return build.documents
+
+
+PARTS = {NAME: _documents}
+"""The part of the work that jobs can share."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `queries.*`, and `documents.*` or `plaid/` with `documents.parquet`; return counts and times."""
-    device = choose_device(job)
-    collection_artifact = job.input("collection")
-    collection, document_count = Collection.open(collection_artifact), collection_artifact.facts["documents"]
-    folder, name = job.input("model").verified_folder(), model_name(job.input("model"))
-    encoding = resolve_encoding(folder, job.settings, name)
-    # An untrained base may lack a projection, a trained model never does.
-    projection = job.settings.get("projection") or {}
-    model = load_colbert(folder, encoding, device, **projection, strict=False, name=name)
-    drawn = drawn_parts(model)
-    kind = index_kind(job.settings["index"]["kind"], document_count)
+    """Write `queries.*`, and `documents.*` or `plaid/` with `documents.parquet`; return counts and times.
+
+    Raises:
+        UserError: The model does not go with the settings, gives a vector that is not finite, or the disk is too full.
+    """
+    build = IndexBuild(job)
+    build.check_space()
+    build.documents.make()
     with VectorWriter(job.folder, "queries") as queries:
-        encode_texts(model, collection.judged_queries.items(), queries, is_query=True)
+        texts = build.collection.judged_queries.items()
+        encode_texts(build.model, texts, queries, is_query=True, precision=build.precision)
+    drawn = drawn_parts(build.model)
+    build.unload()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="colbert-zero-") as spool:
-        with VectorWriter(job.folder if kind == "exact" else Path(spool), "documents") as documents:
-            texts = progress(document_texts(collection), document_count, "documents")
-            encode_texts(model, texts, documents, is_query=False)
-        encoding_seconds = time.monotonic() - started
-        if kind == "plaid":
-            del model
-            build_plaid(documents, job.folder, job.settings["index"]["seed"], device)
+    pieces = [build.documents.piece(number) for number in range(build.documents.count)]
+    if build.kind == "exact":
+        join_pieces(pieces, job.folder)
+    else:
+        build_plaid(pieces, job.folder, job.settings["index"]["seed"], build.device)
+    facts = build.documents.facts()
+    documents, tokens, encoding_seconds = (
+        sum(fact[name] for fact in facts) for name in ("documents", "tokens", "seconds")
+    )
     return {
-        "kind": kind,
-        "encoding": asdict(encoding),
-        "documents": len(documents.ids),
-        "document_tokens": sum(documents.lengths),
+        "kind": build.kind,
+        "encoding": asdict(build.encoding),
+        "documents": documents,
+        "document_tokens": tokens,
         "queries": len(queries.ids),
         "query_tokens": sum(queries.lengths),
-        "dimensions": documents.dimensions,
+        "dimensions": facts[0]["dimensions"],
         "drawn_parts": drawn,
         "bytes": sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "device": torch.cuda.get_device_name() if build.device == "cuda" else build.device,
         "encoding_seconds": round(encoding_seconds, 3),
-        "documents_per_second": round(len(documents.ids) / encoding_seconds, 1),
-        "indexing_seconds": round(time.monotonic() - started - encoding_seconds, 3),
+        "documents_per_second": round(documents / encoding_seconds, 1),
+        "indexing_seconds": round(time.monotonic() - started, 3),
     }
 
 
@@ -96,35 +221,58 @@ def index_kind(setting: str, documents: int) -> str:
     return "exact" if documents < PLAID_MIN_DOCUMENTS else "plaid"
 
 
-def build_plaid(documents: VectorWriter, folder: Path, seed: int, device: str) -> None:
-    """Write a PLAID index of spooled vectors into `folder/plaid`, and move the file of the documents' ids beside it.
+def join_pieces(pieces: Sequence[Path], folder: Path) -> None:
+    """Write an exact index: the vectors of all pieces, in their order, as one writer would have written them."""
+    with VectorWriter(folder, NAME) as documents:
+        for piece in pieces:
+            documents.copy(TokenVectors.open(piece / f"{NAME}.safetensors", piece / f"{NAME}.parquet"))
 
-    This uses fast-plaid's own class: PyLate's wrapper stores the ids in pickles, and its import adds seconds to each
-    search.
+
+def build_plaid(pieces: Sequence[Path], folder: Path, seed: int, device: str) -> None:
+    """Write a PLAID index of the vectors of all pieces into `folder/plaid`, and the documents' ids beside it.
+
+    This calls what fast-plaid's own class calls. PyLate's wrapper stores the ids in pickles, and its import adds
+    seconds to each search; the class loads the index that it has made, for which it writes a copy of it.
 
     Args:
-        documents: The closed writer of the vectors.
+        pieces: The folders of the pieces, in order.
         folder: The index's folder.
         seed: Decides the sample of vectors that k-means sees, and its initial centroids.
         device: Where to compute.
     """
-    vectors = TokenVectors.open(documents.vectors_file, documents.texts_file)
-    documents.texts_file.rename(folder / documents.texts_file.name)
+    texts = [pq.read_table(piece / f"{NAME}.parquet") for piece in pieces]
+    write_texts(pa.concat_tables(texts), folder / f"{NAME}.parquet")
+    matrices = [
+        matrix
+        for piece, table in zip(pieces, texts, strict=True)
+        for matrix in torch.split(read_vectors(piece / f"{NAME}.safetensors"), table["tokens"].to_pylist())
+    ]
+    dimensions = matrices[0].shape[1]
     # fast-plaid draws the sample from PyTorch's global generator, not from the seed that it is given.
     torch.manual_seed(draw(seed, "plaid"))
-    index = FastPlaid(index=str(folder / "plaid"), device=device)
-    index.create(
-        list(torch.split(vectors.vectors, vectors.lengths.tolist())),
-        kmeans_niters=KMEANS_ITERATIONS,
-        nbits=RESIDUAL_BITS,
-        seed=seed,
-        use_triton_kmeans=False,  # its kernel has a race: the centroids would differ from run to run
-        start_from_scratch=0,  # do not keep a copy of the vectors, which would be a pickle
-    )
-    index.close()
-    # Each search writes these files again, and they hold file times: they would make the bytes differ.
-    for path in [*(folder / "plaid").glob("merged_*"), folder / "plaid" / "plaid.lock"]:
-        path.unlink()
+    plaid = FastPlaid(index=str(folder / "plaid"), device=device)
+    with torch.inference_mode():
+        centroids = compute_kmeans(
+            documents_embeddings=matrices,
+            dim=dimensions,
+            device=plaid.devices[0],
+            kmeans_niters=KMEANS_ITERATIONS,
+            max_points_per_centroid=VECTORS_PER_CENTROID,
+            seed=seed,
+            use_triton_kmeans=False,  # its kernel has a race: the centroids would differ from run to run
+        )
+        fast_plaid_rust.create(
+            index=plaid.index,
+            torch_path=plaid.torch_path,
+            device=plaid.devices[0],
+            embedding_dim=dimensions,
+            nbits=RESIDUAL_BITS,
+            embeddings=matrices,
+            centroids=centroids,
+            batch_size=DOCUMENTS_PER_FILE,
+            seed=seed,
+            compress_only=False,
+        )
 
 
 def resolve_encoding(folder: Path, settings: Mapping[str, Any], name: str) -> EncodingSettings:
@@ -148,21 +296,5 @@ def resolve_encoding(folder: Path, settings: Mapping[str, Any], name: str) -> En
     return resolved
 
 
-def encode_texts(model: ColBERT, texts: Iterable[tuple[str, str]], writer: VectorWriter, *, is_query: bool) -> None:
-    """Encode (id, text) pairs and write their vectors in the order of the pairs.
-
-    PyLate sorts the texts of each chunk by length and restores their order afterwards.
-    """
-    for chunk in in_chunks(texts, TEXTS_PER_CHUNK):
-        matrices: list[Matrix] = model.encode(
-            [text for _, text in chunk],
-            prompt_name="query" if is_query else "document",
-            is_query=is_query,
-            batch_size=TEXTS_PER_BATCH,
-            show_progress_bar=False,
-        )
-        writer.write((text_id for text_id, _ in chunk), matrices)
-
-
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_device_option))
+    sys.exit(run_step(make, __doc__, add_options=add_device_option, parts=PARTS))

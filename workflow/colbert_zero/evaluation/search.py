@@ -4,11 +4,14 @@
 
 A document's score is its MaxSim: the sum, over the query's token vectors, of the largest inner product with any of the
 document's (Khattab and Zaharia 2020, equation 3). An exact search scores all documents; PLAID scores only those near
-the query's tokens, from quantised vectors. PLAID merges its files in `TMPDIR`, which needs room for a second copy.
+the query's tokens, from quantised vectors. PLAID merges its files in the folder `--scratch`, by default `TMPDIR`, which
+needs room for a second copy.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 import torch
 
 from colbert_zero.data.beir import Collection
+from colbert_zero.evaluation.disk_space import check_space
 from colbert_zero.evaluation.trec import Hits, drop_self_match, write_run
 from colbert_zero.evaluation.vectors import TokenVectors
 from colbert_zero.graph.artifact import Artifact, Job, run_step
@@ -52,7 +56,7 @@ def make(job: Job) -> Mapping[str, Any]:
         )
     depth, drop_self = job.settings["depth"], job.settings["drop_self"]
     started = time.monotonic()
-    ranked = search_index(index, queries, depth + drop_self, device)
+    ranked = search_index(index, queries, depth + drop_self, device, vars(job.options).get("scratch") or None)
     results = {query: drop_self_match(query, hits, drop_self)[:depth] for query, hits in ranked}
     seconds = time.monotonic() - started
     write_run(job.folder / "run.trec", results, index.spec.inputs["model"][0])
@@ -68,12 +72,24 @@ def make(job: Job) -> Mapping[str, Any]:
     }
 
 
-def search_index(index: Artifact, queries: TokenVectors, depth: int, device: str) -> Iterator[tuple[str, Hits]]:
-    """Search an index of either kind for queries; yield each query's id and its best documents."""
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` and `--scratch`."""
+    add_device_option(parser)
+    parser.add_argument("--scratch", help="a folder for what PLAID writes, $VARIABLES in it replaced (TMPDIR)")
+
+
+def search_index(
+    index: Artifact, queries: TokenVectors, depth: int, device: str, scratch: str | None = None
+) -> Iterator[tuple[str, Hits]]:
+    """Search an index of either kind for queries; yield each query's id and its best documents.
+
+    Raises:
+        UserError: `scratch`, where PLAID merges its files, is no folder, or has too little room.
+    """
     if index.facts["kind"] == "exact":
         documents = TokenVectors.open(index.file("documents.safetensors"), index.file("documents.parquet"))
         return search_exact(documents, queries, depth, device)
-    return _search_plaid(index, queries, depth, device)
+    return _search_plaid(index, queries, depth, device, scratch)
 
 
 def search_exact(
@@ -172,17 +188,27 @@ def _top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
     return positions[np.argsort(-scores[positions], kind="stable")][:k]
 
 
-def _search_plaid(index: Artifact, queries: TokenVectors, depth: int, device: str) -> Iterator[tuple[str, Hits]]:
+def _search_plaid(
+    index: Artifact, queries: TokenVectors, depth: int, device: str, scratch: str | None
+) -> Iterator[tuple[str, Hits]]:
     from fast_plaid.search import FastPlaid
 
+    parent = Path(os.path.expandvars(scratch) if scratch else tempfile.gettempdir())
+    if not parent.is_dir():
+        raise UserError(f"{parent} is no folder on this machine; name one under resources.search_index.scratch")
+    merged = [name for name in index.files() if name.endswith((".codes.npy", ".residuals.npy"))]
+    needed = sum(index.manifest["outputs"][name]["bytes"] for name in merged)
+    check_space(
+        parent, needed, "the merged files of PLAID", "name a larger folder under resources.search_index.scratch"
+    )
     ids = pq.read_table(index.file("documents.parquet"))["id"].to_pylist()
     matrices = torch.split(queries.vectors, queries.lengths.tolist())
-    with tempfile.TemporaryDirectory(prefix="colbert-zero-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="colbert-zero-", dir=parent) as folder:
         # fast-plaid writes into the folder that it searches: give it a folder of links instead of the published one.
         for name in index.files():
             if name.startswith("plaid/"):
-                (Path(scratch) / Path(name).name).symlink_to(index.file(name).resolve())
-        plaid = FastPlaid(index=scratch, device=device)
+                (Path(folder) / Path(name).name).symlink_to(index.file(name).resolve())
+        plaid = FastPlaid(index=folder, device=device)
         for start in range(0, len(queries.ids), PLAID_QUERIES_PER_BATCH):
             batch = slice(start, start + PLAID_QUERIES_PER_BATCH)
             results = plaid.search(
@@ -199,4 +225,4 @@ def _search_plaid(index: Artifact, queries: TokenVectors, depth: int, device: st
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_device_option))
+    sys.exit(run_step(make, __doc__, add_options=add_search_options))

@@ -19,3 +19,20 @@ def in_chunks(texts: Iterable[tuple[str, str]], size: int) -> Iterator[list[tupl
     iterator = iter(texts)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+class TextReader:
+    """Reads parts of a corpus: any, and each further along than the one before in one pass over the file."""
+
+    def __init__(self, collection: Collection) -> None:
+        """Read nothing yet."""
+        self._collection, self._at = collection, 0
+        self._texts: Iterator[tuple[str, str]] = iter(())
+
+    def read(self, start: int, stop: int) -> list[tuple[str, str]]:
+        """(id, text) pairs of the documents from number `start` to before `stop`, or to the last one."""
+        if not 0 < self._at <= start:
+            self._texts, self._at = document_texts(self._collection), 0
+        found = list(islice(self._texts, start - self._at, stop - self._at))
+        self._at = stop
+        return found

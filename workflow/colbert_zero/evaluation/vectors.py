@@ -27,7 +27,7 @@ HEADER_BYTES = 248
 """Bytes reserved for the safetensors header, which is written last, when the number of vectors is known. With the 8
 bytes of its length before it, a multiple of 64."""
 
-Matrix = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float16 | np.float32]
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,20 @@ class TokenVectors:
     def open(cls, vectors_file: Path, texts_file: Path) -> TokenVectors:
         """Open what a `VectorWriter` wrote, given its `.safetensors` and its `.parquet`."""
         table = pq.read_table(texts_file)
-        with safe_open(vectors_file, framework="pt") as file:
-            vectors = file.get_tensor("tokens")
-        return cls(table["id"].to_pylist(), table["tokens"].to_numpy().astype(np.int64), vectors)
+        return cls(table["id"].to_pylist(), table["tokens"].to_numpy().astype(np.int64), read_vectors(vectors_file))
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
         """The position in `vectors` of each text's first vector (texts)."""
         offsets: npt.NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
         return offsets
+
+
+def read_vectors(path: Path) -> torch.Tensor:
+    """The vectors of a `.safetensors`, mapped from it."""
+    with safe_open(path, framework="pt") as file:
+        vectors: torch.Tensor = file.get_tensor("tokens")
+    return vectors
 
 
 class VectorWriter:
@@ -95,15 +100,27 @@ class VectorWriter:
         Raises:
             UserError: A vector has a component that is NaN or infinite.
         """
-        for text_id, matrix in zip(ids, matrices, strict=True):
-            if not np.isfinite(matrix).all():
-                raise UserError(
-                    f"the model's vectors of {text_id!r} are not finite; train it again with a lower learning rate"
-                )
-            self._file.write(np.ascontiguousarray(matrix, dtype="<f2").tobytes())
-            self.lengths.append(len(matrix))
-            self.ids.append(text_id)
-            self.dimensions = matrix.shape[1]
+        names = list(ids)
+        lengths = [len(matrix) for _, matrix in zip(names, matrices, strict=True)]
+        if not names:
+            return
+        vectors = np.ascontiguousarray(np.concatenate(matrices), dtype="<f2")
+        if not np.isfinite(vectors).all():
+            broken = next(name for name, matrix in zip(names, matrices, strict=True) if not np.isfinite(matrix).all())
+            raise UserError(
+                f"the model's vectors of {broken!r} are not finite; train it again with a lower learning rate"
+            )
+        self._append(names, lengths, vectors)
+
+    def copy(self, texts: TokenVectors) -> None:
+        """Append texts that another writer wrote."""
+        self._append(texts.ids, texts.lengths.tolist(), texts.vectors.numpy())
+
+    def _append(self, ids: Sequence[str], lengths: Sequence[int], vectors: npt.NDArray[np.float16]) -> None:
+        self._file.write(vectors.data)
+        self.ids.extend(ids)
+        self.lengths.extend(lengths)
+        self.dimensions = vectors.shape[1]
 
     def __exit__(
         self,
@@ -121,4 +138,9 @@ class VectorWriter:
             file.seek(0)
             file.write(struct.pack("<Q", HEADER_BYTES) + header)
         table = pa.table({"id": pa.array(self.ids, pa.string()), "tokens": pa.array(self.lengths, pa.int32())})
-        pq.write_table(table, self.texts_file, compression="zstd")
+        write_texts(table, self.texts_file)
+
+
+def write_texts(table: pa.Table, path: Path) -> None:
+    """Write the ids and lengths of texts, `id` and `tokens`; the same bytes in however many parts the table is."""
+    pq.write_table(table.combine_chunks(), path, compression="zstd")

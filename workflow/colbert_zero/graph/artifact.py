@@ -8,6 +8,9 @@ input's whole manifest, so the digest of a report's manifest stands for every by
 Every step publishes through `run_step`. The output that a rule declares to Snakemake is `spec.json` alone. If Snakemake
 deletes that file (a forced rule, a failed job), the other files stay; the next run verifies them and writes the spec
 again. So no ordinary command ever remakes or deletes a finished artifact.
+
+The files of an index may be let go once its run is published (`graph.let_go`): spec and manifest stay, so digests of
+inputs, facts and costs stay whole. A step that is asked for such an artifact makes its files again.
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from colbert_zero.graph.code import code_identity, part_digests, step_module
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
@@ -44,8 +47,14 @@ and neither the parts nor the modules of the code nor its spec's whole digest.""
 LOCK_WAIT_SECONDS = 1800.0
 """How long a step waits for another process that is making the same artifact."""
 SPEC_FILE, MANIFEST_FILE = "spec.json", "manifest.json"
+LET_GO_FILE = "let-go.json"
+"""Lies beside both where the files of an index were let go (`graph.let_go`); says for which run, and when."""
+AGAIN_SUFFIX = ".again"
+"""Ends the name of the file that tells Snakemake that files that were let go were made again."""
 STATE_FOLDER = Path("results/state")
 ATTEMPTS_FILE = "attempts.jsonl"
+SHARE_DONE = "done"
+"""How the record of a job ends that did its share of the work on an artifact, and published nothing."""
 CLAIM_FILE = "artifact.json"
 """In a state folder: whose unfinished work it holds, and the digests of the files of its inputs."""
 KINDS = (
@@ -115,6 +124,16 @@ class Spec:
         """The state folder: unfinished work, kept between attempts. Relative to the study's folder."""
         return STATE_FOLDER / self.name
 
+    @property
+    def again_file(self) -> Path:
+        """What Snakemake is asked for to have files again that were let go. Relative to the study's folder."""
+        return STATE_FOLDER / f"{self.name}{AGAIN_SUFFIX}"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by who makes the artifact, or lets its files go. Relative to the study's folder."""
+        return STATE_FOLDER / f"{self.name}.lock"
+
     def argument_file(self, option: str) -> Path:
         """The file in which Snakemake passes the step its argument `--OPTION`. Relative to the study's folder."""
         return STATE_FOLDER / f"{self.name}.{option}.json"
@@ -148,6 +167,11 @@ def artifact_folder(name: str) -> Path:
     return Path("resources" if kind in EXTERNAL_KINDS else "results") / name
 
 
+def is_let_go(folder: Path) -> bool:
+    """Whether the files of the artifact in `folder` were let go: its spec and its manifest are there, and stand."""
+    return (folder / LET_GO_FILE).is_file()
+
+
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
     """SHA-256 and size in bytes of every file in `folder`, by relative path; without spec and manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -174,15 +198,7 @@ def input_records(spec: Spec) -> dict[str, dict[str, str]]:
     Raises:
         UserError: An input is not there, or damaged.
     """
-    artifacts = map(Artifact.open, spec.input_names)
-    return {
-        artifact.name: {
-            "spec": artifact.spec.digest,
-            "files": content_digest(artifact.manifest["outputs"]),
-            "manifest": file_digest(artifact.folder / MANIFEST_FILE),
-        }
-        for artifact in artifacts
-    }
+    return {artifact.name: artifact.record() for artifact in map(Artifact.open, spec.input_names)}
 
 
 def claim_state(spec: Spec, inputs: Mapping[str, Mapping[str, str]]) -> None:
@@ -206,7 +222,7 @@ def claim_state(spec: Spec, inputs: Mapping[str, Mapping[str, str]]) -> None:
     if name != spec.name:
         raise UserError(f"{spec.state} holds the unfinished work of {name}: {advice}")
     others = sorted(name for name in {**files, **its_files} if files.get(name) != its_files.get(name))
-    if others and {file.name for file in spec.state.iterdir()} - {CLAIM_FILE, ATTEMPTS_FILE}:
+    if others and any(not file.name.endswith((CLAIM_FILE, ATTEMPTS_FILE)) for file in spec.state.iterdir()):
         raise UserError(f"{spec.state} holds work that began from other files of {others[0]}: {advice}")
     replace_text(path, canonical_json({"name": spec.name, "inputs": files}))
 
@@ -267,6 +283,14 @@ class Artifact:
         """`KIND/LABEL-KEY`."""
         return self.spec.name
 
+    def record(self) -> dict[str, str]:
+        """What the manifest of an artifact that is made from it says of it; see `input_records`."""
+        return {
+            "spec": self.spec.digest,
+            "files": content_digest(self.manifest["outputs"]),
+            "manifest": file_digest(self.folder / MANIFEST_FILE),
+        }
+
     @property
     def facts(self) -> Mapping[str, Any]:
         """What the step that made the artifact counted and measured."""
@@ -286,6 +310,8 @@ class Artifact:
         path = self.folder / name
         if name not in self._verified:
             problem = self.problem_with(name)
+            if problem and is_let_go(self.folder):
+                raise UserError(f"{problem}; to have it again: snakemake --profile PROFILE {self.spec.again_file}")
             if problem:
                 raise UserError(f"{problem}; move {self.folder} away and run snakemake again")
             self._verified.add(name)
@@ -296,6 +322,8 @@ class Artifact:
         path, entry = self.folder / name, self.manifest["outputs"].get(name)
         if entry is None:
             return f"{path} is not in the manifest"
+        if is_let_go(self.folder):
+            return f"{path} was let go"
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != entry["bytes"]:
@@ -360,19 +388,35 @@ Make = Callable[[Job], Mapping[str, Any]]
 """The work of a step: write files into `job.folder`, return facts for the manifest."""
 
 
+class Work(Protocol):
+    """A part of a step's work, which several jobs can share (`machine.pieces.Part`)."""
+
+    def make(self, share: slice) -> None:
+        """Do a share of it, and leave the result in the state folder."""
+
+
+Parts = Mapping[str, Callable[[Job], Work]]
+"""The parts of a step's work, by name, in the order in which they are done."""
+
+
 def run_step(
     make: Make,
     doc: str | None,
     argv: Sequence[str] | None = None,
     add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    parts: Parts | None = None,
 ) -> int:
     """The command line of every step: publish the artifact that `--spec` describes.
+
+    Of a step whose work has parts, several jobs can do shares first: `--part NAME --share 2 --jobs 4` does the second
+    of four shares of a part, once the parts before it are done, and publishes nothing.
 
     Args:
         make: The step's work.
         doc: The module's docstring, shown by `--help`.
         argv: Command-line arguments, by default the process's.
         add_options: Adds flags of the step. A flag may change how fast the artifact is made, never its contents.
+        parts: The parts of the work that jobs can share.
 
     Returns:
         The exit status.
@@ -382,13 +426,18 @@ def run_step(
     parser.add_argument("--threads", type=int, default=1, help="how many threads to use (1)")
     if add_options:
         add_options(parser)
+    if parts:
+        parser.add_argument("--part", choices=parts, help="do a share of this part of the work, and publish nothing")
+        parser.add_argument("--share", type=int, default=1, help="which share, from 1")
+        parser.add_argument("--jobs", type=int, default=1, help="how many shares there are")
 
     def publish() -> int:
         words = list(sys.argv[1:] if argv is None else argv)
         options = parser.parse_args(words)
-        lock = options.spec.state.with_name(f"{options.spec.state.name}.lock")
+        if parts and options.part:
+            return _do_share(parts[options.part], options, code_identity(step_module(make))["digest"])
         # A job that a killed Snakemake left behind may still be making this artifact: wait for that job.
-        with acquire_lock(lock, f"making {options.spec.name}", wait_seconds=LOCK_WAIT_SECONDS):
+        with acquire_lock(options.spec.lock_file, f"making {options.spec.name}", wait_seconds=LOCK_WAIT_SECONDS):
             return _publish(make, options.spec, options, _without_spec(words))
 
     return run_reporting_errors(publish)
@@ -401,20 +450,62 @@ def _without_spec(words: Sequence[str]) -> list[str]:
     return [*words[:at], *words[at + taken :]]
 
 
+def _do_share(part: Callable[[Job], Work], options: argparse.Namespace, code: str) -> int:
+    """Do a share of a part of the work on an artifact, unless it is published; `code` is the digest of what runs."""
+    spec: Spec = options.spec
+    if (spec.folder / MANIFEST_FILE).is_file():
+        return 0
+    attempts = Attempts(spec.state / f"{options.part}-{options.share}-of-{options.jobs}.{ATTEMPTS_FILE}")
+    _refuse_hopeless(attempts)
+    attempts.begin(name=spec.name, code=code, threads=options.threads)
+    try:
+        inputs = input_records(spec)
+        claim_state(spec, inputs)
+        for original in map(artifact_folder, inputs):
+            keep_private(spec.state, original)
+        job = Job(spec, spec.state, options, inputs, attempts.record)
+        part(job).make(slice(options.share - 1, None, options.jobs))
+    except BaseException as error:
+        _record_failure(attempts, error)
+        raise
+    attempts.end(SHARE_DONE)
+    return 0
+
+
+def share_attempts(state: Path) -> list[dict[str, Any]]:
+    """The records of the jobs that did shares of the work on an artifact, by its state folder."""
+    return [attempt for path in sorted(state.glob(f"*.{ATTEMPTS_FILE}")) for attempt in Attempts(path).records]
+
+
+def _refuse_hopeless(attempts: Attempts) -> None:
+    """Refuse to try again what a user's mistake ended in this run of Snakemake.
+
+    Raises:
+        UserError: The last attempt's.
+    """
+    if attempts.unrecoverable_error:
+        log.info("not retried in this run of Snakemake: the last attempt failed with an error that a retry cannot fix")
+        raise UserError(attempts.unrecoverable_error)
+
+
+def _record_failure(attempts: Attempts, error: BaseException) -> None:
+    unrecoverable = isinstance(error, UserError) and not isinstance(error, RetryableError)
+    attempts.end((str(error) if unrecoverable else f"{type(error).__name__}: {error}")[:500], unrecoverable)
+
+
 def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Sequence[str]) -> int:
     target = spec.folder
     if target.parent.is_dir():
         # Listing the folder refreshes a network file system's cache, so that what another node published is seen.
         os.listdir(target.parent)
-    if (target / MANIFEST_FILE).is_file():
+    again = is_let_go(target) and (target / SPEC_FILE).is_file()
+    if (target / MANIFEST_FILE).is_file() and not again:
         _restore_spec(spec)
         return 0
-    if target.is_dir() and any(target.iterdir()):
+    if not again and target.is_dir() and any(target.iterdir()):
         raise UserError(f"{target} holds files but no manifest; it is not overwritten: move it away")
     attempts = Attempts(spec.state / ATTEMPTS_FILE)
-    if attempts.unrecoverable_error:
-        log.info("not retried in this run of Snakemake: the last attempt failed with an error that a retry cannot fix")
-        raise UserError(attempts.unrecoverable_error)
+    _refuse_hopeless(attempts)
     # The leading dot hides unfinished folders from `published_folders`. What a killed attempt left there is deleted.
     folder = target.with_name(f".{target.name}.partial")
     _delete(folder)
@@ -451,14 +542,21 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Seq
             "image": image_labels(),
             "attempts": attempts.end("published"),
         }
+        if shares := share_attempts(spec.state):
+            manifest["shares"] = shares
+        if again:
+            former = Artifact.open(spec.name)
+            manifest["former"] = [*former.manifest.get("former", ()), former.record()]
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
         _sync_files(folder)
-        os.replace(folder, target)
+        if again:
+            _take_back(folder, target, manifest["outputs"], same=former.manifest["outputs"] == manifest["outputs"])
+        else:
+            os.replace(folder, target)
         sync_folder(target.parent)
     except BaseException as error:
-        unrecoverable = isinstance(error, UserError) and not isinstance(error, RetryableError)
-        attempts.end((str(error) if unrecoverable else f"{type(error).__name__}: {error}")[:500], unrecoverable)
+        _record_failure(attempts, error)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(spec.state, ignore_errors=True)
@@ -484,11 +582,37 @@ def _changes_since(code: Mapping[str, Any], packages: Mapping[str, str]) -> list
 
 
 def _restore_spec(spec: Spec) -> None:
-    """Write the `spec.json` of a finished artifact again, once its other files are verified: Snakemake deleted it."""
+    """Write the `spec.json` of a finished artifact again, once its other files are verified: Snakemake deleted it.
+
+    Files that were let go stay away: what needs them asks for `again_file`.
+    """
     artifact = Artifact(spec, read_manifest(spec.folder), spec.folder)
-    artifact.verified_folder()
+    let_go = is_let_go(spec.folder)
+    if not let_go:
+        artifact.verified_folder()
     replace_text(spec.folder / SPEC_FILE, spec.text)
-    log.info("%s is already there, and intact", spec.folder)
+    log.info("%s is already there, and %s", spec.folder, "its files were let go" if let_go else "intact")
+
+
+def _take_back(folder: Path, target: Path, files: Iterable[str], *, same: bool) -> None:
+    """Move `files` that were made again in `folder` to where they were let go, `target`.
+
+    The marker goes last: if this is killed before, the files are made again. If they are the `same` bytes as those that
+    were let go, the manifest stays too: runs have it on record. Else, as on a GPU, the new one comes along, which says
+    what it follows: runs from before have one of these records of it.
+    """
+    for path in target.iterdir():
+        if path.name not in (SPEC_FILE, MANIFEST_FILE, LET_GO_FILE):
+            _delete(path)
+    for name in files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / name, target / name)
+    if not same:
+        os.replace(folder / MANIFEST_FILE, target / MANIFEST_FILE)
+        log.info("%s has other bytes than before: its record names those that earlier runs rest on", target)
+    sync_folder(target)
+    (target / LET_GO_FILE).unlink()
+    shutil.rmtree(folder)
 
 
 def _delete(path: Path) -> None:
@@ -534,6 +658,6 @@ def published_folders(root: Path) -> Iterator[Path]:
                 yield from sorted(path for path in kind.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def step_main(make: Make, doc: str | None) -> None:
+def step_main(make: Make, doc: str | None, parts: Parts | None = None) -> None:
     """The `if __name__ == "__main__"` block of a step without flags of its own."""
-    sys.exit(run_step(make, doc))
+    sys.exit(run_step(make, doc, parts=parts))

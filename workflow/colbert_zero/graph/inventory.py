@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from colbert_zero.graph.artifact import EXTERNAL_KINDS, KEY_DIGITS, MANIFEST_FILE, SPEC_FILE, STATE_FOLDER, Spec
+from colbert_zero.graph.artifact import (
+    EXTERNAL_KINDS,
+    KEY_DIGITS,
+    MANIFEST_FILE,
+    SPEC_FILE,
+    STATE_FOLDER,
+    Spec,
+    is_let_go,
+)
+from colbert_zero.graph.let_go import LET_GO_KIND
 from colbert_zero.graph.study import Study
 
 
@@ -39,8 +48,13 @@ class Inventory:
 
     @cached_property
     def done(self) -> set[str]:
-        """The names of the artifacts that are published."""
+        """The names of the artifacts that are published, whether their files are still there or were let go."""
         return {spec.name for spec in self._specs if (spec.folder / MANIFEST_FILE).is_file()}
+
+    @cached_property
+    def let_go(self) -> set[str]:
+        """The names of the artifacts whose files were let go."""
+        return {spec.name for spec in self._specs if spec.kind == LET_GO_KIND and is_let_go(spec.folder)}
 
     @cached_property
     def begun(self) -> set[str]:
@@ -55,7 +69,8 @@ class Inventory:
 
         One is made if its `spec.json` is not there and the report, or something that is made, needs it. So what only
         finished artifacts were made from may be deleted. But if it is made again, for something else, Snakemake also
-        runs the jobs of those: they find their artifacts intact, and end.
+        runs the jobs of those: they find their artifacts intact, and end. One whose files were let go is made if
+        something that is not published needs it.
         """
         users: dict[str, list[Spec]] = {}
         for spec in self.study.specs.values():
@@ -68,7 +83,9 @@ class Inventory:
             spec = pending.pop()
             if spec.name not in found:
                 found[spec.name] = spec
-                pending += [source for source in self.needed_by(spec) if source.name not in there]
+                needed = list(self.needed_by(spec))
+                pending += [source for source in needed if source.name not in there]
+                pending += [source for source in needed if source.name in self.let_go and spec.name not in self.done]
                 pending += users.get(spec.name, [])
         return list(found.values())
 
@@ -84,7 +101,8 @@ class Inventory:
         nearest: Iterable[Spec] = [spec]
         while nearest:
             needed = [source for artifact in nearest for source in self.needed_by(artifact)]
-            nearest = list({source.name: source for source in needed if source.name not in self.done}.values())
+            gone = [source for source in needed if source.name not in self.done - self.let_go]
+            nearest = list({source.name: source for source in gone}.values())
             nearest = [source for source in nearest if source.name not in found]
             found |= {source.name: source for source in nearest}
         return list(found.values())

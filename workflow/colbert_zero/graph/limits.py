@@ -2,6 +2,8 @@
 
 DEFAULT_DIMENSIONS = 128
 """Of each token's vector, for a late-interaction model that brings no projection."""
+DEFAULT_PRECISION = "fp32"
+"""Of the multiplications that encode texts for an index of a late-interaction model."""
 MINIMUM_TEXT_TOKENS = 2
 """Tokens of a text that must fit beside prompt, marker and special tokens."""
 PLAID_MIN_DOCUMENTS = 100_000

@@ -84,9 +84,10 @@ def look_at_lock(path: Path) -> tuple[bool, str]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False, ""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return False, ""
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return False, ""
         try:
             # Shared, for an instant: who wants the lock then tries again.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from colbert_zero.graph.artifact import Spec
-from colbert_zero.graph.rules import rule_of
+from colbert_zero.graph.artifact import Spec, is_let_go
+from colbert_zero.graph.let_go import LET_GO_KIND
+from colbert_zero.graph.rules import AGAIN_RULE, rule_of
 from colbert_zero.graph.study import Study
 
 
 def planned_rule(study: Study, spec: Spec) -> str:
-    """The name of the rule that makes an artifact of a study: that of a training depends on how many nodes it has."""
+    """The name of the rule that makes an artifact of a study.
+
+    That of a training depends on how many nodes it has, that of an index on whether its files were let go.
+    """
     rule = rule_of(spec)
+    if spec.kind == LET_GO_KIND and is_let_go(spec.folder):
+        return AGAIN_RULE
     if spec.kind == "models" and study.resource(spec.label, "nodes") > 1:
         return "train_stage_on_nodes"
     return rule.name

@@ -80,6 +80,11 @@ class Attempts:
         self._write()
 
     @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all attempts."""
+        return list(self._attempts)
+
+    @property
     def unrecoverable_error(self) -> str | None:
         """The user's mistake that ended the last attempt, if in this run of Snakemake: nobody has fixed it since."""
         last = self._attempts[-1] if self._attempts else {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.console import UserError
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,17 @@ class Rule:
         step: Its entry in the config's `resources`; None for a rule that runs where Snakemake does, and asks for
             nothing.
         may_use_gpu: Whether its step computes on a GPU where it has one.
+        module: The step's module, if its work has parts that jobs can share, or its files can be let go.
+        parts: These parts, in the order in which they are done.
+        image: The image that it runs in.
     """
 
     name: str
     step: str | None
     may_use_gpu: bool = False
+    module: str | None = None
+    parts: tuple[str, ...] = ()
+    image: str = "torch"
 
 
 RULES: dict[tuple[str, str], Rule] = {
@@ -30,16 +39,24 @@ RULES: dict[tuple[str, str], Rule] = {
     ("collections", ""): Rule("fetch_collection", None),
     ("bases", "random"): Rule("build_base", "build_base"),
     ("bases", ""): Rule("fetch_base", None),
-    ("shards", ""): Rule("build_shards", "build_shards"),
+    ("shards", ""): Rule("build_shards", "build_shards", module="data.shards", parts=("files", "shards")),
     ("batches", ""): Rule("plan_batches", "plan_batches"),
-    ("candidates", "bm25"): Rule("mine_bm25", "mine_bm25"),
-    ("candidates", "dense"): Rule("mine_dense", "mine_dense", may_use_gpu=True),
+    ("candidates", "bm25"): Rule(
+        "mine_bm25", "mine_bm25", module="mining.bm25", parts=("documents", "queries"), image="lucene"
+    ),
+    ("candidates", "dense"): Rule(
+        "mine_dense", "mine_dense", may_use_gpu=True, module="mining.dense", parts=("documents", "queries")
+    ),
     ("negatives", ""): Rule("filter_negatives", "filter_negatives"),
     ("scores", "bm25"): Rule("teach_bm25", "teach_bm25"),
-    ("scores", "neural"): Rule("teach_neural", "teach_neural", may_use_gpu=True),
+    ("scores", "neural"): Rule(
+        "teach_neural", "teach_neural", may_use_gpu=True, module="teaching.neural", parts=("rows",)
+    ),
     ("selections", ""): Rule("select_model", None),
-    ("indexes", "dense"): Rule("embed_documents", "embed_documents", may_use_gpu=True),
-    ("indexes", ""): Rule("build_index", "build_index", may_use_gpu=True),
+    ("indexes", "dense"): Rule("embed_documents", "embed_documents", may_use_gpu=True, module="evaluation.dense_index"),
+    ("indexes", ""): Rule(
+        "build_index", "build_index", may_use_gpu=True, module="evaluation.index", parts=("documents",)
+    ),
     ("runs", "dense"): Rule("search_embeddings", "search_embeddings", may_use_gpu=True),
     ("runs", "colbert"): Rule("search_index", "search_index", may_use_gpu=True),
     ("runs", "bm25"): Rule("search_bm25", "search_bm25"),
@@ -50,6 +67,39 @@ RULES: dict[tuple[str, str], Rule] = {
     ("releases", ""): Rule("release_model", None),
 }
 """By kind, and by the word that the label begins with before a point; an empty word stands for all others."""
+
+
+SHARING_RULES = {"torch": "share_work", "lucene": "share_lucene_work"}
+"""The rule of the jobs that share the work of another rule, by the image that both run in."""
+AGAIN_RULE = "make_again"
+"""The rule that makes files again that were let go."""
+
+
+STAGES = ("unsupervised", "supervised", "distillation")
+"""The stages of a training, in their order."""
+TRAINING_RESOURCES = ("nodes", "checkpoint_seconds", "attention", "maxsim", "loader_workers", "tensorboard")
+GPU_RESOURCES = ("gpu", "gpu_model", "device")
+
+
+def check_resources(resources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what means nothing for the step that it is given for; `default` may hold anything.
+
+    Raises:
+        UserError: A step has a resource that its rule does not look at.
+    """
+    on_gpus = {*STAGES, *(rule.step for rule in RULES.values() if rule.step and rule.may_use_gpu)}
+    steps_with = {
+        **{name: {*STAGES} for name in TRAINING_RESOURCES},
+        **{name: on_gpus for name in GPU_RESOURCES},
+        "jobs": {rule.step for rule in RULES.values() if rule.step and rule.parts},
+        "scratch": {"search_index"},
+    }
+    for step, values in resources.items():
+        for name in values:
+            steps = steps_with.get(name)
+            if steps and step not in steps and step != "default":
+                others = ", ".join(sorted(steps))
+                raise UserError(f"resources.{step}.{name} means nothing for this step; give it to {others}")
 
 
 def rule_of(spec: Spec) -> Rule:

@@ -27,6 +27,7 @@ from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
 from colbert_zero.graph.published import check_published
 from colbert_zero.graph.revisions import Resolve
+from colbert_zero.graph.rules import check_resources
 
 DEFAULT_RESOURCES = {
     "threads": 1,
@@ -82,6 +83,7 @@ class Study:
             UserError: The config has a mistake; the message describes the first one.
         """
         self.config = validate(config)
+        check_resources(self.config["resources"])
         self.folder = folder
         self.name: str = self.config["study"]
         draft = Draft(self.config, folder, remember=remember, resolve=resolve)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from colbert_zero.graph.artifact import KEY_DIGITS, Spec
+from colbert_zero.graph.artifact import KEY_DIGITS, SPEC_FILE, Spec
 from colbert_zero.graph.console import MESSAGE_PREFIX, one_line
 from colbert_zero.graph.faults import explain_fault
+from colbert_zero.graph.rules import SHARING_RULES, rule_of
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import hint_for
 
@@ -67,7 +68,10 @@ def _field(fields: str, name: str) -> str:
 
 
 def _spec(output: str, study: Study) -> Spec | None:
-    return study.specs.get(Path(output).parent.name[-KEY_DIGITS:])
+    """The artifact that a job makes, or shares the work on."""
+    path = Path(output)
+    name = path.parent.name if path.name == SPEC_FILE else path.name.rpartition(".")[0]
+    return study.specs.get(name[-KEY_DIGITS:])
 
 
 def _artifact_and_rows(output: str, study: Study) -> str:
@@ -88,6 +92,8 @@ def _fault_at_the_end(log_text: str) -> str | None:
 def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, killed: Sequence[str]) -> str:
     """Why the last attempt failed, and what to do; `killed` has the commands that were killed on this machine."""
     spec = _spec(output, study)
+    if rule in SHARING_RULES.values() and spec is not None:
+        rule = rule_of(spec).name
     # The config names a training by its stage and every other step by its rule.
     step = spec.label if spec is not None and spec.kind == "models" else re.sub("_(source|collection)$", "", rule)
     status_match = re.search(r"SLURM status is: '(\w+)", fields)

@@ -193,12 +193,13 @@ def _check_path(path: str, allowed: str, consequence: str) -> None:
         raise UserError(f"{path} has {' '.join(map(repr, refused))} in it: {consequence}")
 
 
-def image_environment(study: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def image_environment(study: Path, environment: Mapping[str, str], scratch: str | None = None) -> dict[str, str]:
     """The environment variables that decide which folders and devices of the machine images see.
 
     Args:
         study: The study's folder, which images see in any case.
         environment: The variables of this process, which runs images or starts other processes that do.
+        scratch: A further folder that images see, with variables in its name.
 
     Raises:
         UserError: Apptainer cannot bind a folder, because of its name.
@@ -209,7 +210,8 @@ def image_environment(study: Path, environment: Mapping[str, str]) -> dict[str, 
         user_binds = next((environment[name] for name in names if environment.get(name)), "")
     data_folders = [study / name for name in ("resources", "results", "logs", "benchmarks")]
     link_targets = [folder.resolve() for folder in data_folders if folder.is_symlink()]
-    folders = dict.fromkeys([REPOSITORY / "workflow", Path(tempfile.gettempdir()), *link_targets])
+    scratch_folders = [Path(os.path.expandvars(scratch))] if scratch else []
+    folders = dict.fromkeys([REPOSITORY / "workflow", Path(tempfile.gettempdir()), *link_targets, *scratch_folders])
     # Apptainer cannot bind a missing folder, such as another machine's scratch folder. It always binds /tmp.
     binds = [str(folder) for folder in folders if folder.is_dir() and folder != Path("/tmp")]  # noqa: S108
     for folder in binds:

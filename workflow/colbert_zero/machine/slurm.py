@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.artifact import AGAIN_SUFFIX, ATTEMPTS_FILE, SPEC_FILE, STATE_FOLDER
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.provenance import Attempts
 
@@ -107,10 +108,21 @@ def executor_states(states: Mapping[str, str]) -> dict[str, str]:
     return known
 
 
-def failed_by_user_error(spec_file: str) -> bool:
-    """Whether the last attempt of this run at the artifact with this `spec.json` failed by an error of the user."""
-    kind, name = Path(spec_file).parent.parts[-2:]
-    return Attempts(Path("results/state") / kind / name / "attempts.jsonl").unrecoverable_error is not None
+def failed_by_user_error(output: str) -> bool:
+    """Whether the last attempt of this run at what a job makes failed by an error of the user.
+
+    Args:
+        output: The `spec.json` of an artifact, or the file that stands for a share of the work on one, or for its files
+            made again.
+    """
+    path = Path(output)
+    if path.name == SPEC_FILE:
+        attempts = STATE_FOLDER / path.parent.parent.name / path.parent.name / ATTEMPTS_FILE
+    else:
+        name, _, share = path.name.rpartition(".")
+        again = path.name.endswith(AGAIN_SUFFIX)
+        attempts = path.parent / name / (ATTEMPTS_FILE if again else f"{share}.{ATTEMPTS_FILE}")
+    return Attempts(attempts).unrecoverable_error is not None
 
 
 def patch_executor() -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.machine.pieces import Part
 
 CANDIDATES_FILE = "candidates.parquet"
 SCHEMA = pa.schema(
@@ -24,6 +25,8 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_PER_GROUP = 1024
+COUNTS = ("rows", "candidates", "rows_without_candidates", "positives_found")
+"""What is counted while writing."""
 
 
 class Candidates(NamedTuple):
@@ -41,23 +44,26 @@ class Candidates(NamedTuple):
     positive_score: np.float32
 
 
-def write_candidates(folder: Path, rows: Iterable[Candidates], positives: npt.NDArray[np.int32]) -> dict[str, int]:
-    """Write one miner's candidates.
+def write_candidates(
+    folder: Path, rows: Iterable[Candidates], positives: npt.NDArray[np.int32], first_row: int = 0
+) -> dict[str, int]:
+    """Write one miner's candidates, or those of a range of rows, which `join_candidates` puts together with others.
 
     Args:
         folder: An existing folder.
-        rows: The candidates of rows 0, 1, 2 …
-        positives: The number of each row's own document (rows).
+        rows: The candidates of rows `first_row`, `first_row + 1` …
+        positives: The number of each row's own document (rows): of all rows, whichever are written.
+        first_row: The number of the first row.
 
     Returns:
         Counts: `rows`; `candidates`; `rows_without_candidates`; and `positives_found`, the number of rows whose own
         document is among their candidates.
     """
-    facts = dict.fromkeys(("rows", "candidates", "rows_without_candidates", "positives_found"), 0)
+    facts = dict.fromkeys(COUNTS, 0)
     stream = iter(rows)
-    with pq.ParquetWriter(folder / CANDIDATES_FILE, SCHEMA, compression="zstd", write_statistics=False) as file:
+    with _parquet_writer(folder) as file:
         while group := list(islice(stream, ROWS_PER_GROUP)):
-            first = facts["rows"]
+            first = first_row + facts["rows"]
             row_numbers = range(first, first + len(group))
             file.write_table(
                 pa.table(
@@ -78,6 +84,25 @@ def write_candidates(folder: Path, rows: Iterable[Candidates], positives: npt.ND
                 for row, candidates in zip(row_numbers, group, strict=True)
             )
     return facts
+
+
+def join_candidates(folder: Path, part: Part) -> dict[str, int]:
+    """Write the candidates of all rows, from pieces with those of ranges of rows, and return the counts of all.
+
+    The bytes are those that `write_candidates` writes at once, if all pieces but the last have a multiple of
+    `ROWS_PER_GROUP` rows.
+    """
+    with _parquet_writer(folder) as joined:
+        for number in range(part.count):
+            with pq.ParquetFile(part.piece(number) / CANDIDATES_FILE) as file:
+                for group in range(file.num_row_groups):
+                    joined.write_table(file.read_row_group(group))
+    facts = part.facts()
+    return {name: sum(of_piece[name] for of_piece in facts) for name in COUNTS}
+
+
+def _parquet_writer(folder: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(folder / CANDIDATES_FILE, SCHEMA, compression="zstd", write_statistics=False)
 
 
 def read_candidates(artifact: Artifact) -> Iterator[Candidates]:

@@ -1,15 +1,64 @@
-"""The corpus to mine in: the distinct documents of one source's shards, numbered."""
+"""The corpus to mine in: the distinct documents of one source's shards, numbered.
+
+Its texts are in Arrow files in the state folder of the artifact that is made of it, and are mapped into memory, not
+read: whoever opens a corpus holds some numbers for each row, and the pages of the texts that are being used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from colbert_zero.data.rows import RowReader, text_digest
+from colbert_zero.data.rows import RowReader, text_digests
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.machine.pieces import Part
+
+TEXTS_SCHEMA = pa.schema([("text", pa.large_string())])
+LOCK_WAIT_SECONDS = 3600.0
+"""How long to wait for another job that reads the corpus."""
+
+
+class MappedTexts(Sequence[str]):
+    """Texts in an Arrow file, by their number. None is in memory before it is asked for."""
+
+    def __init__(self, file: Path) -> None:
+        """Open a file that `_TextFile` wrote."""
+        batches = pa.ipc.open_file(pa.memory_map(str(file)))
+        self._chunks = [batches.get_batch(number).column(0) for number in range(batches.num_record_batches)]
+        self._starts = np.cumsum([0, *map(len, self._chunks)])
+
+    def __len__(self) -> int:
+        """The number of texts."""
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        """A text, or a list of texts."""
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(f"text {number} of {len(self)}")
+        chunk = int(np.searchsorted(self._starts, number, side="right")) - 1
+        text: str = self._chunks[chunk][int(number - self._starts[chunk])].as_py()
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        """All texts in order."""
+        for chunk in self._chunks:
+            yield from chunk.to_pylist()
 
 
 @dataclass(frozen=True)
@@ -24,51 +73,33 @@ class TrainingCorpus:
         query_of_row: The number of each row's query among the distinct queries (rows).
     """
 
-    texts: list[str]
-    queries: list[str]
+    texts: Sequence[str]
+    queries: Sequence[str]
     positives: npt.NDArray[np.int32]
     query_of_row: npt.NDArray[np.int32]
-    _known_positives: npt.NDArray[np.int32]
-    _known_positive_starts: npt.NDArray[np.int64]
 
     @classmethod
-    def from_shards(cls, shards: Artifact) -> TrainingCorpus:
-        """Read the corpus of a `shards/*` artifact.
+    def from_shards(cls, shards: Artifact, state: Path) -> TrainingCorpus:
+        """Open the corpus of a `shards/*` artifact.
+
+        Args:
+            shards: The shards.
+            state: The state folder of what is made from the corpus. If the corpus is not there, it is read from the
+                shards: once, by one job, while those that share the work wait for it.
 
         Raises:
             UserError: A file is missing, truncated or edited.
         """
-        reader = RowReader(shards)
-        columns = [name for name in ("query", "document", "negatives") if name in reader.schema.names]
-        texts: list[str] = []
-        queries: list[str] = []
-        document_numbers: dict[bytes, int] = {}
-        query_numbers: dict[bytes, int] = {}
-        positives: list[int] = []
-        query_of_row: list[int] = []
-
-        def number_of(document: str) -> int:
-            number = document_numbers.setdefault(text_digest(document), len(texts))
-            if number == len(texts):
-                texts.append(document)
-            return number
-
-        for batch in reader.scan(columns):
-            rows: dict[str, list[str]] = batch.select(["query", "document"]).to_pydict()
-            negatives: Iterable[list[str]] = (
-                batch.column("negatives").to_pylist() if "negatives" in columns else [[]] * batch.num_rows
-            )
-            for query, document, row_negatives in zip(rows["query"], rows["document"], negatives, strict=True):
-                queries.append(query)
-                query_of_row.append(query_numbers.setdefault(text_digest(query), len(query_numbers)))
-                positives.append(number_of(document))
-                for negative in row_negatives:
-                    number_of(negative)
-
-        row_positives, row_queries = np.array(positives, dtype=np.int32), np.array(query_of_row, dtype=np.int32)
-        pairs = np.unique(np.stack([row_queries, row_positives], axis=1), axis=0)
-        starts = np.searchsorted(pairs[:, 0], np.arange(len(query_numbers) + 1))
-        return cls(texts, queries, row_positives, row_queries, np.ascontiguousarray(pairs[:, 1]), starts)
+        read = Part(state / "corpus", 1, f"corpora of {shards.name} read", lambda _, folder: _read(shards, folder))
+        state.mkdir(parents=True, exist_ok=True)
+        lock = state / "corpus.lock"
+        with acquire_lock(lock, f"reading the corpus of {shards.name}", wait_seconds=LOCK_WAIT_SECONDS):
+            read.make()
+        folder = read.piece(0)
+        positives, query_of_row = (np.load(folder / f"{name}.npy") for name in ("positives", "query_of_row"))
+        return cls(
+            MappedTexts(folder / "documents.arrow"), MappedTexts(folder / "queries.arrow"), positives, query_of_row
+        )
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -76,5 +107,73 @@ class TrainingCorpus:
 
     def known_positives(self, row: int) -> npt.NDArray[np.int32]:
         """Numbers of the documents known to answer a row's query, ascending: those of all rows with the same query."""
+        documents, starts = self._known_positives
         query = self.query_of_row[row]
-        return self._known_positives[self._known_positive_starts[query] : self._known_positive_starts[query + 1]]
+        return documents[starts[query] : starts[query + 1]]
+
+    @cached_property
+    def _known_positives(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """The known positives of all queries one after the other, and where those of each begin."""
+        pairs = np.unique((self.query_of_row.astype(np.int64) << 32) | self.positives)
+        queries = int(self.query_of_row.max(initial=-1)) + 1
+        return (pairs & 0xFFFFFFFF).astype(np.int32), np.searchsorted(pairs >> 32, np.arange(queries + 1))
+
+
+def _read(shards: Artifact, folder: Path) -> Mapping[str, Any]:
+    """Write the corpus of some shards. It takes some 60 bytes of memory for each text, however long the texts are."""
+    reader = RowReader(shards)
+    columns = [name for name in ("query", "document", "negatives") if name in reader.schema.names]
+    query_digests, document_digests = bytearray(), bytearray()
+    documents_of_row: list[npt.NDArray[np.int32]] = []
+    for batch in reader.scan(columns):
+        documents, of_row = _documents(batch)
+        query_digests += b"".join(text_digests(batch.column("query").cast(pa.large_string())))
+        document_digests += b"".join(text_digests(documents))
+        documents_of_row.append(of_row)
+    query_of_row, _ = _number(query_digests)
+    numbers, is_first = _number(document_digests)
+    counts = np.concatenate(documents_of_row)
+    np.save(folder / "positives.npy", numbers[np.cumsum(counts, dtype=np.int64) - counts], allow_pickle=False)
+    np.save(folder / "query_of_row.npy", query_of_row, allow_pickle=False)
+    seen = 0
+    with (
+        pa.ipc.new_file(str(folder / "queries.arrow"), TEXTS_SCHEMA) as queries_file,
+        pa.ipc.new_file(str(folder / "documents.arrow"), TEXTS_SCHEMA) as documents_file,
+    ):
+        for batch in reader.scan(columns):
+            documents, _ = _documents(batch)
+            first = documents.filter(pa.array(is_first[seen : seen + len(documents)]))
+            seen += len(documents)
+            for file, texts in ((queries_file, batch.column("query").cast(pa.large_string())), (documents_file, first)):
+                file.write_batch(pa.record_batch([texts], schema=TEXTS_SCHEMA))
+    return {"documents": int(is_first.sum()), "rows": len(query_of_row)}
+
+
+def _documents(batch: pa.RecordBatch) -> tuple[pa.LargeStringArray, npt.NDArray[np.int32]]:
+    """The documents of all rows, each row's own before its negatives, and how many each row has."""
+    own = batch.column("document").cast(pa.large_string())
+    if "negatives" not in batch.schema.names:
+        return own, np.ones(len(own), np.int32)
+    negatives = batch.column("negatives")
+    counts = negatives.value_lengths().to_numpy() + 1
+    is_own = np.zeros(counts.sum(), np.bool_)
+    is_own[np.cumsum(counts) - counts] = True
+    order = np.empty(len(is_own), np.int64)
+    order[is_own] = np.arange(len(own))
+    order[~is_own] = np.arange(len(own), len(is_own))
+    return pa.concat_arrays([own, negatives.flatten().cast(pa.large_string())]).take(pa.array(order)), counts
+
+
+def _number(digests: bytearray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Number texts by the first occurrence of their digests; say which texts are the first with theirs."""
+    halves = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    # A stable sort: of equal digests, the first occurrence comes first.
+    order = np.lexsort(halves.T)
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
+    firsts = order[is_new]
+    is_first = np.zeros(len(order), np.bool_)
+    is_first[firsts] = True
+    numbers = np.empty(len(order), np.int32)
+    numbers[order] = (np.cumsum(is_first, dtype=np.int32) - 1)[firsts][np.cumsum(is_new) - 1]
+    return numbers, is_first

@@ -2,66 +2,146 @@
 
     python -m colbert_zero.mining.dense --spec JSON --threads 2 [--device auto|cpu|cuda]
 
-The search is exact: it computes the inner product with every document.
+The search is exact: it computes the inner product with every document. It is done in pieces: slices of the documents
+are encoded, and then slices of the queries are encoded and searched for. Memory does not grow with either.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from colbert_zero.graph.artifact import Job, run_step
-from colbert_zero.graph.console import progress
-from colbert_zero.machine.devices import add_device_option
-from colbert_zero.mining.candidates import Candidates, write_candidates
+from colbert_zero.graph.console import UserError
+from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.machine.pieces import Part
+from colbert_zero.mining.candidates import Candidates, join_candidates, write_candidates
 from colbert_zero.mining.corpus import TrainingCorpus
+from colbert_zero.mining.nearest import SlicedVectors, nearest
 from colbert_zero.models.encoders import Encoder, Vectors, load_encoder
 
-QUERIES_PER_BATCH = 4096
+DOCUMENTS_PER_PIECE = QUERIES_PER_PIECE = 16_384
+"""Texts that are encoded together, sorted by length so that a batch needs little padding. The last bits of a vector may
+depend on the texts beside its own, so these numbers decide bytes."""
+QUERIES_PER_RESCORING = 64
 RESCORED_BEYOND_DEPTH = 16
 """Documents to retrieve beyond the depth: before the rescoring, rounding may swap documents near the cut-off."""
+VECTORS_FILE = "vectors.npy"
 
 
-def make(job: Job) -> Mapping[str, Any]:
-    """Write `candidates.parquet`."""
-    corpus = TrainingCorpus.from_shards(job.input("shards"))
-    encoder = load_encoder(job, corpus.texts)
-    faiss.omp_set_num_threads(job.threads)
-    candidates = progress(search(encoder, corpus, job.settings["depth"]), len(corpus.queries), "queries")
-    return {**write_candidates(job.folder, candidates, corpus.positives), "documents": len(corpus)}
+class DenseMining:
+    """The work on one artifact: its parts, and what they share."""
+
+    def __init__(self, job: Job) -> None:
+        """Open the corpus; the encoder is loaded when there is something to encode."""
+        self._job = job
+        self.corpus = TrainingCorpus.from_shards(job.input("shards"), job.state)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return load_encoder(self._job, self.corpus.texts)
+
+    @cached_property
+    def _device(self) -> str:
+        """Where to search: where the encoder computes. Latent semantic analysis asks for no GPU."""
+        if self._job.settings["encoder"]["kind"] == "lsa":
+            torch.set_num_threads(self._job.threads)
+            return "cpu"
+        return choose_device(self._job)
+
+    def documents(self) -> Part:
+        """The first part of the work: the vectors of the documents."""
+        count = -(-len(self.corpus) // DOCUMENTS_PER_PIECE)
+        return Part(self._job.state / "documents", count, "slices of documents encoded", self._encode)
+
+    def queries(self) -> Part:
+        """The second part, once all documents are encoded: the candidates of the queries."""
+        count = -(-len(self.corpus.queries) // QUERIES_PER_PIECE)
+        return Part(self._job.state / "queries", count, "slices of queries searched", self._search)
+
+    def _encode(self, number: int, folder: Path) -> Mapping[str, Any]:
+        """Write the vectors of a slice of the documents."""
+        first = number * DOCUMENTS_PER_PIECE
+        vectors = self._encoder.encode_documents(self.corpus.texts[first : first + DOCUMENTS_PER_PIECE])
+        _refuse_nonfinite(vectors, "document", first)
+        np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
+        return {"documents": len(vectors)}
+
+    @cached_property
+    def _documents(self) -> SlicedVectors:
+        part = self.documents()
+        files = [part.piece(number) / VECTORS_FILE for number in range(part.count)]
+        return SlicedVectors([np.load(file, mmap_mode="r", allow_pickle=False) for file in files])
+
+    def _search(self, number: int, folder: Path) -> Mapping[str, Any]:
+        """Write the candidates of a slice of the queries."""
+        first = number * QUERIES_PER_PIECE
+        queries = self._encoder.encode_queries(self.corpus.queries[first : first + QUERIES_PER_PIECE])
+        _refuse_nonfinite(queries, "query", first)
+        positives = self.corpus.positives[first : first + QUERIES_PER_PIECE]
+        candidates = search(self._documents, queries, positives, self._job.settings["depth"], self._device)
+        return write_candidates(folder, candidates, self.corpus.positives, first)
 
 
-def search(encoder: Encoder, corpus: TrainingCorpus, depth: int) -> Iterator[Candidates]:
-    """Yield the `depth` documents with the highest scores for each row's query."""
-    documents = encoder.encode_documents(corpus.texts)
-    index = faiss.IndexFlatIP(documents.shape[1])
-    index.add(documents)
-    for start in range(0, len(corpus.queries), QUERIES_PER_BATCH):
-        queries = encoder.encode_queries(corpus.queries[start : start + QUERIES_PER_BATCH])
-        _, retrieved = index.search(queries, min(depth + RESCORED_BEYOND_DEPTH, len(documents)))
-        for query, numbers, positive in zip(queries, retrieved, corpus.positives[start:], strict=False):
-            yield _rescore(query, documents, numbers, positive, depth)
+def _refuse_nonfinite(vectors: Vectors, what: str, first: int) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"the encoder's vector of {what} {first + int(finite.argmin())} is not finite; name another model"
+        )
 
 
-def _rescore(
-    query: npt.NDArray[np.float32], documents: Vectors, retrieved: npt.NDArray[np.int64], positive: int, depth: int
-) -> Candidates:
-    """Recompute the scores in a fixed order: the last bits of faiss's scores depend on the batch a document is in."""
-    numbers = np.sort(retrieved).astype(np.int32)
-    scores = _inner_products(documents[numbers], query)
-    best = np.argsort(-scores, kind="stable")[:depth]
-    return Candidates(numbers[best], scores[best], _inner_products(documents[positive][None], query)[0])
+def search(
+    documents: SlicedVectors, queries: Vectors, positives: npt.NDArray[np.int32], depth: int, device: str = "cpu"
+) -> Iterator[Candidates]:
+    """Yield the `depth` documents with the highest scores for each query.
+
+    Args:
+        documents: The documents' vectors.
+        queries: Vectors (queries x dimensions).
+        positives: The number of each query's own document (queries).
+        depth: How many documents to retrieve, or all if there are fewer.
+        device: Where to search: `cpu` or `cuda`. The scores are computed again on a CPU.
+    """
+    retrieved = nearest(queries, documents, min(depth + RESCORED_BEYOND_DEPTH, len(documents)), device)
+    for start in range(0, len(queries), QUERIES_PER_RESCORING):
+        batch = slice(start, start + QUERIES_PER_RESCORING)
+        numbers = np.column_stack([retrieved[batch], positives[batch]])
+        unique, places = np.unique(numbers, return_inverse=True)
+        vectors = documents.take(unique)
+        for query, found, places_of_query in zip(queries[batch], retrieved[batch], places, strict=True):
+            scores = _inner_products(vectors[places_of_query[:-1]], query)
+            # A stable sort keeps documents with equal scores in ascending order.
+            best = np.argsort(-scores, kind="stable")[:depth]
+            positive_score = _inner_products(vectors[places_of_query[-1:]], query)[0]
+            yield Candidates(found[best].astype(np.int32), scores[best], positive_score)
 
 
 def _inner_products(documents: Vectors, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scores in a fixed order of summing: the last bits of the search's depend on the slice a document is in."""
     products: npt.NDArray[np.float64] = np.einsum("ij,j->i", documents.astype(np.float64), query.astype(np.float64))
     return products.astype(np.float32)
 
 
+PARTS = {"documents": lambda job: DenseMining(job).documents(), "queries": lambda job: DenseMining(job).queries()}
+"""The parts of the work, which jobs can share."""
+
+
+def make(job: Job) -> Mapping[str, Any]:
+    """Write `candidates.parquet`."""
+    mining = DenseMining(job)
+    mining.documents().make()
+    queries = mining.queries()
+    queries.make()
+    return {**join_candidates(job.folder, queries), "documents": len(mining.corpus)}
+
+
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_device_option))
+    sys.exit(run_step(make, __doc__, add_options=add_device_option, parts=PARTS))

@@ -176,7 +176,7 @@ def make(job: Job) -> Mapping[str, Any]:
         UserError: No row has enough negatives.
     """
     shards = job.input("shards")
-    corpus = TrainingCorpus.from_shards(shards)
+    corpus = TrainingCorpus.from_shards(shards, job.state)
     settings = {name: value for name, value in job.settings.items() if name != "filter"}
     sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job))
     with RowWriter(job.folder, MINED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:

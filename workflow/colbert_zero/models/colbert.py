@@ -7,7 +7,7 @@ that is used with other prompts or lengths than in training raises no error, it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
@@ -253,6 +253,21 @@ class TokenizedTexts:
         ids = np.full(mask.shape, self.pad_token_id)
         ids[mask] = self.ids[(self.starts[rows][:, None] + columns)[mask]]
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def split_by_length(tokens: TokenizedTexts, tokens_per_chunk: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Split texts into chunks of similar length, each of at most `tokens_per_chunk` padded tokens or of one text.
+
+    Yields:
+        The rows of the texts of one chunk; the longest texts come first.
+    """
+    order = np.argsort(-tokens.lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        width = max(int(tokens.lengths[order[first]]), tokens.minimum_width)
+        count = max(1, tokens_per_chunk // width)
+        yield order[first : first + count]
+        first += count
 
 
 def tokenize(

@@ -29,6 +29,8 @@ from colbert_zero.graph.console import UserError
 
 T = TypeVar("T")
 
+INDEX_READER = "org.apache.lucene.index.IndexReader"
+
 MINIMUM_JAVA_VERSION = 21
 """The oldest Java that runs this Lucene."""
 JAVA_HOMES_FOLDER = Path("/usr/lib/jvm")
@@ -52,87 +54,62 @@ class Hits(NamedTuple):
     scores: NDArray[np.float32]
 
 
-class LuceneIndex:
-    """A BM25 index in a temporary folder; use it in a `with` statement.
+class LuceneSearcher:
+    """Searches BM25 indexes in folders, which `write_index` wrote, as one; use it in a `with` statement.
 
-    Do not search two indexes of one process at the same time: PyJNIus stores a method's object in the method, which all
-    threads share (https://github.com/kivy/pyjnius/issues/563). For the same reason, threads call methods concurrently
-    only on an object that is the only one of its class; all other calls are behind a lock.
+    Do not search with two searchers of one process at the same time: PyJNIus stores a method's object in the method,
+    which all threads share (https://github.com/kivy/pyjnius/issues/563). For the same reason, threads call methods
+    concurrently only on an object that is the only one of its class; all other calls are behind a lock.
     """
 
     def __init__(
-        self, texts: Iterable[str], k1: float, b: float, threads: int = 1, heap_mb: int = DEFAULT_HEAP_MB
+        self, folders: Sequence[Path], k1: float, b: float, threads: int = 1, heap_mb: int = DEFAULT_HEAP_MB
     ) -> None:
-        """Index documents.
+        """Open the indexes.
 
         Args:
-            texts: The documents, numbered in this order; empty documents are never retrieved.
+            folders: The folders; a document's number is its position in the texts of all, in this order.
             k1: BM25's saturation of term frequency.
             b: BM25's normalisation by document length, 0 to 1.
             threads: Number of queries to search at the same time.
-            heap_mb: Java's heap, in MB. Java starts once per process, so only the first index sets it.
+            heap_mb: Java's heap, in MB. Java starts once per process, so only the first use of Lucene sets it.
 
         Raises:
             UserError: There is no Java that runs Lucene.
         """
         self._threads = threads
         self._lock = threading.Lock()
-        java_class = self._java_class = _start_java(heap_mb)
-        self._analyser = java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+        java_class = _start_java(heap_mb)
+        self._analyser = _analyser(java_class)
         self._query_generator = java_class("io.anserini.search.query.BagOfWordsQueryGenerator")()
         self._json_writer = java_class("com.fasterxml.jackson.databind.ObjectMapper")()
         self._int_point = java_class("org.apache.lucene.document.IntPoint")
         self._boolean_query_builder = java_class("org.apache.lucene.search.BooleanQuery$Builder")
         self._occur = java_class("org.apache.lucene.search.BooleanClause$Occur")
-        similarity = java_class("org.apache.lucene.search.similarities.BM25Similarity")(k1, b)
-        self._folder = tempfile.TemporaryDirectory(prefix="lucene-")
-        try:
-            path = java_class("java.nio.file.Paths").get(self._folder.name)
-            self._directory = java_class("org.apache.lucene.store.FSDirectory").open(path)
-            self._index_texts(texts, similarity)
-            self._reader = java_class("org.apache.lucene.index.DirectoryReader").open(self._directory)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        reader_class = java_class("org.apache.lucene.index.DirectoryReader")
+        # Of several constructors and methods that accept the objects, the casts select one.
+        directories = [_directory(java_class, folder) for folder in folders]
+        readers = [
+            _cast_java(INDEX_READER, reader_class.open(_cast_java("org.apache.lucene.store.Directory", directory)))
+            for directory in directories
+        ]
+        self._reader = java_class("org.apache.lucene.index.MultiReader")(readers, True)
         searcher_class = java_class("org.apache.lucene.search.IndexSearcher")
         searcher_class.setMaxClauseCount(2**31 - 1)
-        # Two constructors accept the reader; the cast selects one.
-        self._searcher = searcher_class(_cast_java("org.apache.lucene.index.IndexReader", self._reader))
-        self._searcher.setSimilarity(similarity)
+        self._searcher = searcher_class(_cast_java(INDEX_READER, self._reader))
+        self._searcher.setSimilarity(java_class("org.apache.lucene.search.similarities.BM25Similarity")(k1, b))
         # PyJNIus loads a class at its first use, and threads must not load one at the same time: use each class now.
         list(self.score(["any"], [[0]]))
 
-    def _index_texts(self, texts: Iterable[str], similarity: Any) -> None:
-        """Index the texts; Lucene numbers them in order, since one writer adds and merges only adjacent segments."""
-        java_class = self._java_class
-        config = java_class("org.apache.lucene.index.IndexWriterConfig")(self._analyser)
-        config.setSimilarity(similarity)
-        config.setMergePolicy(java_class("org.apache.lucene.index.LogDocMergePolicy")())
-        config.setRAMBufferSizeMB(RAM_BUFFER_MB)
-        writer = java_class("org.apache.lucene.index.IndexWriter")(self._directory, config)
-        not_stored = java_class("org.apache.lucene.document.Field$Store").NO
-        text_field = java_class("org.apache.lucene.document.TextField")("text", "", not_stored)
-        number_field = self._int_point("number", 0)
-        document = java_class("org.apache.lucene.document.Document")()
-        document.add(text_field)
-        document.add(number_field)
-        for number, text in enumerate(texts):
-            text_field.setStringValue(text)
-            number_field.setIntValue(number)
-            writer.addDocument(document)
-        writer.close()
-
     def __enter__(self) -> Self:
-        """Return the index."""
+        """Return the searcher."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the index and delete its folder."""
+        """Close the indexes."""
         self._reader.close()
-        self._directory.close()
-        self._folder.cleanup()
 
     def search(self, queries: Sequence[str], depth: int) -> Iterator[Hits]:
         """Retrieve the `depth` best documents of each query, in the order of the queries.
@@ -197,6 +174,74 @@ class LuceneIndex:
                     yield from results
 
 
+class LuceneIndex(LuceneSearcher):
+    """A BM25 index in a temporary folder; use it in a `with` statement."""
+
+    def __init__(
+        self, texts: Iterable[str], k1: float, b: float, threads: int = 1, heap_mb: int = DEFAULT_HEAP_MB
+    ) -> None:
+        """Index documents.
+
+        Args:
+            texts: The documents, numbered in this order; empty documents are never retrieved.
+            k1: BM25's saturation of term frequency.
+            b: BM25's normalisation by document length, 0 to 1.
+            threads: Number of queries to search at the same time.
+            heap_mb: Java's heap, in MB. Java starts once per process, so only the first use of Lucene sets it.
+
+        Raises:
+            UserError: There is no Java that runs Lucene.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="lucene-")
+        try:
+            write_index(Path(self._folder.name), texts, heap_mb=heap_mb)
+            super().__init__([Path(self._folder.name)], k1, b, threads, heap_mb)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the index and delete its folder."""
+        super().__exit__(kind, error, trace)
+        self._folder.cleanup()
+
+
+def write_index(folder: Path, texts: Iterable[str], first: int = 0, heap_mb: int = DEFAULT_HEAP_MB) -> None:
+    """Index texts, for any k1 and b.
+
+    Lucene numbers the documents in order, since one writer adds and merges only adjacent segments.
+
+    Args:
+        folder: An empty folder.
+        texts: The documents.
+        first: The number of the first of them.
+        heap_mb: Java's heap, in MB. Java starts once per process, so only the first use of Lucene sets it.
+
+    Raises:
+        UserError: There is no Java that runs Lucene.
+    """
+    java_class = _start_java(heap_mb)
+    config = java_class("org.apache.lucene.index.IndexWriterConfig")(_analyser(java_class))
+    config.setMergePolicy(java_class("org.apache.lucene.index.LogDocMergePolicy")())
+    config.setRAMBufferSizeMB(RAM_BUFFER_MB)
+    directory = _directory(java_class, folder)
+    writer = java_class("org.apache.lucene.index.IndexWriter")(directory, config)
+    not_stored = java_class("org.apache.lucene.document.Field$Store").NO
+    text_field = java_class("org.apache.lucene.document.TextField")("text", "", not_stored)
+    number_field = java_class("org.apache.lucene.document.IntPoint")("number", 0)
+    document = java_class("org.apache.lucene.document.Document")()
+    document.add(text_field)
+    document.add(number_field)
+    for number, text in enumerate(texts, first):
+        text_field.setStringValue(text)
+        number_field.setIntValue(number)
+        writer.addDocument(document)
+    writer.close()
+    directory.close()
+
+
 def add_heap_option(parser: argparse.ArgumentParser) -> None:
     """Add `--heap-mb` to the command line of a step that uses Lucene."""
     parser.add_argument("--heap-mb", type=int, default=DEFAULT_HEAP_MB, help=f"Java's heap, in MB ({DEFAULT_HEAP_MB})")
@@ -255,6 +300,15 @@ def _start_java(heap_mb: int) -> Callable[[str], Any]:
 
     lookup: Callable[[str], Any] = jnius.autoclass
     return lookup
+
+
+def _analyser(java_class: Callable[[str], Any]) -> Any:
+    return java_class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+
+
+def _directory(java_class: Callable[[str], Any], folder: Path) -> Any:
+    path = java_class("java.nio.file.Paths").get(str(folder.absolute()))
+    return java_class("org.apache.lucene.store.FSDirectory").open(path)
 
 
 def _cast_java(name: str, value: Any) -> Any:

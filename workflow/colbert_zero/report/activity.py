@@ -14,9 +14,10 @@ from typing import Any
 
 from colbert_zero.graph.artifact import ATTEMPTS_FILE, Spec
 from colbert_zero.graph.locks import look_at_lock
+from colbert_zero.graph.rules import rule_of
+from colbert_zero.machine.pieces import PLAN_FILE
 from colbert_zero.report.columns import duration
 from colbert_zero.report.costs import read_attempts
-from colbert_zero.report.sizes import Sizes
 from colbert_zero.training.progress_file import read_progress
 
 HOLDER = re.compile(r"process \d+ on (?P<host>[^,\s]+)(?:, SLURM job (?P<job>\S+))?")
@@ -24,14 +25,14 @@ QUIET_SECONDS = 900.0
 """How long a step on another node may write nothing before it is not said to run; checkpoints come every 600 s."""
 
 
-def describe_begun(spec: Spec, sizes: Sizes) -> str:
+def describe_begun(spec: Spec) -> str:
     """What is done on an artifact that has begun, or how far an attempt came that no longer runs."""
     held, text = look_at_lock(spec.state.with_name(f"{spec.state.name}.lock"))
     holder = HOLDER.match(text)
     attempts = read_attempts(spec.state / ATTEMPTS_FILE)
     last = attempts[-1] if attempts else {}
     changed = _last_change(spec)
-    how_far = ", ".join(_how_far(spec, sizes))
+    how_far = ", ".join(_how_far(spec))
     if held:
         return _running(holder, last) + (f": {how_far}" if how_far else "")
     elsewhere = holder is not None and holder["host"] != socket.gethostname()
@@ -39,7 +40,7 @@ def describe_begun(spec: Spec, sizes: Sizes) -> str:
         # The lock says nothing where locks do not reach other nodes.
         return f"seems to be {_running(holder, last)}" + (f": {how_far}" if how_far else "")
     if not attempts:
-        # Jobs that share the work on a source's shards lock nothing, and keep no record.
+        # Jobs that share the work lock nothing, and keep records of their own.
         return f"last written to at {_clock(changed)}" + (f": {how_far}" if how_far else "")
     return _interrupted(spec, last, changed) + (f"; {how_far}" if how_far and spec.kind != "models" else "")
 
@@ -75,12 +76,11 @@ def checkpoint_step(state: Path) -> int | None:
     return max(steps, default=None)
 
 
-def _how_far(spec: Spec, sizes: Sizes) -> Iterator[str]:
+def _how_far(spec: Spec) -> Iterator[str]:
     """How far the work on an artifact is, as its state folder says."""
     if spec.kind == "models":
         yield from _training(read_progress(spec.state))
-    if spec.kind == "shards":
-        yield from _sharding(spec, sizes)
+    yield from _pieces(spec)
     if spec.kind == "indexes":
         with suppress(OSError, ValueError, TypeError, KeyError):
             progress = json.loads((spec.state / "documents.progress.json").read_bytes())
@@ -94,17 +94,14 @@ def _training(progress: Mapping[str, Any]) -> Iterator[str]:
         yield f"step {step} of {steps}, loss {loss:.4f}, {rows:.1f} rows/s, {duration(left)} left"
 
 
-def _sharding(spec: Spec, sizes: Sizes) -> Iterator[str]:
-    """Of shards: how many of the source's files are read, and how many shards are written."""
-    (name,) = spec.inputs["source"]
-    total = sizes.source_files(name)
-    read = sum(path.name.isdecimal() for path in (spec.state / "spills").glob("*"))
-    yield f"{read} of {total or '?'} files read"
-    written = sum(1 for _ in (spec.state / "merged").glob("*.parquet"))
-    if written:
-        rows = sizes.rows(spec)
-        about = f" of about {-(-round(rows) // spec.settings['rows_per_shard'])}" if rows else ""
-        yield f"{written}{about} shards written"
+def _pieces(spec: Spec) -> Iterator[str]:
+    """How many pieces of each part of the work are made, for a step that works in pieces."""
+    for part in rule_of(spec).parts:
+        folder = spec.state / part
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            of = json.loads((folder / PLAN_FILE).read_bytes())
+            made = sum(path.name.isdecimal() for path in folder.iterdir())
+            yield f"{made} of {int(of['count'])} {of['unit']}"
 
 
 def _last_change(spec: Spec) -> float:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from colbert_zero.graph.artifact import Spec
+from colbert_zero.graph.artifact import SHARE_DONE, Spec
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.report.sizes import Manifest
 
@@ -92,8 +92,8 @@ def entry_of(spec: Spec, manifest: Manifest) -> Entry:
     nodes = facts.get("nodes", 1) if spec.kind == "models" else 1
     used = _used_gpus(spec, manifest)
     costs = [
-        _lost(attempt, attempt.get("threads", threads) * nodes, _allocated_gpus(spec, attempt, nodes, used))
-        for attempt in attempts[:-1]
+        _spent(attempt, attempt.get("threads", threads) * nodes, _allocated_gpus(spec, attempt, nodes, used))
+        for attempt in [*manifest.get("shares", ()), *attempts[:-1]]
     ]
     gpus = _allocated_gpus(spec, attempts[-1], nodes, used)
     seconds = float(manifest["seconds"])
@@ -103,7 +103,7 @@ def entry_of(spec: Spec, manifest: Manifest) -> Entry:
 
 def unfinished_entry(spec: Spec, attempts: Sequence[Mapping[str, Any]]) -> Entry:
     """The entry of an artifact that is not there, by the records of the attempts at it."""
-    costs = (_lost(attempt, attempt.get("threads", 1), _allocated_gpus(spec, attempt, 1, 0)) for attempt in attempts)
+    costs = (_spent(attempt, attempt.get("threads", 1), _allocated_gpus(spec, attempt, 1, 0)) for attempt in attempts)
     return _entry(spec, sum(costs, Cost()))
 
 
@@ -112,12 +112,16 @@ def _entry(spec: Spec, cost: Cost) -> Entry:
     return Entry(spec.name, rule_of(spec).name, stage, cost)
 
 
-def _lost(attempt: Mapping[str, Any], cpus: int, gpus: int) -> Cost:
-    """What an attempt took that published nothing; one that was killed, until it was last heard of."""
+def _spent(attempt: Mapping[str, Any], cpus: int, gpus: int) -> Cost:
+    """What an attempt took that published nothing; one that was killed, until it was last heard of.
+
+    It is lost, unless the attempt did its share of the work.
+    """
     began, ended = _moment(attempt.get("started")), _moment(attempt.get("ended"))
     last = ended if ended is not None else _moment(attempt.get("seen"))
     seconds = max(0.0, last - began) if began is not None and last is not None else 0.0
-    return Cost(1, seconds, seconds * cpus, seconds * gpus, seconds, seconds * gpus, untimed=int(ended is None))
+    lost = 0.0 if attempt.get("end") == SHARE_DONE else seconds
+    return Cost(1, seconds, seconds * cpus, seconds * gpus, lost, lost * gpus, untimed=int(ended is None))
 
 
 def _moment(text: Any) -> float | None:

@@ -7,12 +7,13 @@ and a sum says how much of it is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from colbert_zero.graph.artifact import KINDS, Spec
+from colbert_zero.graph.let_go import LET_GO_KIND
 from colbert_zero.graph.planned_jobs import planned_gpus
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.graph.study import Study
@@ -159,7 +160,7 @@ class Disk:
         self._sizes = sizes
 
     def bytes(self, spec: Spec) -> float | None:
-        """The bytes of an artifact: those that it has, or will have. Texts count uncompressed."""
+        """The bytes of an artifact: those that it has, had until it was let go, or will have; of texts uncompressed."""
         published = self._sizes.published_bytes(spec)
         if published is not None:
             return published
@@ -245,7 +246,11 @@ class Space:
     Attributes:
         now: The bytes of what is there.
         end: Those at the end, when all is there.
-        peak: The most at any time, if all that can run at once does.
+        peak: The most at any time, if all that can run at once does; without `passing`.
+        passing: The bytes of the files that are there for a while alone: indexes that are let go once they are
+            searched. A search begins before another index is built, so there is at most one for each job that runs at
+            once.
+        largest: The most bytes of one of these.
         by_kind: Those at the end, by kind, in the order in which kinds are made from each other.
         spooled: What the largest index takes in `TMPDIR` while it is made.
     """
@@ -253,22 +258,37 @@ class Space:
     now: Sum
     end: Sum
     peak: Sum
+    passing: Sum
+    largest: float
     by_kind: Mapping[str, Sum]
     spooled: Sum
 
     @classmethod
-    def of(cls, specs: Mapping[str, Spec], to_make: Iterable[Spec], sizes: Sizes) -> Space:
-        """The space that a study's artifacts take, of which some are still to be made."""
-        disk, missing = Disk(sizes), list(to_make)
-        there = [spec for spec in specs.values() if sizes.published_bytes(spec) is not None]
-        added = [spec for spec in missing if sizes.published_bytes(spec) is None]
+    def of(
+        cls, specs: Mapping[str, Spec], to_make: Iterable[Spec], sizes: Sizes, let_go: Set[str], *, keep_indexes: bool
+    ) -> Space:
+        """The space that a study's artifacts take, of which some are still to be made.
+
+        Args:
+            specs: The study's artifacts, by name.
+            to_make: Those that are to be made.
+            sizes: Their sizes.
+            let_go: The names of those whose files were let go.
+            keep_indexes: Whether the files of indexes stay once they are searched.
+        """
+        disk = Disk(sizes)
+        is_there = {name for name, spec in specs.items() if sizes.published_bytes(spec) is not None} - let_go
+        there = [specs[name] for name in specs if name in is_there]
+        added = [spec for spec in to_make if spec.name not in is_there]
         now = Sum.of(map(sizes.published_bytes, there))
+        passing = [spec for spec in [*there, *added] if spec.kind == LET_GO_KIND and not keep_indexes]
+        staying = [spec for spec in [*there, *added] if spec.kind != LET_GO_KIND or keep_indexes]
         by_kind = {
-            kind: Sum.of(disk.bytes(spec) for spec in [*there, *added] if spec.kind == kind)
+            kind: Sum.of(disk.bytes(spec) for spec in staying if spec.kind == kind)
             for kind in KINDS
             if kind not in SMALL_KINDS
         }
-        end = now + Sum.of(map(disk.bytes, added))
+        end = Sum.of(map(disk.bytes, staying))
         # Sorted rows lie beside a source and its shards, before anything is trained.
         texts = [spec for spec in added if spec.kind in ("sources", "shards")]
         sorting = now + Sum.of(map(disk.bytes, texts))
@@ -283,6 +303,8 @@ class Space:
             now=now,
             end=end,
             peak=max(sorting, training, key=lambda total: total.known),
+            passing=Sum.of(map(disk.bytes, passing)),
+            largest=max((disk.bytes(spec) or 0.0 for spec in passing), default=0.0),
             by_kind=by_kind,
             spooled=Sum(max(known, default=0.0), spools.count(None)),
         )

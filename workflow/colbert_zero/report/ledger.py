@@ -60,11 +60,12 @@ class Ledger:
             spec, manifest = self.sizes.spec(name), manifests(name)
             if spec is not None and manifest is not None:
                 self.entries[name] = entry_of(spec, manifest)
-                self.attempts[name] = manifest["attempts"]
-        for path in sorted(STATE_FOLDER.glob(f"*/*/{ATTEMPTS_FILE}")):
-            name = f"{path.parent.parent.name}/{path.parent.name}"
+                self.attempts[name] = [*manifest.get("shares", ()), *manifest["attempts"]]
+        for state in sorted({path.parent for path in STATE_FOLDER.glob(f"*/*/*{ATTEMPTS_FILE}")}):
+            name = f"{state.parent.name}/{state.name}"
             if name not in self.entries and (spec := self.sizes.spec(name)) is not None:
-                self.attempts[name] = read_attempts(path)
+                files = sorted(state.glob(f"*{ATTEMPTS_FILE}"))
+                self.attempts[name] = [attempt for path in files for attempt in read_attempts(path)]
                 self.entries[name] = unfinished_entry(spec, self.attempts[name])
 
     @property

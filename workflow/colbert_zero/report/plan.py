@@ -25,6 +25,7 @@ from colbert_zero.graph.inventory import Inventory
 from colbert_zero.graph.planned_jobs import planned_rule
 from colbert_zero.graph.planners.evaluation import Row
 from colbert_zero.graph.planners.relations import MismatchError
+from colbert_zero.graph.rules import SHARING_RULES, STAGES, rule_of
 from colbert_zero.graph.study import Study
 from colbert_zero.report.columns import number, size, write_columns
 from colbert_zero.report.costs import Entry
@@ -34,8 +35,6 @@ from colbert_zero.report.offline_study import offline_study
 from colbert_zero.report.sizes import Manifests, Sizes
 
 NOTHING = "–"
-SHARING_RULE = "share_shards"
-"""The rule of the jobs that share the work on a source's shards."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +103,8 @@ class Plan:
     @cached_property
     def missing(self) -> list[Spec]:
         """What is still to be made, without what only lacks its `spec.json`: that costs nothing."""
-        return [spec for spec in self.inventory.to_make if spec.name not in self.inventory.done]
+        whole = self.inventory.done - self.inventory.let_go
+        return [spec for spec in self.inventory.to_make if spec.name not in whole]
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
@@ -116,15 +116,28 @@ class Plan:
     def jobs(self) -> Counter[str]:
         """How many jobs a run of Snakemake has, by rule, without its target and images."""
         jobs = Counter(planned_rule(self.study, spec) for spec in self.inventory.to_make)
-        shares = self.study.resource("build_shards", "jobs")
-        if shares > 1 and jobs["build_shards"]:
-            jobs[SHARING_RULE] = 2 * shares * jobs["build_shards"]
-        return jobs
+        for spec in self.inventory.to_make:
+            jobs[SHARING_RULES[rule_of(spec).image]] += self._shares(spec)
+        return +jobs
+
+    def _shares(self, spec: Spec) -> int:
+        """How many jobs share the work on an artifact before it is published; none make files again."""
+        if spec.name in self.inventory.let_go:
+            return 0
+        rule = rule_of(spec)
+        jobs = self.study.resource(rule.step, "jobs") if rule.step else 1
+        return len(rule.parts) * jobs if jobs > 1 else 0
 
     @cached_property
     def space(self) -> Space:
         """What it takes on disk."""
-        return Space.of({spec.name: spec for spec in self.study.specs.values()}, self.inventory.to_make, self.sizes)
+        return Space.of(
+            {spec.name: spec for spec in self.study.specs.values()},
+            self.inventory.to_make,
+            self.sizes,
+            self.inventory.let_go,
+            keep_indexes=self.study.config["evaluation"]["keep_indexes"],
+        )
 
     def gpu_hours(self, specs: Iterable[Spec]) -> Sum:
         """The GPU-hours of those of some artifacts that are still to be made."""
@@ -176,8 +189,7 @@ class Plan:
         for spec in self.inventory.to_make:
             rule = planned_rule(self.study, spec)
             by_rule.setdefault(f"{rule} {spec.label}" if spec.kind == "models" else rule, []).append(spec)
-        if SHARING_RULE in self.jobs:
-            by_rule[SHARING_RULE] = []
+        by_rule |= {rule: [] for rule in SHARING_RULES.values() if rule in self.jobs}
         for rule, specs in sorted(by_rule.items()):
             estimates = [self.estimates[spec.name] for spec in specs if spec.name in self.estimates]
             sources = Counter(estimate.source for estimate in estimates) or {Source.NONE: 0}
@@ -201,6 +213,11 @@ class Plan:
             f"disk: {size(space.now.known)} now, {space.end.words(size)} at the end{unsized}, "
             f"{space.peak.words(size)} at its peak"
         )
+        if space.passing.known or space.passing.unknown:
+            yield (
+                f"and an index for each job that runs at once, until it is searched: up to {size(space.largest)}, "
+                f"{space.passing.words(size)} for all"
+            )
         if space.by_kind:
             yield "of these at the end: " + ", ".join(
                 f"{kind} {total.words(size)}" for kind, total in space.by_kind.items() if total.known or total.unknown
@@ -210,14 +227,11 @@ class Plan:
 
 
 def _row_header(*costs: str) -> list[str]:
-    return ["row", *STAGE_COLUMNS, "evaluation", *costs]
-
-
-STAGE_COLUMNS = ("unsupervised", "supervised", "distillation")
+    return ["row", *STAGES, "evaluation", *costs]
 
 
 def _by_stage(states: dict[str, str]) -> list[str]:
-    return [states.get(stage, NOTHING) for stage in STAGE_COLUMNS]
+    return [states.get(stage, NOTHING) for stage in STAGES]
 
 
 def changes(before: Plan, config: Config, assignments: Sequence[str]) -> Iterator[str | Block]:
@@ -244,7 +258,8 @@ def changes(before: Plan, config: Config, assignments: Sequence[str]) -> Iterato
     yield _counted(len(new) - len(added), "unchanged", len(there - added), "are there")
     yield _counted(len(added), "new", len(there & added), "are there already, from another config") + _kinds(by_kind)
     orphaned = [old[name] for name in gone if name in before.inventory.done]
-    bytes_left = sum(before.sizes.published_bytes(spec) or 0 for spec in orphaned)
+    on_disk = [spec for spec in orphaned if spec.name not in before.inventory.let_go]
+    bytes_left = sum(before.sizes.published_bytes(spec) or 0 for spec in on_disk)
     kept = f", and stay on disk: {size(bytes_left)}" if orphaned else ""
     yield _counted(len(gone), "no longer needed", len(orphaned), "are there") + kept
     yield ""

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact, Spec
+from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact, Spec, is_let_go
 from colbert_zero.graph.config import CONFIG_FILE, read_config, require_known
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.planners.evaluation import Row
@@ -185,21 +185,27 @@ class Searched:
         if self.index is None:
             self._refuse_many(documents, INDEXED_MAXIMUM, "BM25 keeps no index")
         elif not _is_there(self.index):
-            self._refuse_many(documents, ENCODED_MAXIMUM, f"{self.index.name} is not there")
-            said = f"{self.index.name} is not there: its {documents} documents are encoded now, and not kept"
+            why = "was let go" if is_let_go(self.index.folder) else "is not there"
+            self._refuse_many(documents, ENCODED_MAXIMUM, f"{self.index.name} {why}")
+            said = f"{self.index.name} {why}: its {documents} documents are encoded now, and not kept"
             sys.stderr.write(one_line(said) + "\n")
         return search_words(words, depth, self.run, self.index)
 
     def _refuse_many(self, documents: int, maximum: int, why: str) -> None:
         if documents > maximum:
-            advice = "choose a smaller collection" if self.index is None else "run snakemake to make it"
+            advice = "choose a smaller collection" if self.index is None else _how_to_make(self.index)
             raise UserError(
                 f"{why}, and {self.collection} has {documents} documents, more than {maximum} to do so now: {advice}"
             )
 
 
 def _is_there(spec: Spec) -> bool:
-    return (spec.folder / MANIFEST_FILE).is_file()
+    return (spec.folder / MANIFEST_FILE).is_file() and not is_let_go(spec.folder)
+
+
+def _how_to_make(index: Spec) -> str:
+    again = f"to have it again: snakemake --profile PROFILE {index.again_file}"
+    return again if is_let_go(index.folder) else "run snakemake to make it"
 
 
 def heading(searched: Searched, words: str) -> str:

@@ -58,14 +58,6 @@ class Sizes:
         manifest = self._manifest(spec.name)
         return None if manifest is None else sum(entry["bytes"] for entry in manifest["outputs"].values())
 
-    def source_files(self, name: str) -> int | None:
-        """How many files of the source called `name` hold rows; None of one that is not there."""
-        manifest = self._manifest(name)
-        if manifest is None:
-            return None
-        files = manifest["facts"].get("files")
-        return len(files["train"]) if isinstance(files, dict) and "train" in files else len(manifest["outputs"])
-
     def rows(self, spec: Spec) -> float | None:
         """Rows of a source, of its shards, or of what is made of them, before any is dropped."""
         if spec.kind == "sources":

@@ -18,7 +18,6 @@ from colbert_zero.graph.inventory import Inventory
 from colbert_zero.report.activity import describe_begun
 from colbert_zero.report.columns import write_columns
 from colbert_zero.report.offline_study import offline_study
-from colbert_zero.report.sizes import Manifests, Sizes
 
 NAMED = 2
 """How many of the artifacts that a stage waits for are named."""
@@ -32,17 +31,16 @@ def run(_options: argparse.Namespace) -> int:
     """Write a line for each stage of each row, for the report, and for what else has begun; return 0."""
     study, _ = offline_study(read_config(Path(CONFIG_FILE)))
     inventory = Inventory(study)
-    sizes = Sizes({spec.name: spec for spec in study.specs.values()}, Manifests())
     stages = [(row.name, spec.label, spec) for row in study.rows for spec in row.stages]
     lines = [
-        [name, label, spec.key, _state(spec, inventory), str(spec.folder), _words(spec, inventory, sizes)]
+        [name, label, spec.key, _state(spec, inventory), str(spec.folder), _words(spec, inventory)]
         for name, label, spec in [*stages, (study.name, "report", study.report)]
     ]
     write_columns(lines, right=False)
     shown = {spec.name for _, _, spec in stages} | {study.report.name}
     others = [spec for spec in study.specs.values() if spec.name in inventory.begun - shown]
     write_columns(
-        [[spec.name, "begun", _words(spec, inventory, sizes), f"for {study.rows_using(spec.key)}"] for spec in others],
+        [[spec.name, "begun", _words(spec, inventory), f"for {study.rows_using(spec.key)}"] for spec in others],
         right=False,
     )
     sys.stdout.write(f"{len(inventory.done)} of {len(study.specs)} artifacts of study {study.name} are there\n")
@@ -55,12 +53,12 @@ def _state(spec: Spec, inventory: Inventory) -> str:
     return "begun" if spec.name in inventory.begun else "missing"
 
 
-def _words(spec: Spec, inventory: Inventory, sizes: Sizes) -> str:
+def _words(spec: Spec, inventory: Inventory) -> str:
     """What an artifact that is not there does, or waits for."""
     if spec.name in inventory.done:
         return ""
     if spec.name in inventory.begun:
-        return describe_begun(spec, sizes)
+        return describe_begun(spec)
     missing = inventory.missing_before(spec)
     if not missing:
         return "waits for nothing: run snakemake"

@@ -5,5 +5,6 @@ model.
 Out: `scores/*`, rows of a query, its documents, and their scores, raw and min-max normalised.
 
 Open `scoring.py` first: it chooses the documents to score and writes the scores. `bm25.py` and `neural.py` are the
-teachers.
+steps. What `neural.py` scores in pieces is in `choice.py`; its models are in `rerankers.py` and `late_interaction.py`,
+and `pairs.py` and `pair_encoder.py` make their inputs. `report.py` says what the scores are like.
 """

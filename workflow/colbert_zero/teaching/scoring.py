@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,36 @@ from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
 from colbert_zero.mining.candidates import fuse, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
+from colbert_zero.teaching.report import ScoreReport
+
+
+class RowToScore(NamedTuple):
+    """A query and the documents that a teacher scores.
+
+    Attributes:
+        row: The row's number in the shards.
+        query: Its query.
+        documents: The row's own document first, then its best candidates.
+    """
+
+    row: int
+    query: str
+    documents: list[str]
+
+
+class ToScore(Protocol):
+    """All that a teacher scores."""
+
+    @property
+    def left_out(self) -> int:
+        """How many rows of the shards have too few documents."""
+
+    def records(self) -> Iterator[RowToScore]:
+        """The other rows, ascending."""
 
 
 class DocumentsToScore(NamedTuple):
-    """The queries and documents that a teacher scores.
+    """The queries and documents that a teacher scores, in memory.
 
     Attributes:
         corpus: The corpus that the numbers in `documents` refer to.
@@ -34,33 +59,65 @@ class DocumentsToScore(NamedTuple):
         """The query of each row."""
         return [self.corpus.queries[row] for row in self.rows]
 
-    def texts(self, position: int) -> list[str]:
-        """The texts of one row's documents; `position` is the row's index in `rows`."""
-        return [self.corpus.texts[number] for number in self.documents[position]]
+    @property
+    def left_out(self) -> int:
+        """How many rows of the shards have too few documents."""
+        return len(self.corpus.queries) - len(self.rows)
+
+    def records(self) -> Iterator[RowToScore]:
+        """The rows, ascending."""
+        for row, numbers in zip(self.rows.tolist(), self.documents, strict=True):
+            yield RowToScore(row, self.corpus.queries[row], [self.corpus.texts[number] for number in numbers])
 
 
-def choose_documents(job: Job) -> DocumentsToScore:
+def choose(job: Job, corpus: TrainingCorpus) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
     """Choose `documents` (a setting) documents per row: its own, and the best candidates that are no known positive.
+
+    Args:
+        job: Its input `candidates` has those of each row.
+        corpus: The documents of the job's shards.
+
+    Yields:
+        The number of each row that has enough, and the numbers of its documents.
 
     Raises:
         UserError: No row has enough candidates.
     """
-    corpus, size = TrainingCorpus.from_shards(job.input("shards")), job.settings["documents"]
-    rows, documents = [], []
+    size, found = job.settings["documents"], False
     for row, candidates in enumerate(map(fuse, read_lists(job.inputs("candidates")))):
         is_positive = np.isin(candidates.documents, corpus.known_positives(row))
         negatives = candidates.documents[~is_positive][: size - 1]
         if len(negatives) == size - 1:
-            rows.append(row)
-            documents.append(np.append(corpus.positives[row], negatives))
-    if not rows:
+            found = True
+            yield row, np.append(corpus.positives[row], negatives)
+    if not found:
         raise UserError(
             f"{job.spec.label}: no row has {size} documents to score; ask for fewer documents, or mine deeper"
         )
+
+
+def choose_documents(job: Job) -> DocumentsToScore:
+    """Choose the documents to score, see `choose`.
+
+    Raises:
+        UserError: No row has enough candidates.
+    """
+    corpus = TrainingCorpus.from_shards(job.input("shards"), job.state)
+    rows, documents = zip(*choose(job, corpus), strict=True)
     return DocumentsToScore(corpus, np.array(rows, np.int64), np.array(documents, np.int32))
 
 
-def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
+def refuse_nonfinite(label: str, row: int, raw: npt.NDArray[np.float32]) -> None:
+    """Refuse scores of a row that are no numbers.
+
+    Raises:
+        UserError: One is NaN or infinite; `label` is that of the scores.
+    """
+    if not np.isfinite(raw).all():
+        raise UserError(f"{label}: a score of row {row} is not finite; try the teacher in fp32")
+
+
+def write_scores(job: Job, to_score: ToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
     """Write `rows-*.parquet`: texts, raw scores, and scores that are min-max normalised per query.
 
     Args:
@@ -69,39 +126,28 @@ def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDAr
         scores: The raw scores of each row's documents, in order.
 
     Returns:
-        Counts for the manifest: rows, dropped rows by reason, and how often the row's own document scores highest.
+        Counts for the manifest: rows, dropped rows by reason, and what `ScoreReport` tells of the others.
 
     Raises:
         UserError: A score is not finite, or all rows are dropped.
     """
-    counts: Counter[str] = Counter()
+    report = ScoreReport()
     with RowWriter(job.folder, TEACHER_SCORED_SCHEMA, job.input("shards").spec.settings["rows_per_shard"]) as writer:
-        writer.write_records(_scored_rows(job, to_score, scores, counts))
+        writer.write_records(_scored_rows(job, to_score, scores, report))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: the teacher gives all documents of a query one score, on every row; try another teacher"
         )
-    too_few = len(to_score.corpus.queries) - len(to_score.rows)
-    dropped = {"too few candidates": too_few, "all scores equal": counts["constant"]}
-    return {**writer.facts, "dropped": dropped, "positive_first": counts["positive_first"]}
+    dropped = {"too few candidates": to_score.left_out, "all scores equal": report.constant}
+    return {**writer.facts, "dropped": dropped, **report.facts}
 
 
 def _scored_rows(
-    job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]], counts: Counter[str]
+    job: Job, to_score: ToScore, scores: Iterable[npt.NDArray[np.float32]], report: ScoreReport
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows to write; count in `counts` those dropped as `constant`, and those led by their own document."""
-    for position, raw in enumerate(scores):
-        row = int(to_score.rows[position])
-        if not np.isfinite(raw).all():
-            raise UserError(f"{job.spec.label}: a score of row {row} is not finite; try the teacher in fp32")
-        if raw.min() == raw.max():
-            counts["constant"] += 1
-            continue
-        counts["positive_first"] += bool(raw.argmax() == 0)
-        yield {
-            "row": row,
-            "query": to_score.corpus.queries[row],
-            "documents": to_score.texts(position),
-            "raw": raw,
-            "scores": min_max(raw),
-        }
+    """Yield the rows to write, those whose scores differ; `report` counts all."""
+    for (row, query, documents), raw in zip(to_score.records(), scores, strict=True):
+        refuse_nonfinite(job.spec.label, row, raw)
+        normalised = min_max(raw)
+        if report.add(raw, normalised):
+            yield {"row": row, "query": query, "documents": documents, "raw": raw, "scores": normalised}

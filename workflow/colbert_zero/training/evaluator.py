@@ -13,7 +13,7 @@ import torch
 from pylate import models
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.index import encode_texts
+from colbert_zero.evaluation.encode import encode_texts
 from colbert_zero.evaluation.measure import measure
 from colbert_zero.evaluation.search import search_exact
 from colbert_zero.evaluation.texts import document_texts

@@ -11,11 +11,14 @@ other masks, as another seed would.
 Several processes share a step's queries. Each process encodes its own queries and their documents. Where a loss scores
 a query with the documents of all queries, the processes exchange the document embeddings, and the gradients of the
 embeddings return to the process that encoded the documents.
+
+How many texts are scored at once does not follow from how many are encoded at once: on a GPU, a loss that scored small
+blocks would wait for the start of its many kernels longer than they compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,13 +33,16 @@ from torch import Tensor
 from colbert_zero.graph.console import UserError, log
 from colbert_zero.graph.draws import draw
 from colbert_zero.machine.distributed import SINGLE_PROCESS, ProcessGroup
-from colbert_zero.models.colbert import TokenizedTexts, embed, scoring_mask
+from colbert_zero.models.colbert import TokenizedTexts, embed, scoring_mask, split_by_length
 from colbert_zero.training.losses import Scorer, contrastive, distillation, maxsim, maxsim_pairs
 
 T = TypeVar("T")
 
-PAIRS_PER_BLOCK = 2**24
-"""How many (query token, document) pairs are in memory between a loss and its gradient (128 MiB)."""
+PAIRS_PER_BLOCK = {"cpu": 2**24, "cuda": 2**28}
+"""By device, how many (query token, document) pairs are in memory between a loss and its gradient: of each the largest
+similarity and its place, 8 bytes (128 MiB, 2 GiB)."""
+TOKENS_SCORED = {"cpu": 1, "cuda": 2**17}
+"""By device, padded tokens of documents that are scored at once, in whole chunks, and at least one."""
 MINIMUM_TOKENS_PER_CHUNK = 64
 """Do not halve `tokens_per_chunk` below this number of padded tokens."""
 
@@ -118,9 +124,17 @@ def contrastive_loss(
     return Loss(partial_losses, over_all_documents=True, scale=scale)
 
 
-def distillation_loss(teacher: Tensor, padded_to: int) -> Loss:
+def distillation_loss(
+    teacher: Tensor, padded_to: int, student_temperature: float = 1.0, teacher_temperature: float = 1.0
+) -> Loss:
     """KL divergence from the teacher's scores (queries x documents) of each query's own documents."""
-    return Loss(partial(_distillation_terms, teacher=teacher, padded_to=padded_to), over_all_documents=False)
+    partial_losses = partial(
+        _distillation_terms,
+        teacher=teacher,
+        padded_to=padded_to,
+        temperatures=(student_temperature, teacher_temperature),
+    )
+    return Loss(partial_losses, over_all_documents=False)
 
 
 def _contrastive_terms(
@@ -135,7 +149,8 @@ def _contrastive_terms(
     columns = torch.cat([chunk.rows for chunk in documents]).argsort()
     count = len(queries.rows)
     # A query's loss needs only this query's scores: compute one block of queries after the other, and keep no scores.
-    block_size = max(1, PAIRS_PER_BLOCK // (queries.mask.shape[1] * len(columns)))
+    pairs = PAIRS_PER_BLOCK[columns.device.type]
+    block_size = max(1, pairs // (queries.mask.shape[1] * len(columns)))
     for first in range(0, count, block_size):
         block = queries.slice_rows(slice(first, first + block_size))
         scores = torch.cat(
@@ -145,7 +160,11 @@ def _contrastive_terms(
 
 
 def _distillation_terms(
-    queries: Embeddings, documents: list[Embeddings], teacher: Tensor, padded_to: int
+    queries: Embeddings,
+    documents: list[Embeddings],
+    teacher: Tensor,
+    padded_to: int,
+    temperatures: tuple[float, float],
 ) -> Iterator[Tensor]:
     scores = []
     for chunk in documents:
@@ -154,22 +173,7 @@ def _distillation_terms(
             maxsim_pairs(queries.vectors[query_rows], queries.mask[query_rows], chunk.vectors, chunk.mask, padded_to)
         )
     columns = torch.cat([chunk.rows for chunk in documents]).argsort()
-    yield distillation(torch.cat(scores)[columns].view_as(teacher), teacher)
-
-
-def split_by_length(tokens: TokenizedTexts, tokens_per_chunk: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Split texts into chunks of similar length, each of at most `tokens_per_chunk` padded tokens or of one text.
-
-    Yields:
-        The rows of the texts of one chunk; the longest texts come first.
-    """
-    order = np.argsort(-tokens.lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        width = max(int(tokens.lengths[order[first]]), tokens.minimum_width)
-        count = max(1, tokens_per_chunk // width)
-        yield order[first : first + count]
-        first += count
+    yield distillation(torch.cat(scores)[columns].view_as(teacher), teacher, *temperatures)
 
 
 @dataclass(frozen=True)
@@ -182,40 +186,73 @@ class _Chunk:
     dropout_seed: int
 
 
-class _GatheredDocuments:
-    """The documents of all processes: one buffer holds their embeddings, another the gradients of the embeddings.
+def _scored_together(chunks: Sequence[_Chunk], tokens: int) -> Iterator[list[_Chunk]]:
+    """Join neighbouring chunks, the widest first, while their texts have at most `tokens` tokens at one width."""
+    together: list[_Chunk] = []
+    texts = 0
+    for chunk in chunks:
+        if together and (texts + len(chunk.rows)) * together[0].mask.shape[1] > tokens:
+            yield together
+            together, texts = [], 0
+        together.append(chunk)
+        texts += len(chunk.rows)
+    yield together
 
-    Attributes:
-        documents: The chunks of all processes, numbered throughout the step; a loss adds their gradients to the buffer.
+
+class _StepDocuments:
+    """The documents that a process scores, its own or those of all processes, in the chunks that it scores at once.
+
+    One buffer holds the embeddings, another the gradients that a loss adds to. Chunks that were encoded one by one and
+    are scored together stand below each other, each padded to the widest of them.
     """
 
-    def __init__(self, group: ProcessGroup, local_chunks: list[Embeddings], first_row: int) -> None:
-        """Exchange document embeddings; `first_row` is the number in the step of this process's first document."""
-        self._group, self._local_shapes = group, [chunk.mask.shape for chunk in local_chunks]
-        chunks_by_rank = group.all_gather_object(
-            [(first_row + chunk.rows.cpu().numpy(), chunk.mask.shape) for chunk in local_chunks]
+    def __init__(
+        self, group: ProcessGroup, chunks: Sequence[_Chunk], vectors: Sequence[Tensor], first_row: int, tokens: int
+    ) -> None:
+        """Copy the embeddings of this process's chunks, and exchange them with those of the other processes.
+
+        Args:
+            group: The processes whose documents are scored.
+            chunks: This process's documents, the longest first.
+            vectors: Their embeddings.
+            first_row: The number in the step of this process's first document.
+            tokens: How many padded tokens are scored at once, see `TOKENS_SCORED`.
+        """
+        self._group = group
+        self._local_shapes = [[chunk.mask.shape for chunk in found] for found in _scored_together(chunks, tokens)]
+        rows = np.concatenate([chunk.rows for chunk in chunks])
+        ends = np.cumsum([sum(count for count, _ in shapes) for shapes in self._local_shapes])
+        self._rows_by_rank = group.all_gather_object(
+            [
+                (first_row + own, shapes[0][1])
+                for own, shapes in zip(np.split(rows, ends[:-1]), self._local_shapes, strict=True)
+            ]
         )
-        self._tokens_by_rank = [sum(shape.numel() for _, shape in chunks) for chunks in chunks_by_rank]
-        template = local_chunks[0].vectors
-        vectors = template.new_empty(sum(self._tokens_by_rank), template.shape[2])
-        mask = local_chunks[0].mask.new_empty(sum(self._tokens_by_rank))
-        local_views = zip(local_chunks, self._local_views(vectors), self._local_views(mask), strict=True)
-        for chunk, vector_view, mask_view in local_views:
-            vector_view.copy_(chunk.vectors.detach())
+        self._tokens_by_rank = [sum(len(own) * width for own, width in parts) for parts in self._rows_by_rank]
+        total = sum(self._tokens_by_rank)
+        self._vectors = vectors[0].new_zeros(total, vectors[0].shape[2])
+        self._mask = chunks[0].mask.new_zeros(total)
+        views = zip(chunks, vectors, self._local_views(self._vectors), self._local_views(self._mask), strict=True)
+        for chunk, vector, vector_view, mask_view in views:
+            vector_view.copy_(vector.detach())
             mask_view.copy_(chunk.mask)
-        for buffer in (vectors, mask):
+        for buffer in (self._vectors, self._mask):
             group.all_gather(buffer.split_with_sizes(self._tokens_by_rank))
-        self._gradient = torch.zeros_like(vectors)
-        self.documents = []
+
+    def with_gradient(self) -> list[Embeddings]:
+        """The chunks that are scored at once, numbered throughout the step; a loss adds their gradients to a buffer."""
+        self._gradient = torch.zeros_like(self._vectors)
+        documents = []
         start = 0
-        for rows, shape in (chunk for chunks in chunks_by_rank for chunk in chunks):
-            tokens = slice(start, start + shape.numel())
+        for rows, width in (part for parts in self._rows_by_rank for part in parts):
+            tokens = slice(start, start + len(rows) * width)
             start = tokens.stop
-            gradient_view, vector_view = (buffer[tokens].view(*shape, -1) for buffer in (self._gradient, vectors))
-            step_rows = torch.from_numpy(rows).to(mask.device)
-            self.documents.append(
-                Embeddings.with_gradient(gradient_view, step_rows, vector_view, mask[tokens].view(shape))
+            gradient, vectors = (
+                buffer[tokens].view(len(rows), width, -1) for buffer in (self._gradient, self._vectors)
             )
+            step_rows = torch.from_numpy(rows).to(self._mask.device)
+            documents.append(Embeddings.with_gradient(gradient, step_rows, vectors, self._mask[tokens].view(-1, width)))
+        return documents
 
     def local_gradients(self) -> list[Tensor]:
         """The gradients of this process's documents, summed over the losses of all processes, by chunk."""
@@ -223,11 +260,14 @@ class _GatheredDocuments:
         return self._local_views(self._gradient)
 
     def _local_views(self, buffer: Tensor) -> list[Tensor]:
-        """This process's part of a buffer, as one view per chunk with the chunk's shape."""
-        views = buffer.split_with_sizes(self._tokens_by_rank)[self._group.rank].split_with_sizes(
-            [shape.numel() for shape in self._local_shapes]
-        )
-        return [view.view(*shape, *view.shape[1:]) for view, shape in zip(views, self._local_shapes, strict=True)]
+        """This process's part of a buffer, as one view per encoded chunk with the chunk's shape."""
+        views = []
+        own = buffer.split_with_sizes(self._tokens_by_rank)[self._group.rank]
+        for (rows, width), shapes in zip(self._rows_by_rank[self._group.rank], self._local_shapes, strict=True):
+            scored, own = own.split_with_sizes([len(rows) * width, len(own) - len(rows) * width])
+            texts = scored.view(len(rows), width, *scored.shape[1:]).split_with_sizes([count for count, _ in shapes])
+            views += [view[:, :own_width] for view, (_, own_width) in zip(texts, shapes, strict=True)]
+        return views
 
 
 class GradCache:
@@ -284,31 +324,26 @@ class GradCache:
         keep_graph = self._graph_kept = self._step_tokens <= self.budget.tokens_in_memory
         with torch.set_grad_enabled(keep_graph):
             vectors = self._run_on_all(lambda: [self._embed(chunk) for chunk in chunks])
-        # The loss works on detached copies; their gradients are propagated through the model below.
-        document_embeddings = [
-            Embeddings(self._device_rows(chunk), vector.detach().requires_grad_(), chunk.mask)
-            for chunk, vector in zip(document_chunks, vectors[len(query_chunks) :], strict=True)
-        ]
-        local_rows, gathered = slice(0, len(queries)), None
-        if loss.over_all_documents and self.group.size > 1:
-            local_rows = self.group.local_slice(query_count or len(queries))
+        local_rows, first_document, group = slice(0, len(queries)), 0, SINGLE_PROCESS
+        if loss.over_all_documents:
+            group = self.group
+            local_rows = group.local_slice(query_count or len(queries))
             first_document = local_rows.start * (len(documents) // len(queries))
-            gathered = _GatheredDocuments(self.group, document_embeddings, first_document)
-            document_embeddings = gathered.documents
+        # The loss works on detached copies; their gradients are propagated through the model below.
         query_embeddings = self._join_queries(local_rows, query_chunks, vectors[: len(query_chunks)])
+        step_documents = _StepDocuments(
+            group, document_chunks, vectors[len(query_chunks) :], first_document, TOKENS_SCORED[self.device.type]
+        )
         if not keep_graph:
             vectors.clear()
         weight = len(queries) / (query_count or len(queries))
         total = self._run_on_all(
-            lambda: self._backward_through_loss(loss, query_embeddings, document_embeddings, weight)
+            lambda: self._backward_through_loss(loss, query_embeddings, step_documents.with_gradient(), weight)
         )
         query_gradient = query_embeddings.vectors.grad
         assert query_gradient is not None
         gradients = [query_gradient[self._device_rows(chunk), : chunk.mask.shape[1]] for chunk in query_chunks]
-        if gathered is None:
-            gradients += [chunk.vectors.grad for chunk in document_embeddings if chunk.vectors.grad is not None]
-        else:
-            gradients += gathered.local_gradients()
+        gradients += step_documents.local_gradients()
         self._run_on_all(lambda: self._backward_through_model(chunks, vectors, gradients))
         return total
 

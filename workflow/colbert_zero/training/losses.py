@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIMILARITIES_PER_BLOCK = 2**24
-"""How many similarities are in memory at once (64 MiB in fp32)."""
+SIMILARITIES_PER_BLOCK = {"cpu": 2**24, "cuda": 2**28}
+"""By device, how many similarities are in memory at once (in fp32 64 MiB, 1 GiB)."""
 EPSILON = 1e-8
 """Keeps the min-max normalisation of equal scores finite; PyLate's value."""
 
@@ -35,13 +35,15 @@ class _MaxSimilarity(torch.autograd.Function):
     def forward(ctx: Any, tokens: Tensor, documents: Tensor) -> Tensor:
         """Maxima (tokens x documents) of `tokens` (tokens x dimensions) over `documents` (documents x length x …)."""
         count, length, _ = documents.shape
-        documents_per_block = max(1, SIMILARITIES_PER_BLOCK // max(1, len(tokens) * length))
+        similarities = SIMILARITIES_PER_BLOCK[tokens.device.type]
+        documents_per_block = max(1, similarities // max(1, len(tokens) * length))
         maxima, positions = [], []
         for first in range(0, count, documents_per_block):
             block = documents[first : first + documents_per_block]
             values, indices = (tokens @ block.flatten(0, 1).T).view(len(tokens), -1, length).max(dim=-1)
             maxima.append(values)
-            positions.append(indices)
+            # Half of what PyTorch's int64 takes until the backward pass, and faster to sort there.
+            positions.append(indices.to(torch.int32))
         ctx.save_for_backward(tokens, documents, torch.cat(positions, dim=1))
         return torch.cat(maxima, dim=1)
 
@@ -54,7 +56,7 @@ class _MaxSimilarity(torch.autograd.Function):
         weights = gradients[0].to(sum_dtype)
         document_tokens = documents.flatten(0, 1).to(sum_dtype)
         # For each query token and document, the row of `document_tokens` that had the maximum.
-        best_rows = positions + torch.arange(count, device=positions.device) * length
+        best_rows = positions + torch.arange(count, dtype=torch.int32, device=positions.device) * length
         tokens_gradient = F.embedding_bag(best_rows, document_tokens, per_sample_weights=weights, mode="sum")
         # The documents' gradient has the same terms, grouped by document token. Sorting them fixes the order of the
         # additions; the order of atomic additions would differ from run to run.
@@ -132,18 +134,27 @@ def contrastive(scores: Tensor, targets: Tensor, temperature: float | Tensor) ->
     return F.cross_entropy(scores / temperature, targets)
 
 
-def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+def distillation(
+    student: Tensor, teacher: Tensor, student_temperature: float = 1.0, teacher_temperature: float = 1.0
+) -> Tensor:
     """KL divergence of the student's distribution over a query's documents from the teacher's, mean over queries.
 
-    The student's scores are min-max normalised per query; the teacher's scores are taken as they are.
+    The student's scores are min-max normalised per query; the teacher's scores are taken as they are. Each side's are
+    divided by its temperature before the softmax: with scores from 0 to 1, a temperature of 1 leaves the targets flat.
+    The loss is multiplied by the square of the student's temperature, which keeps the size of its gradient (Hinton et
+    al., 2015, section 2), as in sentence-transformers' MultiVectorDistillKLDivLoss.
 
     Args:
         student: Scores, queries x documents.
         teacher: Scores of the same documents.
+        student_temperature: Above 0; the reference has 1.
+        teacher_temperature: Above 0; the reference has 1.
 
     Returns:
         A scalar.
     """
     low, high = student.min(dim=1, keepdim=True).values, student.max(dim=1, keepdim=True).values
-    normalised = (student - low) / (high - low + EPSILON)
-    return F.kl_div(normalised.log_softmax(dim=-1), teacher.log_softmax(dim=-1), reduction="batchmean", log_target=True)
+    scaled = (student - low) / (high - low + EPSILON) / student_temperature
+    targets = (teacher / teacher_temperature).log_softmax(dim=-1)
+    divergence = F.kl_div(scaled.log_softmax(dim=-1), targets, reduction="batchmean", log_target=True)
+    return divergence * student_temperature**2

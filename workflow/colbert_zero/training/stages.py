@@ -65,6 +65,8 @@ class Stage:
         negatives: Negatives per query, the first ones of each row's list (supervised). The plan of the batches says how
             many a source gives, at most this number; without it, the row of a step with the fewest decides.
         documents: Documents per query, the first ones of each row's list (distillation).
+        student_temperature: Divides the student's scores, once they are normalised (distillation).
+        teacher_temperature: Divides the teacher's scores (distillation).
     """
 
     stage: str
@@ -86,6 +88,8 @@ class Stage:
     gradient_scale: float = 1.0
     negatives: int = 0
     documents: int = 0
+    student_temperature: float = 1.0
+    teacher_temperature: float = 1.0
 
     @property
     def encoding(self) -> EncodingSettings:
@@ -117,7 +121,7 @@ class Stage:
             ]
             return Batch(queries, documents)
         documents = _first_items(table, "documents", self.documents, where).to_pylist()
-        scores = _first_items(table, "scores", self.documents, where).to_numpy(zero_copy_only=False).astype(np.float32)
+        scores = _first_items(table, "scores", self.documents, where).to_numpy().astype(np.float32)
         if not np.isfinite(scores).all():
             raise UserError(f"{where}: a teacher score is not finite; make the scores again")
         return Batch(queries, documents, torch.from_numpy(scores).view(len(queries), -1))
@@ -135,7 +139,9 @@ class Stage:
             scorer: Scores each query with the documents of all queries.
         """
         if batch.teacher is not None:
-            return distillation_loss(batch.teacher.to(device), self.document_length)
+            return distillation_loss(
+                batch.teacher.to(device), self.document_length, self.student_temperature, self.teacher_temperature
+            )
         per_query = len(batch.documents) // len(batch.queries)
         return contrastive_loss(
             per_query,
@@ -154,7 +160,7 @@ class Stage:
         warmup_steps = math.ceil(steps * self.warmup_ratio)
         if step < warmup_steps:
             return self.learning_rate * step / warmup_steps
-        return self.learning_rate * (steps - step) / max(1, steps - warmup_steps)
+        return self.learning_rate * (steps - step) / (steps - warmup_steps)
 
 
 def _column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:

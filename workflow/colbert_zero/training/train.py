@@ -54,7 +54,7 @@ from colbert_zero.machine.memory import available_memory_mb
 from colbert_zero.machine.slurm import deadline_is_near
 from colbert_zero.models.colbert import drawn_parts, load_colbert, save_colbert
 from colbert_zero.models.loading import model_name
-from colbert_zero.training.budget import TOKENS_IN_MEMORY, TOKENS_PER_CHUNK, cpu_budget
+from colbert_zero.training.budget import TOKENS_IN_MEMORY, TOKENS_PER_CHUNK, cpu_budget, free_gpu_bytes, gpu_budget
 from colbert_zero.training.checkpoints import Checkpoint, Checkpoints
 from colbert_zero.training.fused import check_fused, fused_maxsim
 from colbert_zero.training.gradcache import GradCache, MemoryBudget
@@ -73,7 +73,7 @@ SCORERS: dict[str, Scorer] = {"torch": maxsim, "fused": fused_maxsim}
 
 
 @contextmanager
-def catch_stop_signals(keep_handlers: bool = False) -> Iterator[Callable[[int], bool]]:
+def catch_stop_signals(keep_handlers: bool) -> Iterator[Callable[[int], bool]]:
     """Record SIGTERM, SIGINT and SIGUSR1 instead of ending the process; with `keep_handlers` also afterwards.
 
     Yields:
@@ -201,7 +201,7 @@ def _build_trainer(job: Job, device: str, group: ProcessGroup = SINGLE_PROCESS) 
         name=model_name(start),
     )
     if options.maxsim == "fused":
-        check_fused(stage.stage, device, stage.precision, model.get_sentence_embedding_dimension() or stage.dimensions)
+        check_fused(stage.stage, device, stage.precision, stage.dimensions)
     grad_cache = GradCache(model, _memory_budget(job, model, device, stage), stage.precision, stage.seed, group)
     workers = LOADER_WORKERS[device] if options.loader_workers is None else options.loader_workers
     loader = BatchLoader(plan, stage, model, group, workers)
@@ -209,12 +209,15 @@ def _build_trainer(job: Job, device: str, group: ProcessGroup = SINGLE_PROCESS) 
 
 
 def _memory_budget(job: Job, model: models.ColBERT, device: str, stage: Stage) -> MemoryBudget:
-    """How much to compute at once: what the flags say, else what suits the device and, on a CPU, the memory."""
+    """How much to compute at once: what the flags say, else what suits the device and its memory."""
     options, budget = job.options, MemoryBudget(TOKENS_PER_CHUNK[device], TOKENS_IN_MEMORY)
-    if device == "cpu" and None in (options.tokens_per_chunk, options.tokens_in_memory):
-        memory_mb = (options.memory_mb or available_memory_mb()) // local_size()
-        longest = max(stage.query_length, stage.document_length)
-        budget = cpu_budget(model, memory_mb, longest, stage.precision == "bf16")
+    if None in (options.tokens_per_chunk, options.tokens_in_memory):
+        longest, bf16 = max(stage.query_length, stage.document_length), stage.precision == "bf16"
+        if device == "cpu":
+            memory_mb = (options.memory_mb or available_memory_mb()) // local_size()
+            budget = cpu_budget(model, memory_mb, longest, bf16)
+        else:
+            budget = gpu_budget(model, free_gpu_bytes(), longest, bf16)
     if options.tokens_per_chunk is not None:
         budget = replace(budget, tokens_per_chunk=options.tokens_per_chunk)
     if options.tokens_in_memory is not None:
@@ -294,7 +297,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--tokens-in-memory",
         type=int,
         help="maximum padded tokens of a step with one forward pass; larger steps take two passes and less memory "
-        f"(up to {TOKENS_IN_MEMORY} on a CPU, {TOKENS_IN_MEMORY} on a GPU)",
+        f"(up to {TOKENS_IN_MEMORY} on a CPU, what fits on a GPU)",
     )
     parser.add_argument(
         "--loader-workers",

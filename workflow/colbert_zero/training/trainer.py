@@ -153,7 +153,7 @@ class Trainer:
             detail = ""
         elif typical_norm is not None and norm > EXPLODING_FACTOR * typical_norm:
             detail = f" (usually {typical_norm:.3g})"
-        elif record.get("temperature", 1.0) <= 0:
+        elif self.temperature is not None and record["temperature"] <= 0:
             detail = f", temperature {record['temperature']:.3g}"
         else:
             return

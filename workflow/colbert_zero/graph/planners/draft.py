@@ -25,7 +25,7 @@ class Draft:
         paths: The local file or folder that an artifact is fetched from, by the artifact's key.
     """
 
-    def __init__(self, config: Config, folder: Path, *, remember: bool = True, resolve: Resolve | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, *, remember: bool, resolve: Resolve | None = None) -> None:
         """Start without specs; `remember` digests of local files from one plan to the next.
 
         `resolve` looks up names of the Hub that the study's lock file lacks; without it they are errors.

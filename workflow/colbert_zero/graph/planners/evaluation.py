@@ -9,6 +9,7 @@ from typing import Any
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.limits import DEFAULT_PRECISION
 from colbert_zero.graph.measures import check_measures
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import Collection, CollectionPlanner
@@ -99,6 +100,8 @@ class EvaluationPlanner:
             changed = {name for name, value in encoding.items() if value != trained.get(name)}.union(meant)
             if changed:
                 index["changed"] = sorted(changed)
+            if self._settings["precision"] != DEFAULT_PRECISION:
+                index["precision"] = self._settings["precision"]
             if unknown := {k: v for k, v in collection.minimum_lengths.items() if k not in encoding}:
                 index["minimum_lengths"] = unknown
             inputs = {"model": model, "collection": collection.spec}

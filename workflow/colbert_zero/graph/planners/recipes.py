@@ -14,6 +14,7 @@ from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
 from colbert_zero.graph.planners.relations import (
+    TEMPERATURES,
     check_alignment,
     check_at_most,
     check_batch,
@@ -24,8 +25,8 @@ from colbert_zero.graph.planners.relations import (
 )
 from colbert_zero.graph.planners.sources import SourcePlanner
 from colbert_zero.graph.planners.teaching import TeacherPlanner
+from colbert_zero.graph.rules import STAGES
 
-STAGES = ("unsupervised", "supervised", "distillation")
 REQUIRED_SETTINGS = ("sources", "prompts", "query_length", "document_length", "batch_size", "learning_rate")
 """Settings that every stage must have once defaults, stage and recipe are merged."""
 STAGE_SETTINGS = {
@@ -186,6 +187,8 @@ class RecipePlanner:
         training |= {field: settings[field] for field in (*TRAINING_SETTINGS, *STAGE_SETTINGS[stage])}
         if stage == "supervised" and settings["gradient_scale"] != 1:  # Left out of older specs, which meant 1.
             training["gradient_scale"] = settings["gradient_scale"]
+        if stage == "distillation":
+            training |= {name: settings[name] for name in TEMPERATURES if settings[name] != 1}  # As above.
         model = self._draft.add("models", stage, training, {"start": start, "rows": rows, "batches": batches})
         self._evaluate_during_training(model, encoding, settings.get("evaluate", {}), where)
         return model

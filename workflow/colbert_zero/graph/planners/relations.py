@@ -12,9 +12,11 @@ from colbert_zero.graph.config import Config
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
 
+TEMPERATURES = ("teacher_temperature", "student_temperature")
+"""The settings of a distillation by which the scores of both sides are divided."""
 SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
-    "unsupervised": frozenset({"mining", "negatives", "teacher", "documents", "gradient_scale"}),
-    "supervised": frozenset({"teacher", "documents", "gradient"}),
+    "unsupervised": frozenset({"mining", "negatives", "teacher", "documents", "gradient_scale", *TEMPERATURES}),
+    "supervised": frozenset({"teacher", "documents", "gradient", *TEMPERATURES}),
     "distillation": frozenset(
         {"mining", "negatives", "temperature", "learnable_temperature", "gradient", "gradient_scale"}
     ),

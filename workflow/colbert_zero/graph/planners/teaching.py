@@ -50,10 +50,12 @@ def _neural(
     *,
     kind: str,
 ) -> Spec:
-    """A re-ranker."""
+    """A re-ranker, or a late-interaction model, whose folder says its lengths."""
     neural = dict(teacher[kind])
     model = bases.base(neural.pop("model"), f"teachers.{name}")
-    bases.check(model, f"teachers.{name}", {"maximum_length": neural["maximum_length"]})
+    bases.check(
+        model, f"teachers.{name}", {length: neural[length] for length in ("maximum_length",) if length in neural}
+    )
     settings = {"documents": teacher["documents"], "teacher": {"kind": kind, **neural}}
     inputs: dict[str, Spec | list[Spec]] = {"shards": shards, "candidates": candidates, "model": model}
     return draft.add("scores", f"neural.{shards.label}", settings, inputs)
@@ -63,5 +65,6 @@ KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec, list[Spec]]
     "bm25": _bm25,
     "cross-encoder": partial(_neural, kind="cross-encoder"),
     "causal-lm": partial(_neural, kind="causal-lm"),
+    "late-interaction": partial(_neural, kind="late-interaction"),
 }
 """Kinds of teachers: the config's key, and the function that plans the scores."""
