@@ -180,10 +180,11 @@ rule search_bm25:
         slurm_extra=slurm_extra("search_bm25"),
     params:
         spec=spec_file,
+        heap_mb=heap_mb,
     message:
         "Search {wildcards.label} with BM25"
     shell:
-        "python -m colbert_zero.evaluation.bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.evaluation.bm25 --spec {params.spec:q} --threads {threads} --heap-mb {params.heap_mb} 2> {log:q}"
 
 
 rule measure_run:

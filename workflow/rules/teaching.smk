@@ -20,10 +20,11 @@ rule teach_bm25:
         slurm_extra=slurm_extra("teach_bm25"),
     params:
         spec=spec_file,
+        heap_mb=heap_mb,
     message:
         "Score {wildcards.label} with BM25"
     shell:
-        "python -m colbert_zero.teaching.bm25 --spec {params.spec:q} --threads {threads} 2> {log:q}"
+        "python -m colbert_zero.teaching.bm25 --spec {params.spec:q} --threads {threads} --heap-mb {params.heap_mb} 2> {log:q}"
 
 
 rule teach_neural:
