@@ -7,6 +7,7 @@
 # make test-browser    the report's page in it, on a phone and on a desk: legible, complete, without a request
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
 # make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
+# make test-cluster-paper  on it, some rows of the paper's study, tiny; or all of them (ALL_ROWS=1)
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
 # make bench-mining    hard negatives, against mine_hard_negatives of sentence-transformers: time and memory
@@ -22,7 +23,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster cluster-stop
+.PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster test-cluster-paper
+.PHONY: cluster-stop
 .PHONY: bench-audit bench-data bench-eval bench-mining bench-statistics bench-teaching bench-train check-gpu mutants lock
 
 demo: .venv/installed
@@ -65,8 +67,11 @@ test-demo: demo
 
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster
-	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py tests/cluster/test_paper_part.py
+	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py
 	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
+
+test-cluster-paper: .venv/installed cluster
+	eval "$$(tests/cluster/cluster.sh env)" && ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_paper_part.py
 
 bench-teaching bench-train check-gpu: .venv/peers/installed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import chdir
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from colbert_zero.graph.artifact import SPEC_FILE, Spec, run_step
 from colbert_zero.graph.config import CONFIG_FILE, read_config
+from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.study import Study
 
 KEPT = Path(__file__).parent / "fixtures" / "study-0.1.0"
@@ -64,6 +66,14 @@ def make_study(folder: Path) -> None:
     shutil.copy(KEPT / CONFIG_FILE, folder)
     shutil.copytree(KEPT / "data", folder / "data")
     make_missing(folder, lambda study: [study.report])
+
+
+def make_in_another_process(folder: Path) -> None:
+    """Make the report of the study in `folder`, and all that it rests on, step after step in one process of its own."""
+    program = "import pathlib, finished_study as f; f.make_missing(pathlib.Path(), lambda study: [study.report])"
+    path = os.pathsep.join(str(WORKFLOW.parent / name) for name in ("tests", "workflow"))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, env=environment)
 
 
 def make_missing(folder: Path, wanted: Callable[[Study], Iterable[Spec]]) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from colbert_zero.cli import main
 from colbert_zero.graph.study import Study
+from finished_study import make_in_another_process
 from own_study import CONFIG, write_data
 
 ROOT = Path(__file__).parents[2]
@@ -28,14 +29,6 @@ def command(folder):
 def run(folder):
     done = subprocess.run(command(folder), cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
-
-
-def make_in_one_process(folder):
-    """Make the study without Snakemake: one step after another in one process, with one thread each."""
-    program = "import pathlib, finished_study as f; f.make_missing(pathlib.Path(), lambda study: [study.report])"
-    path = os.pathsep.join((str(ROOT / "tests"), str(ROOT / "workflow")))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, env=environment)
 
 
 def kill_while_training(folder):
@@ -61,9 +54,9 @@ def studies(tmp_path_factory):
         (folder / "data").mkdir()
         write_data(folder / "data")
         # Several jobs make the other one's shards.
-        resources = {} if folder == folders[0] else {"build_shards": {"jobs": 3}}
+        resources = {} if folder == folders[0] else {"build_shards": {"jobs": 2}}
         (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"resources": resources}))
-    make_in_one_process(folders[0])
+    make_in_another_process(folders[0])
     kill_while_training(folders[1])
     status, output = run(folders[1])
     assert status == 0, output
