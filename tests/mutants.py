@@ -270,7 +270,12 @@ def main() -> int:
     ):
         for module in modules_in(options.modules):
             source = (ROOT / PACKAGE / module).read_text(encoding="utf-8")
-            to_try = [mutant for mutant in mutants(module, source) if mutant.block not in equal]
+            found = list(mutants(module, source))
+            to_try = [mutant for mutant in found if mutant.block not in equal]
+            for block in sorted(equal - {mutant.block for mutant in found}):
+                if block.startswith(f"{module}\n"):
+                    print(f"\n{EQUAL.name} has a change of code that is no longer there:\n{block}\n", flush=True)
+                    failed = True
             tests = tests_of(module)
             seconds = pool.apply(_seconds, [tests]) if to_try else 0.0
             if isinstance(seconds, str):

@@ -8,7 +8,9 @@ and number of threads give the same bytes; on a GPU, PyTorch does not promise th
 
 The documents are encoded in pieces (see `machine.pieces`), which jobs can share: `--part documents --share 2 --jobs 4`.
 Their vectors stay in the state folder until the index is published, and PLAID reads them from there. So the memory
-needed does not grow with them, but the study's disk needs 2 bytes for each component of each vector (MS MARCO: 180 GB).
+needed does not grow with them, but for what fast-plaid itself holds: an object for each document, and the sample that
+k-means sees (MS MARCO: 10 GB, by calculation). The study's disk needs 2 bytes for each component of each vector (180
+GB).
 """
 
 from __future__ import annotations
