@@ -36,7 +36,7 @@ STEPS = {
     "selections": ("training.selection", None),
     "indexes/dense": ("evaluation.dense_index", "add_device_option"),
     "indexes": ("evaluation.index", "add_device_option"),
-    "runs/colbert": ("evaluation.search", "add_device_option"),
+    "runs/colbert": ("evaluation.search", "add_search_options"),
     "runs/dense": ("evaluation.dense_search", "add_device_option"),
     "runs/bm25": ("evaluation.bm25", "add_heap_option"),
     "measures": ("evaluation.measure", None),
@@ -57,7 +57,7 @@ def make(study: Study, spec: Spec) -> None:
     path = study.paths.get(spec.key)
     arguments = ["--spec", spec.text, *([f"--path={path}"] if path else [])]
     add_options = getattr(module, adder) if adder else None
-    assert run_step(module.make, None, arguments, add_options) == 0, spec.name
+    assert run_step(module.make, None, arguments, add_options, getattr(module, "PARTS", None)) == 0, spec.name
 
 
 def make_study(folder: Path) -> None:

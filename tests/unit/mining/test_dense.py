@@ -18,7 +18,7 @@ from colbert_zero.mining import candidates as mining_candidates
 from colbert_zero.mining import dense as mining_dense
 from colbert_zero.mining import nearest as mining_nearest
 from colbert_zero.mining.candidates import read_candidates
-from colbert_zero.mining.dense import PARTS, DenseMining, search
+from colbert_zero.mining.dense import PARTS, DenseMining, find
 from colbert_zero.mining.nearest import SlicedVectors, nearest
 from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
 from mined import publish_model, publish_shards, publish_step
@@ -70,15 +70,15 @@ def test_ties_go_to_the_lower_number() -> None:
 @pytest.fixture
 def small_pieces(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", 4)
-    monkeypatch.setattr(mining_dense, "DOCUMENTS_PER_PIECE", 13)
-    monkeypatch.setattr(mining_dense, "QUERIES_PER_PIECE", 8)
+    monkeypatch.setattr(mining_dense.DenseMining, "documents_per_piece", 13)
+    monkeypatch.setattr(mining_dense.DenseMining, "queries_per_piece", 8)
 
 
 def test_neither_threads_nor_pieces_change_a_byte(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(mining_candidates, "ROWS_PER_GROUP", 4)
     whole = mine(LSA, 9)
-    monkeypatch.setattr(mining_dense, "DOCUMENTS_PER_PIECE", 13)
-    monkeypatch.setattr(mining_dense, "QUERIES_PER_PIECE", 8)
+    monkeypatch.setattr(mining_dense.DenseMining, "documents_per_piece", 13)
+    monkeypatch.setattr(mining_dense.DenseMining, "queries_per_piece", 8)
     monkeypatch.setitem(mining_nearest.QUERIES_PER_BATCH, "cpu", 3)
     pieces = mine(LSA, 9, "--threads", "2")
     assert content_digest(whole.manifest["outputs"]) == content_digest(pieces.manifest["outputs"])
@@ -108,16 +108,16 @@ def test_a_killed_search_goes_on_after_the_last_slice(monkeypatch: MonkeyPatch) 
     spec = Spec("candidates", "dense.mine", {"encoder": LSA, "depth": 9, "killed": True}, expected.spec.inputs)
     searched: list[int] = []
 
-    def search_or_exit(*arguments: Any) -> Any:
+    def find_or_exit(*arguments: Any) -> Any:
         searched.append(len(arguments[1]))
         if len(searched) == 3:
             raise SystemExit
-        return search(*arguments)
+        return find(*arguments)
 
-    monkeypatch.setattr(mining_dense, "search", search_or_exit)
+    monkeypatch.setattr(mining_dense, "find", find_or_exit)
     with pytest.raises(SystemExit):
         publish_step(mining_dense.make, spec)
-    monkeypatch.setattr(DenseMining, "_encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(DenseMining, "prepare", lambda *_: pytest.fail("encoded again"))
     assert publish_step(mining_dense.make, spec).manifest["outputs"] == expected.manifest["outputs"]
     assert searched == [8] * 8 + [4]
 
@@ -136,7 +136,7 @@ def test_candidates_are_bit_by_bit_those_of_faiss() -> None:
     index.add(documents)
     _, retrieved = index.search(queries, 50 + mining_dense.RESCORED_BEYOND_DEPTH)
     sliced = SlicedVectors([documents[start : start + 700] for start in range(0, 3000, 700)])
-    found = list(search(sliced, queries, positives, 50))
+    found = list(find(sliced, queries, positives, 50))
     for query, numbers, positive, candidates in zip(queries, np.sort(retrieved), positives, found, strict=True):
         scores = np.einsum("ij,j->i", documents[numbers].astype(np.float64), query.astype(np.float64))
         best = np.argsort(-scores.astype(np.float32), kind="stable")[:50]

@@ -41,8 +41,8 @@ def test_several_jobs_find_the_same_candidates_in_slices(tmp_path: Path, monkeyp
     source = publish_shards([(QUERIES[row], DOCUMENTS[row]) for row in range(60)])
     settings, inputs = {"k1": K1, "b": B, "depth": 20}, {"shards": [source.name]}
     expected = publish_step(make, Spec("candidates", "bm25.mine", settings, inputs), add_options=add_heap_option)
-    monkeypatch.setattr(mining_bm25, "DOCUMENTS_PER_PIECE", 17)
-    monkeypatch.setattr(mining_bm25, "QUERIES_PER_PIECE", 16)
+    monkeypatch.setattr(mining_bm25.Bm25Mining, "documents_per_piece", 17)
+    monkeypatch.setattr(mining_bm25.Bm25Mining, "queries_per_piece", 16)
     spec = Spec("candidates", "bm25.mine", settings | {"jobs": 3}, inputs)
     for part in PARTS:
         for share in ("3", "1", "2"):

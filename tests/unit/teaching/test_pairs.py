@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.processors import BertProcessing
 from transformers import PreTrainedTokenizerFast
 
+from colbert_zero.models.batches import batches_by_length
 from colbert_zero.teaching.pair_encoder import PairEncoder
-from colbert_zero.teaching.pairs import Inputs, Pairs, batches_by_length, longest_first, score_batches
+from colbert_zero.teaching.pairs import Inputs, Pairs, longest_first, score_batches
 
 WORDS = [*"abcdefgh", "sky", "blue"]
 lengths = st.lists(st.integers(0, 40), min_size=1, max_size=12)

@@ -19,10 +19,10 @@ from pytest import CaptureFixture, MonkeyPatch
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.machine.slurm import DEADLINE_VARIABLE
-from colbert_zero.teaching import choice, neural
+from colbert_zero.teaching import neural, scoring
 from colbert_zero.teaching.pairs import Pair, Scores
 from colbert_zero.teaching.rerankers import INSTRUCTION
-from colbert_zero.teaching.scoring import RowToScore, choose_documents
+from colbert_zero.teaching.scoring import choose_documents
 from colbert_zero.teaching.teacher import Teacher
 from mined import publish_candidates, publish_model, publish_shards, rows_in
 from tiny_models import tiny_causal_lm
@@ -36,8 +36,7 @@ FLAGS = ("--device", "cpu")
 @pytest.fixture(autouse=True)
 def small_pieces(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(choice, "ROWS_PER_PIECE", 4)
-    monkeypatch.setattr(choice, "TEXTS_PER_BATCH", 5)
+    monkeypatch.setattr(neural, "ROWS_PER_PIECE", 4)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ class Counting(Teacher):
         self.scored: list[Pair] = []
 
     def tokenise(self, pairs: Any) -> Any:
-        raise NotImplementedError
+        """What `score` here does not call."""
 
     def score(self, pairs: Sequence[Pair], threads: int = 1) -> Scores:
         self.scored += pairs
@@ -96,22 +95,21 @@ def expected_outputs() -> Any:
     return Artifact.open(alone.name).manifest["outputs"]
 
 
-def test_what_is_on_disk_is_what_is_chosen_in_memory(tmp_path: Path, teacher: Counting) -> None:
-    found: dict[str, Any] = {}
+def test_documents_are_chosen_once(monkeypatch: MonkeyPatch) -> None:
+    found: list[Any] = []
 
     def look(job: Any) -> Any:
-        in_memory = choose_documents(job)
-        folder = tmp_path / "choice"
-        folder.mkdir()
-        on_disk = choice.Choice(folder, choice.write_choice(job, folder)["left_out"])
-        found["memory"], found["disk"] = list(in_memory.records()), list(on_disk.records())
-        found["pieces"] = [len(on_disk.piece(number)) for number in range(on_disk.pieces)]
-        assert on_disk.left_out == in_memory.left_out == 3
+        found.append(choose_documents(job))
+        monkeypatch.setattr(scoring, "read_lists", None)
+        found.append(choose_documents(job))
         return {}
 
     assert run_step(look, None, ["--spec", spec_of().text]) == 0
-    assert found["memory"] == found["disk"] and found["pieces"] == [4, 4, 4, 4, 4]
-    assert found["disk"][0] == RowToScore(1, "question 1", [TEXTS[1][1], TEXTS[2][1], TEXTS[6][1]])
+    chosen, again = found
+    assert chosen.rows.tolist() == again.rows.tolist() == [row for row in range(ROWS) if row % 10]
+    assert chosen.documents.tolist() == again.documents.tolist()
+    assert chosen.query(0) == "question 1"
+    assert chosen.texts(0) == [TEXTS[number][1] for number in (1, 2, 6)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7])
@@ -146,7 +144,7 @@ def test_a_failed_piece_costs_no_other(teacher: Counting, monkeypatch: MonkeyPat
         run(spec)
     monkeypatch.setattr(teacher, "score", score)
     # The documents are chosen once.
-    monkeypatch.setattr(neural, "write_choice", None)
+    monkeypatch.setattr(scoring, "read_lists", None)
     assert run(spec) == 0
     assert len(teacher.scored) == len(set(teacher.scored)) == (ROWS - 3) * DOCUMENTS
     assert Artifact.open(spec.name).manifest["outputs"] == expected
@@ -199,9 +197,9 @@ PROGRAM = """
 import sys
 from colbert_zero.graph.artifact import run_step
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.teaching import choice, neural
+from colbert_zero.teaching import neural
 
-choice.ROWS_PER_PIECE = 4
+neural.ROWS_PER_PIECE = 4
 sys.exit(run_step(neural.make, None, None, add_device_option, neural.PARTS))
 """
 

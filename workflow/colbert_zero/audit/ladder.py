@@ -85,7 +85,7 @@ CPU_FACTOR = 100.0
 """How much longer a step takes on a CPU than on a GPU, roughly: decides whether to begin a retraining at all."""
 TABLE_POINTS = 1.0
 """How far two values of a table may be apart, in points: other processors moved means of the embedded study by 0.64."""
-OPTION_ADDERS = {"evaluation.index": "add_device_option", "evaluation.search": "add_device_option"}
+OPTION_ADDERS = {"evaluation.index": "add_device_option", "evaluation.search": "add_search_options"}
 """The function that adds a step's flags, where it is not `add_heap_option`."""
 
 
@@ -207,7 +207,7 @@ def _make_here(sandbox: Sandbox, artifact: Artifact) -> Artifact:
     module: Any = import_module(name)
     arguments = ["--spec", artifact.spec.text, *sandbox.arguments(artifact)]
     with chdir(sandbox.folder), _quiet():
-        if run_step(module.make, None, arguments, getattr(module, adder)):
+        if run_step(module.make, None, arguments, getattr(module, adder), getattr(module, "PARTS", None)):
             raise UserError("its command failed here: the message is above")
     return sandbox.made(artifact)
 

@@ -50,14 +50,12 @@ from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.machine.pieces import Part
+from colbert_zero.machine.pieces import LOCK_WAIT_SECONDS, Part
 
 ROWS_PER_WRITE = 512
 """Rows converted and written at once: with 32 documents each, far below the 2 GB that an Arrow column may hold."""
 SHARD_FILE = "rows.parquet"
 """The name of a shard while it is a piece."""
-LOCK_WAIT_SECONDS = 3600.0
-"""How long to wait for another job that runs `prepare`."""
 
 
 class RowFormat(Protocol):

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import RetryableError, log
-from colbert_zero.graph.text_files import replace_text, sync
+from colbert_zero.graph.locks import acquire_lock
+from colbert_zero.graph.text_files import replace_text, sync, sync_folder
 from colbert_zero.machine.pool import run_parallel
 from colbert_zero.machine.slurm import deadline_is_near
 
@@ -27,6 +28,8 @@ FACTS_FILE = "facts.json"
 PLAN_FILE = "part.json"
 """How many pieces a part has and what they are, beside them: for whoever looks how far it is."""
 ALL = slice(None)
+LOCK_WAIT_SECONDS = 3600.0
+"""How long a job waits for another that does what is done once for all of them."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,32 @@ class Part:
             (unfinished / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
             # On disk before the name is: a power loss would otherwise leave a piece of zeros, which counts as done.
             for path in sorted(unfinished.rglob("*")):
-                sync(path)
+                (sync_folder if path.is_dir() else sync)(path)
             os.replace(unfinished, piece)
         except OSError:
             if not piece.is_dir():
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def make_once(folder: Path, doing: str, write: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """Do what the jobs that share some work need done once: the first one does it, while the others wait.
+
+    Args:
+        folder: A folder in the artifact's state folder.
+        doing: What is done, for the message of a job that waits: `reading the corpus of ...`.
+        write: Writes files into an empty folder, and returns facts about them (JSON values).
+
+    Returns:
+        The folder with the files, which is in `folder`.
+
+    Raises:
+        RetryableError: The time of the SLURM job is nearly up.
+        UserError: Another job has been at it for more than `LOCK_WAIT_SECONDS`.
+    """
+    part = Part(folder, 1, "folders", lambda _, piece: write(piece))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with acquire_lock(folder.with_name(f"{folder.name}.lock"), doing, wait_seconds=LOCK_WAIT_SECONDS):
+        part.make()
+    return part.piece(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,12 +18,9 @@ import pyarrow as pa
 
 from colbert_zero.data.rows import RowReader, text_digests
 from colbert_zero.graph.artifact import Artifact
-from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.machine.pieces import Part
+from colbert_zero.machine.pieces import make_once
 
 TEXTS_SCHEMA = pa.schema([("text", pa.large_string())])
-LOCK_WAIT_SECONDS = 3600.0
-"""How long to wait for another job that reads the corpus."""
 
 
 class MappedTexts(Sequence[str]):
@@ -90,12 +87,7 @@ class TrainingCorpus:
         Raises:
             UserError: A file is missing, truncated or edited.
         """
-        read = Part(state / "corpus", 1, f"corpora of {shards.name} read", lambda _, folder: _read(shards, folder))
-        state.mkdir(parents=True, exist_ok=True)
-        lock = state / "corpus.lock"
-        with acquire_lock(lock, f"reading the corpus of {shards.name}", wait_seconds=LOCK_WAIT_SECONDS):
-            read.make()
-        folder = read.piece(0)
+        folder = make_once(state / "corpus", f"reading the corpus of {shards.name}", partial(_read, shards))
         positives, query_of_row = (np.load(folder / f"{name}.npy") for name in ("positives", "query_of_row"))
         return cls(
             MappedTexts(folder / "documents.arrow"), MappedTexts(folder / "queries.arrow"), positives, query_of_row

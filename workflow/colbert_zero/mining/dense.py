@@ -21,28 +21,25 @@ import torch
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option, choose_device
-from colbert_zero.machine.pieces import Part
-from colbert_zero.mining.candidates import Candidates, join_candidates, write_candidates
-from colbert_zero.mining.corpus import TrainingCorpus
+from colbert_zero.mining.candidates import Candidates, write_candidates
 from colbert_zero.mining.nearest import SlicedVectors, nearest
+from colbert_zero.mining.sliced import SlicedMining, parts_of
 from colbert_zero.models.encoders import Encoder, Vectors, load_encoder
 
-DOCUMENTS_PER_PIECE = QUERIES_PER_PIECE = 16_384
-"""Texts that are encoded together, sorted by length so that a batch needs little padding. The last bits of a vector may
-depend on the texts beside its own, so these numbers decide bytes."""
 QUERIES_PER_RESCORING = 64
 RESCORED_BEYOND_DEPTH = 16
 """Documents to retrieve beyond the depth: before the rescoring, rounding may swap documents near the cut-off."""
 VECTORS_FILE = "vectors.npy"
 
 
-class DenseMining:
-    """The work on one artifact: its parts, and what they share."""
+class DenseMining(SlicedMining):
+    """Mining with an encoder, which is loaded when there is something to encode.
 
-    def __init__(self, job: Job) -> None:
-        """Open the corpus; the encoder is loaded when there is something to encode."""
-        self._job = job
-        self.corpus = TrainingCorpus.from_shards(job.input("shards"), job.state)
+    A slice is encoded together, sorted by length so that a batch needs little padding. The last bits of a vector may
+    depend on the texts beside its own, so the sizes of slices decide bytes.
+    """
+
+    documents_per_piece = 16_384
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -56,20 +53,10 @@ class DenseMining:
             return "cpu"
         return choose_device(self._job)
 
-    def documents(self) -> Part:
-        """The first part of the work: the vectors of the documents."""
-        count = -(-len(self.corpus) // DOCUMENTS_PER_PIECE)
-        return Part(self._job.state / "documents", count, "slices of documents encoded", self._encode)
-
-    def queries(self) -> Part:
-        """The second part, once all documents are encoded: the candidates of the queries."""
-        count = -(-len(self.corpus.queries) // QUERIES_PER_PIECE)
-        return Part(self._job.state / "queries", count, "slices of queries searched", self._search)
-
-    def _encode(self, number: int, folder: Path) -> Mapping[str, Any]:
+    def prepare(self, number: int, folder: Path) -> Mapping[str, Any]:
         """Write the vectors of a slice of the documents."""
-        first = number * DOCUMENTS_PER_PIECE
-        vectors = self._encoder.encode_documents(self.corpus.texts[first : first + DOCUMENTS_PER_PIECE])
+        first = number * self.documents_per_piece
+        vectors = self._encoder.encode_documents(self.corpus.texts[first : first + self.documents_per_piece])
         _refuse_nonfinite(vectors, "document", first)
         np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
         return {"documents": len(vectors)}
@@ -80,13 +67,13 @@ class DenseMining:
         files = [part.piece(number) / VECTORS_FILE for number in range(part.count)]
         return SlicedVectors([np.load(file, mmap_mode="r", allow_pickle=False) for file in files])
 
-    def _search(self, number: int, folder: Path) -> Mapping[str, Any]:
+    def search(self, number: int, folder: Path) -> Mapping[str, Any]:
         """Write the candidates of a slice of the queries."""
-        first = number * QUERIES_PER_PIECE
-        queries = self._encoder.encode_queries(self.corpus.queries[first : first + QUERIES_PER_PIECE])
+        first = number * self.queries_per_piece
+        queries = self._encoder.encode_queries(self.corpus.queries[first : first + self.queries_per_piece])
         _refuse_nonfinite(queries, "query", first)
-        positives = self.corpus.positives[first : first + QUERIES_PER_PIECE]
-        candidates = search(self._documents, queries, positives, self._job.settings["depth"], self._device)
+        positives = self.corpus.positives[first : first + self.queries_per_piece]
+        candidates = find(self._documents, queries, positives, self._job.settings["depth"], self._device)
         return write_candidates(folder, candidates, self.corpus.positives, first)
 
 
@@ -98,7 +85,7 @@ def _refuse_nonfinite(vectors: Vectors, what: str, first: int) -> None:
         )
 
 
-def search(
+def find(
     documents: SlicedVectors, queries: Vectors, positives: npt.NDArray[np.int32], depth: int, device: str = "cpu"
 ) -> Iterator[Candidates]:
     """Yield the `depth` documents with the highest scores for each query.
@@ -130,17 +117,12 @@ def _inner_products(documents: Vectors, query: npt.NDArray[np.float32]) -> npt.N
     return products.astype(np.float32)
 
 
-PARTS = {"documents": lambda job: DenseMining(job).documents(), "queries": lambda job: DenseMining(job).queries()}
-"""The parts of the work, which jobs can share."""
+PARTS = parts_of(DenseMining)
 
 
 def make(job: Job) -> Mapping[str, Any]:
     """Write `candidates.parquet`."""
-    mining = DenseMining(job)
-    mining.documents().make()
-    queries = mining.queries()
-    queries.make()
-    return {**join_candidates(job.folder, queries), "documents": len(mining.corpus)}
+    return DenseMining(job).mine()
 
 
 if __name__ == "__main__":

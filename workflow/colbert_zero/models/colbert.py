@@ -34,6 +34,7 @@ from colbert_zero.graph.model_folder import (
     transformer_folder,
 )
 from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
+from colbert_zero.models.batches import batches_by_length
 from colbert_zero.models.loading import (
     HEADS,
     POOLER,
@@ -258,16 +259,10 @@ class TokenizedTexts:
 def split_by_length(tokens: TokenizedTexts, tokens_per_chunk: int) -> Iterator[npt.NDArray[np.int64]]:
     """Split texts into chunks of similar length, each of at most `tokens_per_chunk` padded tokens or of one text.
 
-    Yields:
-        The rows of the texts of one chunk; the longest texts come first.
+    Returns:
+        For each chunk the rows of its texts; the longest texts come first.
     """
-    order = np.argsort(-tokens.lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        width = max(int(tokens.lengths[order[first]]), tokens.minimum_width)
-        count = max(1, tokens_per_chunk // width)
-        yield order[first : first + count]
-        first += count
+    return batches_by_length(tokens.lengths, tokens_per_chunk, tokens.minimum_width)
 
 
 def tokenize(

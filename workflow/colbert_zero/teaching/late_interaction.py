@@ -13,8 +13,16 @@ import torch
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.saved_encoding import read_saved_encoding
-from colbert_zero.models.colbert import EncodingSettings, TokenizedTexts, embed, load_colbert, scoring_mask, tokenize
-from colbert_zero.teaching.pairs import TOKENS_PER_BATCH, Ids, Pairs, Scores, batches_by_length
+from colbert_zero.models.colbert import (
+    EncodingSettings,
+    TokenizedTexts,
+    embed,
+    load_colbert,
+    scoring_mask,
+    split_by_length,
+    tokenize,
+)
+from colbert_zero.teaching.pairs import TOKENS_PER_BATCH, Ids, Pairs, Scores
 from colbert_zero.teaching.teacher import Teacher
 
 PAIRS_AT_ONCE = 256
@@ -59,7 +67,7 @@ class LateInteractionTeacher(Teacher):
     def _score(self, pairs: Pairs, queries: TokenizedTexts, documents: TokenizedTexts) -> Scores:
         of_queries, queries_mask = self._embed_queries(queries)
         order, found = [], []
-        for rows in batches_by_length(documents.lengths, TOKENS_PER_BATCH[self._device]):
+        for rows in split_by_length(documents, TOKENS_PER_BATCH[self._device]):
             vectors, mask = self._embed(documents, rows, is_query=False)
             column = np.full(len(documents), -1)
             column[rows] = np.arange(len(rows))
@@ -78,7 +86,7 @@ class LateInteractionTeacher(Teacher):
         width = max(int(queries.lengths.max()), queries.minimum_width)
         mask = torch.zeros(len(queries), width, dtype=torch.bool, device=self._device)
         vectors: torch.Tensor | None = None
-        for rows in batches_by_length(queries.lengths, TOKENS_PER_BATCH[self._device]):
+        for rows in split_by_length(queries, TOKENS_PER_BATCH[self._device]):
             some, counts = self._embed(queries, rows, is_query=True)
             if vectors is None:
                 vectors = some.new_zeros(len(queries), width, some.shape[-1])

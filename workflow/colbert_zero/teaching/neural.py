@@ -4,7 +4,7 @@
 
 A thousand rows are a piece of the work (see `machine.pieces`): a retry resumes, and several jobs can share the pieces.
 The pairs of one piece alone decide its scores, so these do not depend on who makes them. However many rows there are,
-whoever scores them holds those of a piece; only the first, who chooses the documents, holds the corpus.
+whoever scores them holds the texts of a piece.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ import numpy as np
 import torch
 
 from colbert_zero.graph.artifact import Job, run_step
-from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.machine.devices import add_device_option, choose_device
 from colbert_zero.machine.pieces import Part
 from colbert_zero.models.loading import model_name
-from colbert_zero.teaching.choice import Choice, write_choice
 from colbert_zero.teaching.late_interaction import LateInteractionTeacher
 from colbert_zero.teaching.pairs import Scores
 from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
-from colbert_zero.teaching.scoring import refuse_nonfinite, write_scores
+from colbert_zero.teaching.scoring import choose_documents, refuse_nonfinite, write_scores
 from colbert_zero.teaching.teacher import Teacher
 
 SCORES_FILE = "scores.npy"
 """What is in a piece: the raw scores, rows x documents."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LOCK_WAIT_SECONDS = 3600.0
-"""How long to wait for another job that chooses the documents."""
+ROWS_PER_PIECE = 1024
+"""Rows that are scored together: a minute's work of a large re-ranker on a fast GPU."""
 
 
 def load_teacher(job: Job, device: str) -> Teacher:
@@ -55,51 +53,44 @@ def load_teacher(job: Job, device: str) -> Teacher:
 
 
 class Scoring:
-    """The work on the scores of one source."""
+    """The work on the scores of one source.
+
+    Attributes:
+        to_score: The rows and documents.
+        rows: The pieces of the work.
+    """
 
     def __init__(self, job: Job) -> None:
-        """Begin, or go on where another process stopped."""
-        self._job = job
-        self._loaded: Teacher | None = None
+        """Choose the documents, unless it is done; the teacher is loaded for the first piece that is not there.
 
+        Raises:
+            UserError: The teacher cannot be loaded, or no row has enough candidates.
+        """
+        self._job, folder = job, job.state / "rows"
+        if not folder.is_dir():
+            self._teacher  # noqa: B018  What is wrong with it shows before the rows are read.
+        self.to_score = choose_documents(job)
+        count = -(-len(self.to_score.rows) // ROWS_PER_PIECE)
+        self.rows = Part(folder, count, f"pieces of {job.input('shards').name} scored", self._score)
+
+    @cached_property
     def _teacher(self) -> Teacher:
-        """The teacher, loaded when it is first asked for."""
-        if self._loaded is None:
-            self._loaded = load_teacher(self._job, choose_device(self._job))
-        return self._loaded
-
-    @cached_property
-    def choice(self) -> Choice:
-        """The documents to score; the first process chooses them, while others wait for it."""
-        part = Part(self._job.state / "documents", count=1, unit="choices of documents", write=self._choose)
-        with acquire_lock(self._job.state / "documents.lock", "choosing the documents", wait_seconds=LOCK_WAIT_SECONDS):
-            part.make()
-        (facts,) = part.facts()
-        return Choice(part.piece(0), facts["left_out"])
-
-    def _choose(self, _number: int, folder: Path) -> Mapping[str, Any]:
-        self._teacher()  # What is wrong with it shows before the rows are read.
-        return write_choice(self._job, folder)
-
-    @cached_property
-    def rows(self) -> Part:
-        """The pieces of the work. The teacher is loaded for the first one that is not there."""
-        unit = f"pieces of {self._job.input('shards').name} scored"
-        return Part(self._job.state / "rows", self.choice.pieces, unit, self._score)
+        return load_teacher(self._job, choose_device(self._job))
 
     def _score(self, number: int, folder: Path) -> Mapping[str, Any]:
-        rows = self.choice.piece(number)
-        pairs = [(row.query, document) for row in rows for document in row.documents]
-        scores = self._teacher().score(pairs, self._job.threads).reshape(len(rows), -1)
-        for row, raw in zip(rows, scores, strict=True):
-            refuse_nonfinite(self._job.spec.label, row.row, raw)
-        np.save(folder / SCORES_FILE, scores)
-        return {"rows": len(rows)}
+        numbers = self.to_score.rows[number * ROWS_PER_PIECE : (number + 1) * ROWS_PER_PIECE]
+        positions = range(number * ROWS_PER_PIECE, number * ROWS_PER_PIECE + len(numbers))
+        pairs = [(self.to_score.query(at), document) for at in positions for document in self.to_score.texts(at)]
+        scores = self._teacher.score(pairs, self._job.threads).reshape(len(numbers), -1)
+        for row, raw in zip(numbers.tolist(), scores, strict=True):
+            refuse_nonfinite(self._job.spec.label, row, raw)
+        np.save(folder / SCORES_FILE, scores, allow_pickle=False)
+        return {"rows": len(numbers)}
 
     def scores(self) -> Iterator[Scores]:
         """The raw scores of each row's documents, in order; all pieces must be made."""
         for number in range(self.rows.count):
-            yield from np.load(self.rows.piece(number) / SCORES_FILE)
+            yield from np.load(self.rows.piece(number) / SCORES_FILE, allow_pickle=False)
 
 
 def _rows(job: Job) -> Part:
@@ -119,7 +110,7 @@ def make(job: Job) -> Mapping[str, Any]:
     """
     scoring = Scoring(job)
     scoring.rows.make()
-    return write_scores(job, scoring.choice, scoring.scores())
+    return write_scores(job, scoring.to_score, scoring.scores())
 
 
 if __name__ == "__main__":

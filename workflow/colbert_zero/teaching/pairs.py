@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from colbert_zero.models.batches import batches_by_length
 
 TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
 """By device, the tokens of a batch, its padding among them; a longer input is a batch of its own."""
@@ -124,19 +126,6 @@ class Inputs:
                 filled[mask] = values[places]
                 features[name] = torch.from_numpy(filled)
         return features
-
-
-def batches_by_length(lengths: Ids, tokens: int) -> Iterator[Ids]:
-    """Yield the numbers of inputs of similar length, as many as make `tokens` once padded, and at least one.
-
-    The longest come first, so that a lack of memory shows at once. Inputs of one length stay in their order.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + max(1, tokens // max(1, int(lengths[order[start]])))
-        yield order[start:stop]
-        start = stop
 
 
 def score_batches(inputs: Inputs, device: str, score: Callable[[Ids], torch.Tensor]) -> Scores:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,38 +14,18 @@ import numpy.typing as npt
 from colbert_zero.data.rows import TEACHER_SCORED_SCHEMA, RowWriter, min_max
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
+from colbert_zero.machine.pieces import make_once
 from colbert_zero.mining.candidates import fuse, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
 from colbert_zero.teaching.report import ScoreReport
 
-
-class RowToScore(NamedTuple):
-    """A query and the documents that a teacher scores.
-
-    Attributes:
-        row: The row's number in the shards.
-        query: Its query.
-        documents: The row's own document first, then its best candidates.
-    """
-
-    row: int
-    query: str
-    documents: list[str]
+ROWS_FILE, DOCUMENTS_FILE = "rows.npy", "documents.npy"
+"""The numbers of `DocumentsToScore`, in the state folder."""
 
 
-class ToScore(Protocol):
-    """All that a teacher scores."""
-
-    @property
-    def left_out(self) -> int:
-        """How many rows of the shards have too few documents."""
-
-    def records(self) -> Iterator[RowToScore]:
-        """The other rows, ascending."""
-
-
-class DocumentsToScore(NamedTuple):
-    """The queries and documents that a teacher scores, in memory.
+@dataclass(frozen=True)
+class DocumentsToScore:
+    """The queries and documents that a teacher scores. The corpus is mapped from files, and so are these numbers.
 
     Attributes:
         corpus: The corpus that the numbers in `documents` refer to.
@@ -59,52 +42,48 @@ class DocumentsToScore(NamedTuple):
         """The query of each row."""
         return [self.corpus.queries[row] for row in self.rows]
 
-    @property
-    def left_out(self) -> int:
-        """How many rows of the shards have too few documents."""
-        return len(self.corpus.queries) - len(self.rows)
+    def query(self, position: int) -> str:
+        """The query of one row; `position` is the row's index in `rows`."""
+        return self.corpus.queries[int(self.rows[position])]
 
-    def records(self) -> Iterator[RowToScore]:
-        """The rows, ascending."""
-        for row, numbers in zip(self.rows.tolist(), self.documents, strict=True):
-            yield RowToScore(row, self.corpus.queries[row], [self.corpus.texts[number] for number in numbers])
-
-
-def choose(job: Job, corpus: TrainingCorpus) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
-    """Choose `documents` (a setting) documents per row: its own, and the best candidates that are no known positive.
-
-    Args:
-        job: Its input `candidates` has those of each row.
-        corpus: The documents of the job's shards.
-
-    Yields:
-        The number of each row that has enough, and the numbers of its documents.
-
-    Raises:
-        UserError: No row has enough candidates.
-    """
-    size, found = job.settings["documents"], False
-    for row, candidates in enumerate(map(fuse, read_lists(job.inputs("candidates")))):
-        is_positive = np.isin(candidates.documents, corpus.known_positives(row))
-        negatives = candidates.documents[~is_positive][: size - 1]
-        if len(negatives) == size - 1:
-            found = True
-            yield row, np.append(corpus.positives[row], negatives)
-    if not found:
-        raise UserError(
-            f"{job.spec.label}: no row has {size} documents to score; ask for fewer documents, or mine deeper"
-        )
+    def texts(self, position: int) -> list[str]:
+        """The texts of one row's documents; `position` is the row's index in `rows`."""
+        return [self.corpus.texts[number] for number in self.documents[position]]
 
 
 def choose_documents(job: Job) -> DocumentsToScore:
-    """Choose the documents to score, see `choose`.
+    """Choose `documents` (a setting) documents per row: its own, and the best candidates that are no known positive.
+
+    They are chosen once, by the first of the jobs that share the work.
 
     Raises:
         UserError: No row has enough candidates.
     """
     corpus = TrainingCorpus.from_shards(job.input("shards"), job.state)
-    rows, documents = zip(*choose(job, corpus), strict=True)
-    return DocumentsToScore(corpus, np.array(rows, np.int64), np.array(documents, np.int32))
+    doing = f"choosing the documents of {job.spec.label}"
+    folder = make_once(job.state / "documents", doing, partial(_choose, job, corpus))
+    rows, documents = (
+        np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in (ROWS_FILE, DOCUMENTS_FILE)
+    )
+    return DocumentsToScore(corpus, rows, documents)
+
+
+def _choose(job: Job, corpus: TrainingCorpus, folder: Path) -> Mapping[str, Any]:
+    size = job.settings["documents"]
+    rows, documents = [], []
+    for row, candidates in enumerate(map(fuse, read_lists(job.inputs("candidates")))):
+        is_positive = np.isin(candidates.documents, corpus.known_positives(row))
+        negatives = candidates.documents[~is_positive][: size - 1]
+        if len(negatives) == size - 1:
+            rows.append(row)
+            documents.append(np.append(corpus.positives[row], negatives))
+    if not rows:
+        raise UserError(
+            f"{job.spec.label}: no row has {size} documents to score; ask for fewer documents, or mine deeper"
+        )
+    np.save(folder / ROWS_FILE, np.array(rows, np.int64), allow_pickle=False)
+    np.save(folder / DOCUMENTS_FILE, np.array(documents, np.int32), allow_pickle=False)
+    return {"rows": len(rows)}
 
 
 def refuse_nonfinite(label: str, row: int, raw: npt.NDArray[np.float32]) -> None:
@@ -117,7 +96,7 @@ def refuse_nonfinite(label: str, row: int, raw: npt.NDArray[np.float32]) -> None
         raise UserError(f"{label}: a score of row {row} is not finite; try the teacher in fp32")
 
 
-def write_scores(job: Job, to_score: ToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
+def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
     """Write `rows-*.parquet`: texts, raw scores, and scores that are min-max normalised per query.
 
     Args:
@@ -138,16 +117,18 @@ def write_scores(job: Job, to_score: ToScore, scores: Iterable[npt.NDArray[np.fl
         raise UserError(
             f"{job.spec.label}: the teacher gives all documents of a query one score, on every row; try another teacher"
         )
-    dropped = {"too few candidates": to_score.left_out, "all scores equal": report.constant}
+    too_few = len(to_score.corpus.queries) - len(to_score.rows)
+    dropped = {"too few candidates": too_few, "all scores equal": report.constant}
     return {**writer.facts, "dropped": dropped, **report.facts}
 
 
 def _scored_rows(
-    job: Job, to_score: ToScore, scores: Iterable[npt.NDArray[np.float32]], report: ScoreReport
+    job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]], report: ScoreReport
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows to write, those whose scores differ; `report` counts all."""
-    for (row, query, documents), raw in zip(to_score.records(), scores, strict=True):
+    for position, (row, raw) in enumerate(zip(to_score.rows.tolist(), scores, strict=True)):
         refuse_nonfinite(job.spec.label, row, raw)
         normalised = min_max(raw)
         if report.add(raw, normalised):
+            query, documents = to_score.query(position), to_score.texts(position)
             yield {"row": row, "query": query, "documents": documents, "raw": raw, "scores": normalised}
