@@ -343,6 +343,16 @@ def test_several_jobs_make_the_same_shards(monkeypatch: MonkeyPatch, jobs: int) 
     assert not spec.state.exists()
 
 
+@pytest.mark.parametrize(("share", "jobs"), [(0, 2), (3, 2), (1, 0), (-1, 2)])
+def test_a_share_that_is_none_is_refused_before_anything_is_written(
+    share: int, jobs: int, capsys: CaptureFixture[str]
+) -> None:
+    spec = spec_of(publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), FILES))
+    assert do_share(spec, "files", share, jobs) == 1
+    assert f"there is no share {share} of {jobs}" in capsys.readouterr().err
+    assert not spec.state.exists()
+
+
 def test_a_damaged_file_is_named_by_a_process_of_several(capsys: CaptureFixture[str]) -> None:
     source = publish(Spec("sources", "hub.mine", {"columns": COLUMNS, "format": "rows"}), FILES)
     next(Path("resources/sources").glob("*/b.jsonl")).write_text("{}")

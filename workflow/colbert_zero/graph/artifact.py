@@ -451,7 +451,13 @@ def _without_spec(words: Sequence[str]) -> list[str]:
 
 
 def _do_share(part: Callable[[Job], Work], options: argparse.Namespace, code: str) -> int:
-    """Do a share of a part of the work on an artifact, unless it is published; `code` is the digest of what runs."""
+    """Do a share of a part of the work on an artifact, unless it is published; `code` is the digest of what runs.
+
+    Raises:
+        UserError: There is no such share, or the part's.
+    """
+    if not 1 <= options.share <= options.jobs:
+        raise UserError(f"there is no share {options.share} of {options.jobs}: give --share a number from 1 to --jobs")
     spec: Spec = options.spec
     if (spec.folder / MANIFEST_FILE).is_file():
         return 0
