@@ -211,6 +211,14 @@ def test_a_training_is_replayed_with_the_recorded_threads_and_budget(study, tmp_
     assert command[command.index("--device") + 1] == "cuda"
 
 
+@pytest.mark.parametrize("scratch", [["--scratch="], ["--scratch=/tmp/x"], ["--scratch", "/tmp/x"], []])
+def test_where_a_search_wrote_meanwhile_is_not_repeated(study, tmp_path, scratch):
+    folder = pick(study, "results/runs/colbert*")
+    change_manifest(folder, arguments=["--threads", "1", *scratch, "--device", "cpu"])
+    words = Sandbox(study, tmp_path).arguments(Artifact.open(f"runs/{folder.name}"))
+    assert words == ["--threads", "1", "--device", "cpu"]
+
+
 def test_an_artifact_is_made_in_its_image_where_that_is_here(study, replayed, tmp_path, monkeypatch):
     """A program called apptainer writes down how it is called, and runs this Python instead."""
     folder = pick(study, "results/measures/*")

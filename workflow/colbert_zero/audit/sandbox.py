@@ -165,7 +165,7 @@ class Sandbox:
             word = words.pop(0)
             option, _, value = word.partition("=")
             if option in DROPPED_OPTIONS:
-                words = words[DROPPED_OPTIONS[option] if not value else 0 :]
+                words = words[0 if "=" in word else DROPPED_OPTIONS[option] :]
             elif option == "--path":
                 path = value if "=" in word else words.pop(0)
                 kept.append(f"--path={absolute_or_in(self.study, path) if path else ''}")
