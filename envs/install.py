@@ -180,6 +180,7 @@ def install(name: str) -> None:
     else:
         pip_install(*locked)
         pip_install("--no-build-isolation", "--no-index", "--editable", ".")
+        compile_modules(ENVIRONMENT / "lib")
 
 
 def install_beside(folder: Path, *arguments: object) -> None:
@@ -187,8 +188,18 @@ def install_beside(folder: Path, *arguments: object) -> None:
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(str(unfinished), ignore_errors=True)
     pip_install("--target", unfinished, *arguments)
+    compile_modules(unfinished)
     shutil.rmtree(str(folder), ignore_errors=True)
     unfinished.rename(folder)
+
+
+def compile_modules(folder: Path) -> None:
+    """Compile the modules in a folder, on all cores; pip would on one.
+
+    Where Python may write no bytecode later (PYTHONDONTWRITEBYTECODE, or a folder that is not the user's), each step
+    would compile PyTorch and transformers again, which takes longer than all else that it does before its work.
+    """
+    run("-m", "compileall", "-qq", "-j", "0", folder)  # A file that is no Python of this version is left as it is.
 
 
 def main() -> int:

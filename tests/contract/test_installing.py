@@ -75,6 +75,14 @@ def test_a_release_that_appears_upstream_changes_nothing(offline):
     assert {"pinned-1.0.dist-info", "user-1.0.dist-info"} <= set(installed(offline))
 
 
+def test_what_is_installed_is_compiled_even_beside_a_file_that_is_no_python(offline, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    for name, text in {"good.py": "x = 1\n", "template.py": "{{ x }\n"}.items():
+        (tmp_path / name).write_text(text)
+    load(offline).compile_modules(tmp_path)
+    assert [path.name.split(".")[0] for path in tmp_path.glob("__pycache__/*.pyc")] == ["good"]
+
+
 def said(module, name, capsys, monkeypatch):
     """What `main` writes, and that it fails."""
     monkeypatch.setattr(sys, "argv", ["install.py", name])
