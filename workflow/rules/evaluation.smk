@@ -71,6 +71,7 @@ rule search_index:
 rule embed_documents:
     input:
         input_specs,
+        shares,
         image=image_file("torch"),
     output:
         "results/indexes/dense.{label}-{key}/spec.json",
@@ -78,6 +79,7 @@ rule embed_documents:
         "logs/indexes/dense.{label}-{key}.log",
     benchmark:
         "benchmarks/indexes/dense.{label}-{key}.tsv"
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: resource("embed_documents", "threads")

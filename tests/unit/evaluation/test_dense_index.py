@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from colbert_zero.evaluation import dense_index
 from colbert_zero.evaluation.dense_index import build_inverted_file, list_count
-from colbert_zero.evaluation.embeddings import Embeddings, EmbeddingWriter, Vectors
+from colbert_zero.evaluation.embeddings import Embeddings, Vectors, write_embeddings
 from colbert_zero.graph.artifact import Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
@@ -111,10 +111,10 @@ def test_a_step_that_is_killed_anywhere_goes_on_to_the_same_bytes(
     kind: str, prompted: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(dense_index, "TEXTS_PER_CHUNK", 20)
+    monkeypatch.setattr(dense_index, "TEXTS_PER_PIECE", 20)
     spec = index_spec(prompted, kind=kind)
     whole = file_digests(make_index(spec).folder)
-    encode, append = SentenceTransformerEncoder.encode_documents, EmbeddingWriter.append
+    encode, write = SentenceTransformerEncoder.encode_documents, write_embeddings
     for stop in (1, 3):
         shutil.rmtree(spec.folder)
         encoded: list[Sequence[str]] = []
@@ -126,58 +126,47 @@ def test_a_step_that_is_killed_anywhere_goes_on_to_the_same_bytes(
             return encode(self, texts)
 
         def stopped(
-            self: EmbeddingWriter, ids: Sequence[str], vectors: Vectors, seconds: float, stop: int = stop
+            folder: Path,
+            name: str,
+            ids: Sequence[str],
+            vectors: Vectors,
+            stop: int = stop,
+            encoded: list[Sequence[str]] = encoded,
         ) -> None:
-            if self.rows == 20 * stop:
+            if len(encoded) > stop:
                 # Half of the next vectors are on the disk, and not counted.
-                self._file.write(vectors[:7].tobytes())
+                (folder / f"{name}.npy").write_bytes(vectors[:7].tobytes())
                 raise Killed
-            append(self, ids, vectors, seconds)
+            write(folder, name, ids, vectors)
 
         monkeypatch.setattr(SentenceTransformerEncoder, "encode_documents", counted)
-        monkeypatch.setattr(EmbeddingWriter, "append", stopped)
+        monkeypatch.setattr(dense_index, "write_embeddings", stopped)
         with pytest.raises(Killed):
             run_step(dense_index.make, None, ["--spec", spec.text], add_device_option)
-        monkeypatch.setattr(EmbeddingWriter, "append", append)
-        assert "going on after" not in caplog.text
+        monkeypatch.setattr(dense_index, "write_embeddings", write)
+        assert "going on" not in caplog.text
         again = make_index(spec)
-        assert f"going on after {20 * stop} of {len(DOCUMENTS)} documents" in caplog.text
+        assert f"going on: {stop} of 5 pieces of 20 documents encoded are done" in caplog.text
         caplog.clear()
         assert file_digests(again.folder) == whole
-        # No text is encoded twice, but for those of the chunk that was lost.
+        # No text is encoded twice, but for those of the piece that was lost.
         assert sum(map(len, encoded)) == len(DOCUMENTS) + 20
         assert len(again.manifest["attempts"]) == 2
         assert not spec.state.exists()
 
 
-def test_a_writer_goes_on_after_what_is_there_and_adds_up_the_time(tmp_path: Path) -> None:
-    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
-    with EmbeddingWriter(tmp_path, "documents", 4) as writer:
-        assert (writer.rows, writer.seconds, writer.dimensions) == (0, 0, 0)
-        writer.append(["a", "b", "c"], vectors[:3], 1.5)
-    with EmbeddingWriter(tmp_path, "documents", 4) as writer:
-        assert (writer.rows, writer.seconds, writer.dimensions) == (3, 1.5, 3)
-        writer.append(["d"], vectors[3:], 0.5)
-    assert (writer.rows, writer.seconds) == (4, 2.0)
-    np.testing.assert_array_equal(np.load(writer.path), vectors)
-
-
-def test_unfinished_work_of_other_chunks_or_that_is_torn_is_not_continued(
-    prompted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is there was encoded in other batches, so the bytes would be neither's."""
+def test_jobs_that_share_the_documents_give_the_same_bytes(prompted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_index, "TEXTS_PER_PIECE", 20)
     spec = index_spec(prompted)
     whole = file_digests(make_index(spec).folder)
-    for damage in ("other chunks", "torn"):
-        shutil.rmtree(spec.folder)
-        spec.state.mkdir(parents=True)
-        with EmbeddingWriter(
-            spec.state, "documents", len(DOCUMENTS), texts_per_chunk=7 if damage == "other chunks" else 4096
-        ) as writer:
-            writer.append(["a"] * 7, np.ones((7, 32), np.float32), 1.0)
-        if damage == "torn":
-            writer.path.write_bytes(writer.path.read_bytes()[:100])
-        assert file_digests(make_index(spec).folder) == whole
+    shutil.rmtree(spec.folder)
+    for share in ("2", "1"):
+        arguments = ["--spec", spec.text, "--part", "documents", "--share", share, "--jobs", "2"]
+        assert run_step(dense_index.make, None, arguments, add_device_option, dense_index.PARTS) == 0
+    monkeypatch.delattr(SentenceTransformerEncoder, "encode_documents")
+    artifact = make_index(spec)
+    assert file_digests(artifact.folder) == whole
+    assert len(artifact.manifest["shares"]) == 2
 
 
 def test_unfinished_work_of_other_inputs_is_refused(prompted: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +183,7 @@ def test_chunks_change_vectors_by_no_more_than_rounding(prompted: Path, monkeypa
     spec = index_spec(prompted)
     expected = np.array(Embeddings.open(make_index(spec), "documents").vectors)
     shutil.rmtree(spec.folder)
-    monkeypatch.setattr(dense_index, "TEXTS_PER_CHUNK", 7)
+    monkeypatch.setattr(dense_index, "TEXTS_PER_PIECE", 7)
     found = Embeddings.open(make_index(spec), "documents")
     assert found.ids.to_pylist() == list(DOCUMENTS)
     np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
@@ -308,14 +297,14 @@ def test_a_prompt_that_fills_the_length_is_one_line(
 
 def test_a_vector_that_is_not_finite_is_refused_with_the_text_it_is_of(tmp_path: Path) -> None:
     vectors = np.array([[1, 1], [1, np.nan]], np.float32)
-    with pytest.raises(UserError, match="'broken'"), EmbeddingWriter(tmp_path, "documents", 2) as writer:
-        writer.append(["fine", "broken"], vectors, 0.1)
-    assert writer.rows == 0
+    with pytest.raises(UserError, match="'broken'"):
+        write_embeddings(tmp_path, "documents", ["fine", "broken"], vectors)
+    assert not list(tmp_path.glob("documents.*"))
 
 
 def test_ids_of_all_documents_are_there_whatever_was_encoded_before(
     prompted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_index, "TEXTS_PER_CHUNK", 40)
+    monkeypatch.setattr(dense_index, "TEXTS_PER_PIECE", 40)
     artifact = make_index(index_spec(prompted))
     assert pq.read_table(artifact.file("documents.parquet"))["id"].to_pylist() == list(DOCUMENTS)

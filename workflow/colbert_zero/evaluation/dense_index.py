@@ -10,9 +10,9 @@ lists, each by the nearest of so many centroids, with a byte for each component.
 root of the number of documents, at most 4096, and have 39 documents on average at least. The centroids are computed
 from 64 documents for each, drawn by the study's seed.
 
-On a CPU, the same spec and number of threads give the same bytes; on a GPU, PyTorch does not promise that. Memory holds
-one chunk of texts, and for `faiss` a byte for each component of each vector. A killed step goes on after the last chunk
-that it wrote, to the same bytes.
+On a CPU, the same spec and number of threads give the same bytes; on a GPU, PyTorch does not promise that. Documents
+are encoded in pieces (see `machine.pieces`), which jobs can share. Memory holds one piece, and for `faiss` a byte for
+each component of each vector.
 """
 
 from __future__ import annotations
@@ -21,27 +21,19 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.embeddings import (
-    DTYPE,
-    IDS_SCHEMA,
-    INVERTED_FILE,
-    EmbeddingWriter,
-    Vectors,
-    refuse_nonfinite_vectors,
-)
-from colbert_zero.evaluation.texts import document_texts, in_chunks
+from colbert_zero.evaluation.embeddings import INVERTED_FILE, Vectors, join_embeddings, write_embeddings
+from colbert_zero.evaluation.texts import TextReader, in_chunks
 from colbert_zero.graph.artifact import Job, run_step
-from colbert_zero.graph.console import UserError, log, progress
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.dense_folder import (
     check_dense_folder,
     read_dense_encoding,
@@ -50,19 +42,62 @@ from colbert_zero.graph.dense_folder import (
 )
 from colbert_zero.graph.draws import draw
 from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS
-from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.machine.pieces import Part
 from colbert_zero.models.encoders import SentenceTransformerEncoder
 from colbert_zero.models.loading import model_name
 
-TEXTS_PER_CHUNK = 4096
-"""Texts in memory at once, sorted by length so that a batch needs little padding; what a killed step loses at most."""
+NAME = "documents"
+"""Of the part of the work that jobs can share, and of the files with the documents' vectors and ids."""
+TEXTS_PER_PIECE = 4096
+"""Texts that are encoded together, sorted by length so that a batch needs little padding."""
 MAXIMUM_LISTS, VECTORS_PER_LIST, MINIMUM_VECTORS_PER_LIST = 4096, 64, 39
 """Lists of an inverted file at most; the vectors that the centroid of one is computed from, and how many faiss asks for
 at least."""
 ROWS_AT_ONCE = 65_536
 """Vectors that are put into lists at once."""
+
+
+class DenseIndexBuild:
+    """The work on an index.
+
+    Attributes:
+        collection: The collection.
+        device: Where to compute.
+        documents: The part of the work that jobs can share: the documents' vectors, in pieces.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Open a job's inputs; the model is loaded when it is needed."""
+        self.device = choose_device(job)
+        collection = job.input("collection")
+        self.collection = Collection.open(collection)
+        self._job, self._reader = job, TextReader(self.collection)
+        count = -(-collection.facts["documents"] // TEXTS_PER_PIECE)
+        self.documents = Part(job.state / NAME, count, f"pieces of {TEXTS_PER_PIECE} documents encoded", self._write)
+
+    @cached_property
+    def model(self) -> tuple[SentenceTransformerEncoder, str]:
+        """The model, and its similarity: `cosine` or `dot`.
+
+        Raises:
+            UserError: It is no dense model, or was saved with other settings, or a prompt leaves no room for texts.
+        """
+        model = self._job.input("model")
+        return load_dense(model.verified_folder(), self._job.settings, self.device, model_name(model))
+
+    def _write(self, number: int, folder: Path) -> Mapping[str, Any]:
+        """Encode the documents of the piece with this number."""
+        encoder, _ = self.model
+        started, first = time.monotonic(), number * TEXTS_PER_PIECE
+        ids, texts = zip(*self._reader.read(first, first + TEXTS_PER_PIECE), strict=True)
+        write_embeddings(folder, NAME, ids, encoder.encode_documents(texts))
+        return {"documents": len(ids), "seconds": time.monotonic() - started}
+
+
+PARTS = {NAME: lambda job: DenseIndexBuild(job).documents}
+"""The part of the work that jobs can share."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
@@ -71,22 +106,18 @@ def make(job: Job) -> Mapping[str, Any]:
     Raises:
         UserError: The model is no dense model, or was saved with other settings, or a prompt leaves no room for texts.
     """
-    device = choose_device(job)
-    collection_artifact = job.input("collection")
-    collection = Collection.open(collection_artifact)
-    folder, name = job.input("model").verified_folder(), model_name(job.input("model"))
-    encoder, similarity = load_dense(folder, job.settings, device, name)
-    encode_queries(encoder, collection.judged_queries, job.folder)
-    with EmbeddingWriter(
-        job.state, "documents", collection_artifact.facts["documents"], texts_per_chunk=TEXTS_PER_CHUNK
-    ) as documents:
-        encode_documents(encoder, collection, documents, job.folder / "documents.parquet")
-    link_or_copy(documents.path, job.folder / documents.path.name)
+    build = DenseIndexBuild(job)
+    encoder, similarity = build.model
+    queries = build.collection.judged_queries
+    encode_queries(encoder, queries, job.folder)
+    build.documents.make()
+    facts = build.documents.facts()
+    count, seconds = (sum(fact[name] for fact in facts) for name in ("documents", "seconds"))
     started = time.monotonic()
+    vectors = join_embeddings([build.documents.piece(number) for number in range(len(facts))], job.folder, NAME)
     kind, lists = job.settings["index"]["kind"], {}
     if kind == "faiss":
         faiss.omp_set_num_threads(job.threads)
-        vectors = np.load(documents.path, mmap_mode="r", allow_pickle=False)
         inverted_file = build_inverted_file(vectors, job.settings["index"]["seed"])
         faiss.write_index(inverted_file, str(job.folder / INVERTED_FILE))
         lists = {"lists": inverted_file.nlist}
@@ -99,14 +130,14 @@ def make(job: Job) -> Mapping[str, Any]:
         },
         "pooling": encoder.pooling,
         "similarity": similarity,
-        "documents": documents.rows,
-        "queries": len(collection.judged_queries),
-        "dimensions": documents.dimensions,
+        "documents": count,
+        "queries": len(queries),
+        "dimensions": vectors.shape[1],
         **lists,
         "bytes": sum(path.stat().st_size for path in job.folder.iterdir()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "encoding_seconds": round(documents.seconds, 3),
-        "documents_per_second": round(documents.rows / documents.seconds, 1),
+        "device": torch.cuda.get_device_name() if build.device == "cuda" else build.device,
+        "encoding_seconds": round(seconds, 3),
+        "documents_per_second": round(count / seconds, 1),
         "indexing_seconds": round(time.monotonic() - started, 3),
     }
 
@@ -173,40 +204,10 @@ def encode_queries(encoder: SentenceTransformerEncoder, queries: Mapping[str, st
     Raises:
         UserError: A vector is not finite.
     """
-    ids = list(queries)
     vectors = np.concatenate(
-        [encoder.encode_queries([text for _, text in chunk]) for chunk in in_chunks(queries.items(), TEXTS_PER_CHUNK)]
+        [encoder.encode_queries([text for _, text in chunk]) for chunk in in_chunks(queries.items(), TEXTS_PER_PIECE)]
     )
-    refuse_nonfinite_vectors(ids, vectors)
-    np.save(folder / "queries.npy", vectors.astype(DTYPE), allow_pickle=False)
-    pq.write_table(pa.table({"id": ids}, schema=IDS_SCHEMA), folder / "queries.parquet", compression="zstd")
-
-
-def encode_documents(
-    encoder: SentenceTransformerEncoder, collection: Collection, vectors: EmbeddingWriter, ids_file: Path
-) -> None:
-    """Append the vectors of all documents that `vectors` lacks, and write the ids of all into a Parquet file.
-
-    Raises:
-        UserError: A vector is not finite, or there are other documents than `vectors` is for.
-    """
-    if vectors.rows:
-        log.info("going on after %d of %d documents", vectors.rows, vectors.total)
-    seen = 0
-    with pq.ParquetWriter(ids_file, IDS_SCHEMA, compression="zstd") as ids_writer:
-        for chunk in in_chunks(progress(document_texts(collection), vectors.total, "documents"), TEXTS_PER_CHUNK):
-            ids, texts = zip(*chunk, strict=True)
-            ids_writer.write_table(pa.table({"id": ids}, schema=IDS_SCHEMA))
-            seen += len(ids)
-            if seen > vectors.rows:
-                started = time.monotonic()
-                encoded = encoder.encode_documents(texts)
-                vectors.append(ids, encoded, time.monotonic() - started)
-    if seen != vectors.total:
-        raise UserError(
-            f"{collection.corpus_file} has {seen} documents, but its manifest says {vectors.total}; move its folder "
-            "away and run snakemake again"
-        )
+    write_embeddings(folder, "queries", list(queries), vectors)
 
 
 def build_inverted_file(vectors: Vectors, seed: int) -> Any:
@@ -240,4 +241,4 @@ def list_count(documents: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_device_option))
+    sys.exit(run_step(make, __doc__, add_options=add_device_option, parts=PARTS))

@@ -53,7 +53,13 @@ RULES: dict[tuple[str, str], Rule] = {
         "teach_neural", "teach_neural", may_use_gpu=True, module="teaching.neural", parts=("rows",)
     ),
     ("selections", ""): Rule("select_model", None),
-    ("indexes", "dense"): Rule("embed_documents", "embed_documents", may_use_gpu=True, module="evaluation.dense_index"),
+    ("indexes", "dense"): Rule(
+        "embed_documents",
+        "embed_documents",
+        may_use_gpu=True,
+        module="evaluation.dense_index",
+        parts=("documents",),
+    ),
     ("indexes", ""): Rule(
         "build_index", "build_index", may_use_gpu=True, module="evaluation.index", parts=("documents",)
     ),
