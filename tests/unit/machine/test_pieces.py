@@ -80,7 +80,7 @@ def test_a_piece_that_another_process_made_meanwhile_stays_as_it_is(tmp_path):
     assert not list(slow.folder.glob(".0*")), "what it made too late is gone"
 
 
-def test_near_its_deadline_a_job_begins_no_piece(tmp_path, monkeypatch):
+def test_near_its_deadline_a_job_begins_no_further_piece(tmp_path, monkeypatch):
     pieces = itertools.count()
 
     def write(number: int, folder: Path) -> Mapping[str, Any]:
@@ -92,6 +92,16 @@ def test_near_its_deadline_a_job_begins_no_piece(tmp_path, monkeypatch):
         Part(tmp_path / "part", COUNT, "squares", write).make()
     assert calls(tmp_path) == [0, 1, 2]
     monkeypatch.delenv(DEADLINE_VARIABLE)
+    part_in(tmp_path).make()
+    assert calls(tmp_path) == list(range(COUNT))
+
+
+def test_each_attempt_makes_a_piece_however_short_its_time_is(tmp_path, monkeypatch):
+    monkeypatch.setenv(DEADLINE_VARIABLE, "1")
+    for number in range(COUNT - 1):
+        with pytest.raises(RetryableError, match="time is up"):
+            part_in(tmp_path).make()
+        assert calls(tmp_path) == list(range(number + 1))
     part_in(tmp_path).make()
     assert calls(tmp_path) == list(range(COUNT))
 

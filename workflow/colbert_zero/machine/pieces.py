@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ class Part:
     def make(self, share: slice = ALL) -> None:
         """Make the pieces that are not there yet, or those of them that are in a share of all.
 
+        However short the time of a job is, it makes a piece: else retries would come no further.
+
         Raises:
             RetryableError: The time of the SLURM job is nearly up, or a process was killed.
         """
@@ -73,10 +76,11 @@ class Part:
         missing = [number for number in wanted if self.piece(number).name not in there]
         if 0 < len(missing) < len(wanted):
             log.info("going on: %d of %d %s are done", len(wanted) - len(missing), len(wanted), self.unit)
-        run_parallel(self._make_piece, missing, self.processes, self.unit)
+        begun = missing[: self.processes]
+        run_parallel(partial(self._make_piece, begun), missing, self.processes, self.unit)
 
-    def _make_piece(self, number: int) -> None:
-        if deadline_is_near():
+    def _make_piece(self, begun: Collection[int], number: int) -> None:
+        if number not in begun and deadline_is_near():
             raise RetryableError(f"the job's time is up; what is done of the {self.unit} is kept, a retry goes on")
         piece = self.piece(number)
         # Each process has its own folder, so that two can make the same piece at once.
