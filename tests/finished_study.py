@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
@@ -68,9 +68,13 @@ def make_study(folder: Path) -> None:
     make_missing(folder, lambda study: [study.report])
 
 
-def make_in_another_process(folder: Path) -> None:
-    """Make the report of the study in `folder`, and all that it rests on, step after step in one process of its own."""
-    program = "import pathlib, finished_study as f; f.make_missing(pathlib.Path(), lambda study: [study.report])"
+def make_in_another_process(folder: Path, keys: Sequence[str] = ()) -> None:
+    """Make the report of the study in `folder`, or the artifacts with some keys, and all that they rest on.
+
+    Step after step, in one process of its own.
+    """
+    wanted = f"[study.spec_of(key) for key in {list(keys)!r}] or [study.report]"
+    program = f"import pathlib, finished_study as f; f.make_missing(pathlib.Path(), lambda study: {wanted})"
     path = os.pathsep.join(str(WORKFLOW.parent / name) for name in ("tests", "workflow"))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, env=environment)
