@@ -6,7 +6,8 @@
 # make browser         Debian's chromium on this machine, for tests (Debian, as root)
 # make test-browser    the report's page in it, on a phone and on a desk: legible, complete, without a request
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
-# make test-cluster    the tests on it: the embedded study in real images, and everything that ends a job too soon
+# make test-cluster    the tests on it: rows of the embedded study in real images (or all: ALL_ROWS=1), and everything
+#                      that ends a job too soon
 # make test-cluster-paper  on it, some rows of the paper's study, tiny; or all of them (ALL_ROWS=1)
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
@@ -67,7 +68,7 @@ test-demo: demo
 
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster
-	eval "$$(tests/cluster/cluster.sh env)" && pytest tests/cluster/test_embedded_study.py
+	eval "$$(tests/cluster/cluster.sh env)" && ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_embedded_study.py
 	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
 
 test-cluster-paper: .venv/installed cluster

@@ -199,7 +199,8 @@ def compile_modules(folder: Path) -> None:
     Where Python may write no bytecode later (PYTHONDONTWRITEBYTECODE, or a folder that is not the user's), each step
     would compile PyTorch and transformers again, which takes longer than all else that it does before its work.
     """
-    run("-m", "compileall", "-qq", "-j", "0", folder)  # A file that is no Python of this version is left as it is.
+    # A file that is no Python of this version is left as it is.
+    run("-m", "compileall", "-qq", "-j", "0", "-x", "[/\\\\]tests[/\\\\]", folder)
 
 
 def main() -> int:

@@ -1,6 +1,12 @@
-"""The whole embedded study in real images on a real SLURM: its results are those of the host."""
+"""The embedded study in real images on a real SLURM: its results are those of the host.
+
+    make test-cluster ALL_ROWS=1
+
+runs all of it, 122 jobs; without, the rows and collections that docs/audit.md speaks of, and a second collection.
+"""
 
 import json
+import os
 import shutil
 import time
 
@@ -16,6 +22,11 @@ from slurm_cluster import ROOT, Cluster, image_settings
 HOST_STUDY = ROOT / "local"
 """`make demo` ran the study in this folder, without SLURM and images."""
 TOLERANCE = 1e-6
+ROWS = {
+    "recipes": ("colbert-zero", "colbert-zero-noprompts"),
+    "baselines": ("bm25", "untrained"),
+    "collections": ("numpy", "networkx"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +34,8 @@ def study(tmp_path_factory):
     """The study after a run on the cluster, the run's output, and its seconds."""
     cluster = Cluster(tmp_path_factory.mktemp("embedded"))
     config = read_config(ROOT / "local" / "config.yaml") | {"images": image_settings()}
+    if not os.environ.get("ALL_ROWS"):
+        config |= {section: {name: config[section][name] for name in names} for section, names in ROWS.items()}
     cluster.write(config)
     started = time.monotonic()
     status, output = cluster.run(seconds=3600)
@@ -36,16 +49,17 @@ def scores(run):
     return {(query, document): float(score) for query, _, document, _, score, _ in lines}
 
 
-def folders_of_kind(folder, kind):
-    planned = Study(read_config(HOST_STUDY / "config.yaml"), HOST_STUDY)
-    return [folder / spec.folder for spec in planned.specs.values() if spec.kind == kind]
+def on_both(cluster, kind):
+    """The folders of the artifacts of a kind, on the cluster and on the host."""
+    planned = Study(read_config(cluster.folder / "config.yaml"), cluster.folder).specs.values()
+    folders = [spec.folder for spec in planned if spec.kind == kind]
+    assert len(folders) >= 2 * 4
+    return [(cluster.folder / folder, HOST_STUDY / folder) for folder in folders]
 
 
 def test_runs_are_equal_to_those_of_the_host(study):
     cluster, _, _ = study
-    pairs = list(zip(folders_of_kind(cluster.folder, "runs"), folders_of_kind(HOST_STUDY, "runs"), strict=True))
-    assert len(pairs) == 7 * 4
-    for ours, hosts in pairs:
+    for ours, hosts in on_both(cluster, "runs"):
         here, there = scores(ours / "run.trec"), scores(hosts / "run.trec")
         assert here.keys() == there.keys()
         assert all(abs(here[pair] - there[pair]) <= TOLERANCE * max(1, abs(there[pair])) for pair in here)
@@ -53,9 +67,7 @@ def test_runs_are_equal_to_those_of_the_host(study):
 
 def test_measures_are_equal_to_those_of_the_host(study):
     cluster, _, _ = study
-    for ours, hosts in zip(
-        folders_of_kind(cluster.folder, "measures"), folders_of_kind(HOST_STUDY, "measures"), strict=True
-    ):
+    for ours, hosts in on_both(cluster, "measures"):
         here, there = (pq.read_table(folder / "measures.parquet").to_pylist() for folder in (ours, hosts))
         assert len(here) == len(there)
         for mine, other in zip(here, there, strict=True):
@@ -77,7 +89,7 @@ def test_every_step_ran_in_its_image_in_a_job_of_its_own(study):
         if "/reports/" not in str(path):
             jobs.append(manifest["attempts"][-1]["job"])
             assert manifest["attempts"][-1]["node"] in ("n1", "n2", "n3")
-    assert len(jobs) == len(set(jobs)) > 100
+    assert len(jobs) == len(set(jobs)) > 50
 
 
 def test_every_artifact_is_intact(study, monkeypatch, capsys):
@@ -108,4 +120,4 @@ def test_overhead_is_stored(study):
     target = ROOT / "benchmarks" / "cluster"
     shutil.copytree(cluster.folder / "benchmarks", target, dirs_exist_ok=True)
     (target / "wall.json").write_text(json.dumps({"seconds": round(seconds, 1), "jobs": jobs}) + "\n")
-    assert len(list(target.rglob("*.tsv"))) >= jobs > 100
+    assert len(list(target.rglob("*.tsv"))) >= jobs > 50
