@@ -25,22 +25,21 @@ def relative_entropy(scores: npt.NDArray[np.float32], temperature: float) -> flo
 
 
 class ScoreReport:
-    """Counts of the rows that are written; a process holds no more than sums.
-
-    Attributes:
-        constant: How many rows were left out because their documents all have one score.
-    """
+    """Counts of the rows that are written; a process holds no more than sums."""
 
     def __init__(self) -> None:
         """Start counting."""
-        self.constant = self._rows = self._first = self._tied = 0
+        self._rows = self._first = self._tied = 0
         self._entropies = np.zeros(len(TEMPERATURES))
         self._raw = {"own": np.zeros(3), "others": np.zeros(3)}
 
     def add(self, raw: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> bool:
-        """Count a row: the raw and the normalised scores of its documents, its own first. Whether they differ."""
+        """Count a row: the raw and the normalised scores of its documents, its own first; unless they are all equal.
+
+        Returns:
+            Whether they differ.
+        """
         if raw.min() == raw.max():
-            self.constant += 1
             return False
         self._rows += 1
         self._first += bool(raw.argmax() == 0)
