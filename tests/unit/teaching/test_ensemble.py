@@ -71,6 +71,13 @@ def test_a_member_that_cannot_tell_a_querys_documents_apart_leaves_the_row_to_th
     assert both_constant.facts["dropped"] == {"too few candidates": 1, "all scores equal": 1}
 
 
+def test_the_facts_say_how_far_members_agree() -> None:
+    first, second = teacher("a", FIRST), teacher("b", SECOND)
+    (pair,) = average(first, second).facts["agreement"]
+    # Of rows 0 and 2, which both tell apart: one of three pairs of documents is in the same order, and one of three.
+    assert pair == {"teachers": [first.name, second.name], "rows": 2, "kendall_tau": pytest.approx(-1 / 3, abs=1e-6)}
+
+
 def test_what_members_contradict_each_other_in_is_no_lesson() -> None:
     opposite = [[-score for score in FIRST[0]], *SECOND[1:]]
     made = average(teacher("a", FIRST), teacher("b", opposite))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from colbert_zero.data.rows import RowReader
 from colbert_zero.graph.artifact import Artifact, Job, step_main
 from colbert_zero.graph.console import UserError
+from colbert_zero.teaching.agreement import Agreement
 from colbert_zero.teaching.scoring import ScoredRow, write_rows
 
 
@@ -42,7 +43,9 @@ def standardise(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return standard
 
 
-def average(rows: Iterator[Mapping[int, ScoredRow]], weights: Sequence[float], label: str) -> Iterator[ScoredRow]:
+def average(
+    rows: Iterator[Mapping[int, ScoredRow]], weights: Sequence[float], label: str, agreement: Agreement
+) -> Iterator[ScoredRow]:
     """Yield rows with the weighted mean of their members' standardised scores.
 
     Args:
@@ -50,6 +53,7 @@ def average(rows: Iterator[Mapping[int, ScoredRow]], weights: Sequence[float], l
             the row out: it counts as zeros.
         weights: The weight of each member.
         label: The label of the ensemble's scores.
+        agreement: Counts how far the members agree.
 
     Raises:
         UserError: The members have different documents in a row.
@@ -61,6 +65,7 @@ def average(rows: Iterator[Mapping[int, ScoredRow]], weights: Sequence[float], l
                 f"{label}: its members have different documents in row {first.row}: one was made by another version; "
                 "move it away and run snakemake again"
             )
+        agreement.add({number: of.raw for number, of in of_members.items()})
         total = np.sum([weights[number] * standardise(of.raw) for number, of in of_members.items()], axis=0)
         yield first._replace(raw=(total / sum(weights)).astype(np.float32))
 
@@ -79,7 +84,7 @@ def _numbered(number: int, member: Artifact) -> Iterator[tuple[int, int, ScoredR
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `rows-*.parquet`.
+    """Write `rows-*.parquet`; the facts say besides how far the members agree.
 
     Raises:
         UserError: The members have different documents, or their means of all documents are equal in every row.
@@ -87,7 +92,9 @@ def make(job: Job) -> Mapping[str, Any]:
     members = job.inputs("members")
     weights = job.settings.get("weights", [1] * len(members))
     too_few = members[0].facts["dropped"]["too few candidates"]
-    return write_rows(job, average(rows_of(members), weights, job.spec.label), too_few)
+    agreement = Agreement([member.name for member in members])
+    facts = write_rows(job, average(rows_of(members), weights, job.spec.label, agreement), too_few)
+    return {**facts, "agreement": agreement.facts}
 
 
 if __name__ == "__main__":
