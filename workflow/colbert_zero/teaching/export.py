@@ -116,12 +116,13 @@ def write_tables(scores: Artifact, folder: Path) -> dict[str, int]:
             for table, identifier in (("queries", "query_id"), ("documents", "document_id"))
         )
         train = files.enter_context(closing(ShardWriter(folder / "train.parquet", TRAIN_SCHEMA)))
+        per_row = scores.spec.settings["documents"]
         for batch in RowReader(scores).scan(["query", "documents", "scores"]):
-            lists = batch.column("documents")
-            ids = documents.ids(lists.flatten().to_pylist())
+            ids = documents.ids(batch.column("documents").flatten().to_pylist())
+            starts = range(0, len(ids) + 1, per_row)
             columns = [
                 pa.array(queries.ids(batch.column("query").to_pylist()), IDS),
-                pa.ListArray.from_arrays(lists.offsets, pa.array(ids, IDS)),
+                pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(ids, IDS)),
                 batch.column("scores"),
             ]
             train.write(pa.table(columns, schema=TRAIN_SCHEMA))
