@@ -17,6 +17,7 @@ COMMANDS = {
     "ledger": ("report.ledger", "what it has cost: GPU-hours, CPU-hours and energy by rule, stage and recipe"),
     "table": ("report.table", "the table, and where the report is"),
     "search": ("report.search", "what a row finds for words of yours, and which tokens met; where two rows differ"),
+    "export": ("teaching.export", "write a teacher's scores as a dataset, in the layout of the published ones"),
     "compare": ("report.compare", "ours beside the paper's numbers: within tolerance or not, and its tables"),
     "trace": ("audit.trace", "where a number comes from: every artifact behind it, and how each was made"),
     "diff": ("audit.diff", "what differs between two cells, artifacts, studies or clones, and what that reaches"),

@@ -54,3 +54,28 @@ rule teach_neural:
         "Score {wildcards.label} with a re-ranker"
     shell:
         "python -m colbert_zero.teaching.neural --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+
+
+rule teach_ensemble:
+    input:
+        input_specs,
+        image=image_file("torch"),
+    output:
+        "results/scores/ensemble.{label}-{key}/spec.json",
+    log:
+        "logs/scores/ensemble.{label}-{key}.log",
+    benchmark:
+        "benchmarks/scores/ensemble.{label}-{key}.tsv"
+    container:
+        image("torch")
+    threads: resource("teach_ensemble", "threads")
+    resources:
+        mem_mb=resource("teach_ensemble", "mem_mb"),
+        runtime=resource("teach_ensemble", "runtime"),
+        slurm_extra=slurm_extra("teach_ensemble"),
+    params:
+        spec=spec_file,
+    message:
+        "Average the scores of several teachers of {wildcards.label}"
+    shell:
+        "python -m colbert_zero.teaching.ensemble --spec {params.spec:q} --threads {threads} 2> {log:q}"

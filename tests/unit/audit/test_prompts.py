@@ -8,15 +8,34 @@ from typing import Any
 import pytest
 import yaml
 
-from colbert_zero.audit.prompts import SavedTokenizer
+from colbert_zero.audit.prompt_chain import recipe_places
+from colbert_zero.audit.prompts import SavedTokenizer, configured_prompts
 from colbert_zero.cli import main
 from colbert_zero.graph.artifact import Artifact, file_digests
 from colbert_zero.graph.config import read_config
+from colbert_zero.graph.paths import REPOSITORY
 from colbert_zero.graph.study import Study
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, tokenize
 from finished_study import make
 
 CONFIG = Path("config.yaml")
+
+
+def mined(config: Any, recipe: str) -> list[Any]:
+    study = Study(config, REPOSITORY, remember=False, resolve=lambda *_: None)
+    (row,) = [row for row in study.rows if row.name == recipe]
+    places = recipe_places(row.stages, [], study.specs, list(configured_prompts(study.config, recipe)))
+    return [place for place in places if place.where.endswith("distillation: miner")]
+
+
+def test_the_miners_of_an_ensemble_are_those_of_its_members() -> None:
+    config, recipe = read_config(REPOSITORY / "config.yaml"), "supervised-distillation-remade"
+    before = mined(config, recipe)
+    entry = config["teachers"]["bge-reranker"]
+    other = {**entry, "causal-lm": {**entry["causal-lm"], "answer": "No"}}
+    config["teachers"].update(bge=entry, other=other)
+    config["teachers"]["bge-reranker"] = {"ensemble": {"members": ["bge", "other"]}}
+    assert before and mined(config, recipe) == before
 
 
 def prompts(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:

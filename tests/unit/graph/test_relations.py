@@ -56,6 +56,78 @@ CONTRADICTIONS = {
         {"stages/distillation/documents": 7},
         "stage distillation: documents is 7, but teachers.bm25 makes 6",
     ),
+    "an ensemble of one": (
+        {"teachers/both": {"ensemble": {"members": ["bm25"]}}, "stages/distillation/teacher": "both"},
+        "teachers.both: bm25 is the only member, so there is nothing to average",
+    ),
+    "an ensemble of itself": (
+        {"teachers/both": {"ensemble": {"members": ["bm25", "both"]}}, "stages/distillation/teacher": "both"},
+        "teachers.both: the ensemble is a member of itself",
+    ),
+    "an ensemble of an ensemble": (
+        {
+            "teachers/inner": {"ensemble": {"members": ["bm25", "both"]}},
+            "teachers/both": {"ensemble": {"members": ["bm25", "inner"]}},
+            "stages/distillation/teacher": "both",
+        },
+        "teachers.both: member inner is an ensemble; name the members of that one",
+    ),
+    "an ensemble of one teacher under two names": (
+        {
+            "teachers/other": EMBEDDED["teachers"]["bm25"],
+            "teachers/both": {"ensemble": {"members": ["bm25", "other"]}},
+            "stages/distillation/teacher": "both",
+        },
+        "teachers.both: members bm25 and other are the same; name one of them",
+    ),
+    "an ensemble whose members score another number of documents": (
+        {
+            "teachers/other": {"bm25": {"k1": 1.5}, "miners": ["lsa"], "documents": 7},
+            "teachers/both": {"ensemble": {"members": ["bm25", "other"]}},
+            "stages/distillation/teacher": "both",
+        },
+        "teachers.both: bm25 and other score different documents: documents is 6 in the one and 7 in the other",
+    ),
+    "an ensemble whose members score other candidates": (
+        {
+            "teachers/other": {"bm25": {"k1": 1.5}, "miners": ["lsa", "bm25"], "documents": 6},
+            "teachers/both": {"ensemble": {"members": ["bm25", "other"]}},
+            "stages/distillation/teacher": "both",
+        },
+        "different documents: miners is lsa in the one and lsa, bm25 in the other; give both the same",
+    ),
+    "an ensemble of an unknown teacher": (
+        {"teachers/both": {"ensemble": {"members": ["bm25", "bn25"]}}, "stages/distillation/teacher": "both"},
+        "teachers.both: bn25 is not in teachers; did you mean bm25?",
+    ),
+    "a weight of no member": (
+        {
+            "teachers/other": {"bm25": {"k1": 1.5}, "miners": ["lsa"], "documents": 6},
+            "teachers/both": {"ensemble": {"members": ["bm25", "other"], "weights": {"otter": 2}}},
+            "stages/distillation/teacher": "both",
+        },
+        "teachers.both.ensemble.weights: otter is not in teachers.both.ensemble.members; did you mean other?",
+    ),
+    "an ensemble that says what it scores": (
+        {
+            "teachers/both": {"ensemble": {"members": ["bm25", "x"]}, "documents": 6},
+            "stages/distillation/teacher": "both",
+        },
+        "teachers.both: documents means nothing beside ensemble",
+    ),
+    "a teacher that does not say what it scores": (
+        {"teachers/other": {"bm25": {}}},
+        "teachers.other: miners is missing",
+    ),
+    "more documents than an ensemble scores": (
+        {
+            "teachers/other": {"bm25": {"k1": 1.5}, "miners": ["lsa"], "documents": 6},
+            "teachers/both": {"ensemble": {"members": ["bm25", "other"]}},
+            "stages/distillation/teacher": "both",
+            "stages/distillation/documents": 7,
+        },
+        "stage distillation: documents is 7, but teachers.both makes 6",
+    ),
     "one miner under two names": (
         {"miners/other": EMBEDDED["miners"]["bm25"], "mining/fused/miners": ["bm25", "other"]},
         "mining.fused: miners bm25 and other are the same",

@@ -12,16 +12,19 @@ from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import loading_recipes
+from colbert_zero.data.rows import min_max
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.report import figures
 from colbert_zero.report.columns import duration
 from colbert_zero.report.page import LOADING, Report, make
 from colbert_zero.report.sections import settings_tables
+from colbert_zero.teaching.report import ScoreReport
 from publishing import publish, publish_collection
 
 Facts = Mapping[str, Any]
@@ -43,6 +46,15 @@ VALUES = {
     "zero-noprompts": (0.49, 0.38, 0.22, 0.46),
 }
 """By row, the mean on each collection."""
+
+
+def scores_facts() -> Facts:
+    """What a teaching step tells of scores."""
+    report = ScoreReport()
+    for raw in np.random.default_rng(0).normal(0, 1, (50, 16)).astype(np.float32):
+        report.add(raw, min_max(raw))
+    pair = {"teachers": ["scores/bm25.torch-0123456789ab", "scores/neural.torch-0123456789ab"]}
+    return {**report.facts, "agreement": [{**pair, "rows": 4060, "kendall_tau": 0.4321}]}
 
 
 class Study:
@@ -95,7 +107,7 @@ class Study:
             inputs = {"shards": rows[:1], "candidates": [candidates]}
             rows = [self.publish("negatives", "torch", {"p": 0.95}, inputs, facts)]
         if stage == "distillation":
-            facts = {"rows": 4060, "documents": 16, "mean_positive_score": 0.9234}
+            facts = {"rows": 4060, "documents": 16, "mean_positive_score": 0.9234, **scores_facts()}
             rows = [self.publish("scores", "bm25.torch", {"documents": 16}, {"shards": rows[:1]}, facts)]
         facts = {"steps": 60, "steps_by_source": {"torch": 60}}
         batches = self.publish("batches", stage, {"batch_size": 64}, {"rows": rows}, facts)
@@ -242,7 +254,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page: str) 
     assert checker.tags == []
     assert "http" not in page
     assert "url(" not in page.replace("url(#", "")
-    assert page.count("<svg") == 4 + len(VALUES), "four figures, and the chain of each row"
+    assert page.count("<svg") == 5 + len(VALUES), "five figures, and the chain of each row"
 
 
 def test_the_best_recipes_last_model_is_loaded_by_the_recipes_of_the_docs(study: Study, page: str) -> None:
@@ -277,6 +289,21 @@ def test_the_page_states_sizes_drops_seeds_times_and_keys(page: str, study: Stud
         assert name in page
     assert "&#34;search_query: &#34;" in page, "a prompt's last space is seen"
     assert Artifact.open(study.base).manifest["code"]["digest"][:12] in page
+
+
+def test_the_page_says_what_a_teachers_scores_are_like(page: str) -> None:
+    facts = scores_facts()
+    stated = [
+        f"{100 * facts['positive_first'] / 4060:.1f} %",
+        f">{math.log(16):.3f}<",
+        *(f">{math.log(16) * share:.3f}<" for share in facts["entropy"].values()),
+        f"{facts['raw']['own']['mean']:.2f} ± {facts['raw']['own']['sd']:.2f}",
+        "neural.torch-0123456789ab",
+        ">0.432<",
+        "The distribution of normalised scores of each teacher",
+    ]
+    for text in stated:
+        assert text in page, text
 
 
 def test_settings_in_which_models_of_a_stage_differ_are_marked(study: Study) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import softmax
-from scipy.stats import entropy
+from scipy.stats import entropy, kendalltau
 
 from colbert_zero.data.rows import min_max
-from colbert_zero.teaching.report import ScoreReport, relative_entropy
+from colbert_zero.teaching.agreement import Agreement
+from colbert_zero.teaching.report import BINS, ScoreReport, relative_entropy
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.25, 0.001])
@@ -35,7 +36,7 @@ def test_rows_are_counted() -> None:
     rows[:7, 3] = rows[:7, 2]
     for raw in rows:
         assert report.add(raw, min_max(raw))
-    assert not report.add(np.ones(5, np.float32), np.zeros(5, np.float32)) and report.constant == 1
+    assert not report.add(np.ones(5, np.float32), np.zeros(5, np.float32))
     facts = report.facts
     assert facts["positive_first"] == int((rows.argmax(axis=1) == 0).sum())
     assert facts["ties"] == 7
@@ -44,3 +45,21 @@ def test_rows_are_counted() -> None:
     for temperature, told in facts["entropy"].items():
         each = [relative_entropy(min_max(raw), float(temperature)) for raw in rows]
         assert told == pytest.approx(np.mean(each), abs=1e-6)
+    counts, (own, others) = facts["histogram"], np.split(np.array(list(map(min_max, rows))), [1], axis=1)
+    assert counts["own"] == np.histogram(own, BINS, (0, 1))[0].tolist() and sum(counts["own"]) == 50
+    assert counts["others"] == np.histogram(others, BINS, (0, 1))[0].tolist() and sum(counts["others"]) == 50 * 4
+
+
+def test_agreement_is_the_mean_of_kendalls_tau_over_rows_that_both_tell_apart() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.normal(0, 1, (2, 20, 8)).astype(np.float32)
+    second[:, 3] = second[:, 2]
+    agreement = Agreement(["a", "b", "c"])
+    for one, other in zip(first, second, strict=True):
+        agreement.add({0: one, 1: other})
+    for scores in first[:5]:
+        agreement.add({0: scores, 2: -scores})
+    both, opposite = agreement.facts
+    each = [kendalltau(one, other).statistic for one, other in zip(first, second, strict=True)]
+    assert both == {"teachers": ["a", "b"], "rows": 20, "kendall_tau": pytest.approx(np.mean(each), abs=1e-6)}
+    assert opposite == {"teachers": ["a", "c"], "rows": 5, "kendall_tau": -1}

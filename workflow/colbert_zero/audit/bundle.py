@@ -22,7 +22,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from colbert_zero.audit import signatures
@@ -37,13 +36,14 @@ from colbert_zero.audit.crate import (
     span,
     without_folders,
 )
-from colbert_zero.audit.options import absolute_path, megabytes
+from colbert_zero.audit.options import megabytes
 from colbert_zero.audit.verify import findings
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Artifact, is_let_go
 from colbert_zero.graph.code import PARTS, part_digests
 from colbert_zero.graph.config import CONFIG_FILE, LOCK_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.local_files import absolute_path, new_folder
 from colbert_zero.graph.paths import REPOSITORY
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import planned_images
@@ -236,26 +236,12 @@ def _checked(path: str, copy: Path, digests: Mapping[str, str]) -> None:
 
 def _write_folder(output: Path, files: Mapping[str, Path], digests: Mapping[str, str]) -> None:
     """Write the files into a folder that takes its name when it is complete."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
-    try:
+    with new_folder(output) as folder:
         for path, source in files.items():
-            target = partial / path
+            target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             _checked(path, target, digests)
-        with suppress(FileNotFoundError):
-            output.rmdir()
-        partial.chmod(0o777 & ~_umask())
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def _write_zip(output: Path, files: Mapping[str, Path], digests: Mapping[str, str]) -> None:

@@ -156,7 +156,10 @@ def _mined(
     """
     seen: set[tuple[int, Prompts]] = set()
     for name in model.inputs["rows"]:
-        candidates = spec_of[name[-KEY_DIGITS:]].inputs.get("candidates", ())
+        rows = spec_of[name[-KEY_DIGITS:]]
+        for member in rows.inputs.get("members", ())[:1]:  # Those of an ensemble score the same candidates.
+            rows = spec_of[member[-KEY_DIGITS:]]
+        candidates = rows.inputs.get("candidates", ())
         for number, candidate in enumerate(candidates):
             encoder = spec_of[candidate[-KEY_DIGITS:]].settings.get("encoder", {})
             if "query_prompt" not in encoder:

@@ -118,7 +118,10 @@ def configured_prompts(config: Mapping[str, Any], recipe: str) -> Iterator[Confi
         if name == "supervised" and settings.get("mining"):
             miners = config["mining"][settings["mining"]]["miners"]
         elif name == "distillation" and settings.get("teacher"):
-            miners = config["teachers"][settings["teacher"]]["miners"]
+            teacher = config["teachers"][settings["teacher"]]
+            if "ensemble" in teacher:  # Its members have the same miners.
+                teacher = config["teachers"][teacher["ensemble"]["members"][0]]
+            miners = teacher["miners"]
         encoders = [config["miners"][miner].get("encoder") for miner in miners]
         prompts = config["prompts"][settings["prompts"]]
         yield Configured(

@@ -26,11 +26,11 @@ from pathlib import Path
 
 from colbert_zero.audit import openssh, signatures
 from colbert_zero.audit.model_signing import is_pem_key, model_statement, signed_bundle
-from colbert_zero.audit.options import absolute_path
 from colbert_zero.audit.verify import findings
 from colbert_zero.graph.artifact import MANIFEST_FILE, Artifact
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
+from colbert_zero.graph.local_files import absolute_path
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import replace_text
 

@@ -24,7 +24,6 @@ from colbert_zero.audit.alone import Examined, Summary, examine
 from colbert_zero.audit.chain import before_let_go, check_chain
 from colbert_zero.audit.findings import Check, Finding, Note
 from colbert_zero.audit.hashing import Read, batches, read_files
-from colbert_zero.audit.options import absolute_path
 from colbert_zero.audit.planned import check_plan
 from colbert_zero.audit.records import OLDER
 from colbert_zero.audit.recount import Recorded, recount
@@ -34,6 +33,7 @@ from colbert_zero.audit.vouched import Vouched, forget
 from colbert_zero.audit.walk import find_artifacts
 from colbert_zero.graph.artifact import artifact_folder
 from colbert_zero.graph.console import UserError, one_line, progress
+from colbert_zero.graph.local_files import absolute_path
 from colbert_zero.report.columns import size
 
 FAILED = 2

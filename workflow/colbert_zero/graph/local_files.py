@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.text_files import replace_text
 
 
@@ -64,6 +66,36 @@ KINDS_OF_FILES = {
     stat.S_IFSOCK: "is a socket, not a file",
 }
 """What a path is that should be something else, by the kind in its mode."""
+
+
+def absolute_path(text: str) -> Path:
+    """A path from where a command was started: the command changes into the study's folder before it runs."""
+    return Path(text).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to write in, which takes the name `path` when it is complete, and is deleted if that fails.
+
+    Raises:
+        UserError: Something is at `path` already, other than an empty folder, or there is no folder to make it in.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is there: name a new folder")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.absolute().parent} is not a folder: make it first")
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)
+        yield partial
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def link_or_copy(path: Path, target: Path) -> None:

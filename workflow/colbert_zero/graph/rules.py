@@ -52,6 +52,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("scores", "neural"): Rule(
         "teach_neural", "teach_neural", may_use_gpu=True, module="teaching.neural", parts=("rows",)
     ),
+    ("scores", "ensemble"): Rule("teach_ensemble", "teach_ensemble"),
     ("selections", ""): Rule("select_model", None),
     ("indexes", "dense"): Rule(
         "embed_documents",

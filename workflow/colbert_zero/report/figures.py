@@ -31,6 +31,8 @@ LETTER_WIDTH = 0.0098
 """The width of a letter of a label, as a part of a figure's."""
 LONGEST_LABEL = 36
 """Letters of a label; the rest is left out."""
+LONGEST_TITLE = 30
+"""Letters of the title of a histogram; the rest is left out."""
 LONGEST_IN_LEGEND = 92
 """Letters of the legends of all panels of loss curves beside each other."""
 MOST_DECADES = 3
@@ -353,6 +355,47 @@ def stacked_bars(bars: Mapping[str, Sequence[float]], parts: Sequence[str]) -> s
                 handlelength=1.0,
                 columnspacing=1.2,
             )
+    return svg[0]
+
+
+def histograms(panels: Mapping[str, tuple[Sequence[int], Sequence[int]]], names: tuple[str, str], axis: str) -> str:
+    """Draw two histograms over each other in each panel, each as shares of its own counts.
+
+    Args:
+        panels: By title, the counts of both, in bins of equal width from 0 to 1.
+        names: What is counted in the first, and in the second.
+        axis: What goes from 0 to 1.
+    """
+    per_line = min(3, len(panels))
+    lines = -(-len(panels) // per_line)
+    height = 1.75 * lines + 0.35
+    with _figure("histograms", 8.2, height) as (figure, svg):
+        grid = np.asarray(figure.subplots(lines, per_line, sharey=True, squeeze=False), dtype=object)
+        bottom, top = 0.48 / height, 1 - 0.6 / height
+        figure.subplots_adjust(left=0.07, right=0.985, bottom=bottom, top=top, wspace=0.14, hspace=0.75)
+        for axes in grid.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (title, histograms) in zip(grid.ravel(), panels.items(), strict=False):
+            for counts, name, colour in zip(histograms, names, (PALETTE[0], PALETTE[1]), strict=True):
+                shares = 100 * np.array(counts) / max(1, sum(counts))
+                edges = np.linspace(0, 1, len(counts) + 1)
+                axes.stairs(shares, edges, fill=True, alpha=0.35, color=colour)
+                axes.stairs(shares, edges, color=colour, linewidth=1.2, label=name)
+            axes.set_title(_shortened(title, LONGEST_TITLE), loc="left", color=INK)
+            axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel=axis)
+            axes.grid(True, axis="y")
+        for first in grid[:, 0]:
+            first.set_ylabel("%")
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(),
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+            loc="upper left",
+            bbox_to_anchor=(0.06, 1.0),
+            ncols=2,
+            handlelength=1.2,
+        )
     return svg[0]
 
 

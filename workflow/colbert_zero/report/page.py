@@ -44,6 +44,7 @@ from colbert_zero.report.sections import (
 from colbert_zero.report.statistics.comparison import Statistics, compare
 from colbert_zero.report.statistics.record import STATISTICS_FILE, record
 from colbert_zero.report.statistics.section import statistics_sections
+from colbert_zero.report.teachers_section import teachers_section
 from colbert_zero.report.template import fill
 from colbert_zero.report.text_tables import markdown_table
 
@@ -458,6 +459,8 @@ class Report:
                 tables += settings_tables(self.models, self.rows_using)
             if tables:
                 yield Section(title, [text] if text else [], tables)
+            if title == "Mining" and (scores := self.lineage.of_kind("scores")):
+                yield teachers_section(scores, self.rows_using)
         yield self.ledger.section()
         yield from audit_sections(self.spec.inputs, self.lineage)
         yield provenance_section(self.lineage, self.settings["seed"])

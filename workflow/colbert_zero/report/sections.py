@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,6 @@ SECTIONS = (
         "candidates",
         "negatives",
     ),
-    ("Teachers", "Candidates and their teacher scores, which distillation learns from.", "scores"),
     ("Bases", "The models that training starts from.", "bases"),
     ("Training", "", "models", "batches"),
     (
@@ -118,15 +117,18 @@ def format_cell(value: Any) -> Cell:
     return Cell(str(value) or ABSENT)
 
 
-def fact_table(kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str, str]) -> Table:
+def fact_table(
+    kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str, str], left_out: Collection[str] = ("files",)
+) -> Table:
     """Tabulate the facts of artifacts of one kind, a row for each artifact.
 
     Args:
         kind: The artifacts' kind, which is the table's title.
         artifacts: The artifacts.
         rows_using: By artifact name, the rows of the results table that depend on the artifact.
+        left_out: Facts that are not for this table.
     """
-    known = {name for artifact in artifacts for name in artifact.facts if name != "files"}
+    known = {name for artifact in artifacts for name in artifact.facts if name not in left_out}
     columns = [name for name in FIRST_FACTS if name in known] + sorted(known.difference(FIRST_FACTS))
     rows = []
     for artifact in artifacts:

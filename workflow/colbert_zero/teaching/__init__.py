@@ -4,7 +4,8 @@ In: the shards of a source (`shards/*`), the candidates mined in it (`candidates
 model.
 Out: `scores/*`, rows of a query, its documents, and their scores, raw and min-max normalised.
 
-Open `scoring.py` first: it chooses the documents to score and writes the scores. `bm25.py` and `neural.py` are the
-steps. What `neural.py` scores in pieces is in `choice.py`; its models are in `rerankers.py` and `late_interaction.py`,
-and `pairs.py` and `pair_encoder.py` make their inputs. `report.py` says what the scores are like.
+Open `scoring.py` first: it chooses the documents to score and writes the scores. `bm25.py`, `neural.py` and
+`ensemble.py`, which averages the scores of others, are the steps. The models of `neural.py` are in `rerankers.py` and
+`late_interaction.py`, and `pairs.py` and `pair_encoder.py` make their inputs. `report.py` says what the scores are
+like, `agreement.py` how far teachers agree; `export.py` is the command that writes scores as a dataset.
 """

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 TEMPERATURES = (1.0, 0.5, 0.25)
 """By which the normalised scores are divided before the softmax whose entropy is told."""
+BINS = 20
+"""Into so many parts of equal width, from 0 to 1, the histograms divide the normalised scores."""
 
 
 def relative_entropy(scores: npt.NDArray[np.float32], temperature: float) -> float:
@@ -25,30 +27,31 @@ def relative_entropy(scores: npt.NDArray[np.float32], temperature: float) -> flo
 
 
 class ScoreReport:
-    """Counts of the rows that are written; a process holds no more than sums.
-
-    Attributes:
-        constant: How many rows were left out because their documents all have one score.
-    """
+    """Counts of the rows that are written; a process holds no more than sums."""
 
     def __init__(self) -> None:
         """Start counting."""
-        self.constant = self._rows = self._first = self._tied = 0
+        self._rows = self._first = self._tied = 0
         self._entropies = np.zeros(len(TEMPERATURES))
         self._raw = {"own": np.zeros(3), "others": np.zeros(3)}
+        self._histogram = {"own": np.zeros(BINS, np.int64), "others": np.zeros(BINS, np.int64)}
 
     def add(self, raw: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> bool:
-        """Count a row: the raw and the normalised scores of its documents, its own first. Whether they differ."""
+        """Count a row: the raw and the normalised scores of its documents, its own first; unless they are all equal.
+
+        Returns:
+            Whether they differ.
+        """
         if raw.min() == raw.max():
-            self.constant += 1
             return False
         self._rows += 1
         self._first += bool(raw.argmax() == 0)
         self._tied += len(np.unique(raw)) < len(raw)
         self._entropies += [relative_entropy(scores, temperature) for temperature in TEMPERATURES]
-        for name, some in (("own", raw[:1]), ("others", raw[1:])):
-            values = some.astype(np.float64)
+        for name, of in (("own", slice(1)), ("others", slice(1, None))):
+            values = raw[of].astype(np.float64)
             self._raw[name] += (len(values), values.sum(), (values**2).sum())
+            self._histogram[name] += np.histogram(scores[of], BINS, (0, 1))[0]
         return True
 
     @property
@@ -56,7 +59,7 @@ class ScoreReport:
         """`positive_first`: rows whose own document scores highest. `ties`: rows with equal scores.
 
         `entropy`: by temperature, the mean of `relative_entropy`. `raw`: mean and standard deviation of the raw scores
-        of rows' own documents and of the others.
+        of rows' own documents and of the others. `histogram`: how many normalised scores of both are in each of `BINS`.
         """
         rows = max(1, self._rows)
         return {
@@ -67,6 +70,7 @@ class ScoreReport:
                 for of, total in zip(TEMPERATURES, self._entropies, strict=True)
             },
             "raw": {name: _mean_and_deviation(*sums) for name, sums in self._raw.items()},
+            "histogram": {name: counts.tolist() for name, counts in self._histogram.items()},
         }
 
 

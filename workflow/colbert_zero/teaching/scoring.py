@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,13 +96,31 @@ def refuse_nonfinite(label: str, row: int, raw: npt.NDArray[np.float32]) -> None
         raise UserError(f"{label}: a score of row {row} is not finite; try the teacher in fp32")
 
 
+class ScoredRow(NamedTuple):
+    """A row's number in the shards, its query, and its documents with their raw scores, its own first."""
+
+    row: int
+    query: str
+    documents: Sequence[str]
+    raw: npt.NDArray[np.float32]
+
+
 def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]]) -> Mapping[str, Any]:
+    """Write the raw scores of each row's documents, which come in the order of `to_score`; see `write_rows`."""
+    rows = (
+        ScoredRow(row, to_score.query(position), to_score.texts(position), raw)
+        for position, (row, raw) in enumerate(zip(to_score.rows.tolist(), scores, strict=True))
+    )
+    return write_rows(job, rows, too_few=len(to_score.corpus.queries) - len(to_score.rows))
+
+
+def write_rows(job: Job, rows: Iterable[ScoredRow], too_few: int) -> Mapping[str, Any]:
     """Write `rows-*.parquet`: texts, raw scores, and scores that are min-max normalised per query.
 
     Args:
-        job: The job; its folder gets the files.
-        to_score: The rows and documents that were scored.
-        scores: The raw scores of each row's documents, in order.
+        job: The job; its folder gets the files, without the rows whose scores are all equal.
+        rows: The rows, ascending; rows whose scores are all equal may be left out.
+        too_few: How many rows of the shards have too few candidates.
 
     Returns:
         Counts for the manifest: rows, dropped rows by reason, and what `ScoreReport` tells of the others.
@@ -110,25 +128,22 @@ def write_scores(job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDAr
     Raises:
         UserError: A score is not finite, or all rows are dropped.
     """
-    report = ScoreReport()
-    with RowWriter(job.folder, TEACHER_SCORED_SCHEMA, job.input("shards").spec.settings["rows_per_shard"]) as writer:
-        writer.write_records(_scored_rows(job, to_score, scores, report))
+    report, shards = ScoreReport(), job.input("shards")
+    with RowWriter(job.folder, TEACHER_SCORED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:
+        writer.write_records(_records(job.spec.label, rows, report))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: the teacher gives all documents of a query one score, on every row; try another teacher"
         )
-    too_few = len(to_score.corpus.queries) - len(to_score.rows)
-    dropped = {"too few candidates": too_few, "all scores equal": report.constant}
+    equal = shards.facts["rows"] - too_few - writer.rows
+    dropped = {"too few candidates": too_few, "all scores equal": equal}
     return {**writer.facts, "dropped": dropped, **report.facts}
 
 
-def _scored_rows(
-    job: Job, to_score: DocumentsToScore, scores: Iterable[npt.NDArray[np.float32]], report: ScoreReport
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows to write, those whose scores differ; `report` counts all."""
-    for position, (row, raw) in enumerate(zip(to_score.rows.tolist(), scores, strict=True)):
-        refuse_nonfinite(job.spec.label, row, raw)
-        normalised = min_max(raw)
-        if report.add(raw, normalised):
-            query, documents = to_score.query(position), to_score.texts(position)
-            yield {"row": row, "query": query, "documents": documents, "raw": raw, "scores": normalised}
+def _records(label: str, rows: Iterable[ScoredRow], report: ScoreReport) -> Iterator[dict[str, Any]]:
+    """Yield the rows to write, those whose scores differ, which `report` counts."""
+    for scored in rows:
+        refuse_nonfinite(label, scored.row, scored.raw)
+        normalised = min_max(scored.raw)
+        if report.add(scored.raw, normalised):
+            yield {**scored._asdict(), "scores": normalised}

@@ -204,9 +204,10 @@ class RecipePlanner:
             check_at_most("negatives", settings["negatives"], f"mining.{settings['mining']}", made, where)
             return [self._mining.negatives(settings["mining"], shards, where) for shards in rows]
         if stage == "distillation" and settings["teacher"] is not None:
-            made = self._draft.entry("teachers", settings["teacher"], where)["documents"]
+            scores = [self._teachers.scores(settings["teacher"], shards, where) for shards in rows]
+            made = scores[0].settings["documents"]
             check_at_most("documents", settings["documents"], f"teachers.{settings['teacher']}", made, where)
-            return [self._teachers.scores(settings["teacher"], shards, where) for shards in rows]
+            return scores
         return rows
 
     def _evaluate_during_training(self, model: Spec, encoding: Config, evaluate: Config, where: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from colbert_zero.graph.artifact import Spec
-from colbert_zero.graph.config import Config
+from colbert_zero.graph.config import Config, require_known
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
 
@@ -157,6 +157,39 @@ def check_documents(teacher: Config, miners: Sequence[Config], where: str) -> No
             f"{where}: documents is {teacher['documents']}, but {_depths(teacher, miners)} gives at most "
             f"{_total_depth(miners)} candidates beside the positive; ask for fewer, or raise the depth"
         )
+
+
+def check_members(name: str, members: Mapping[str, Config], weights: Iterable[str]) -> None:
+    """Check that the members of an ensemble of teachers can be averaged: several teachers that score one choice.
+
+    Args:
+        name: The ensemble's name.
+        members: The entries of `teachers` that are its members, by name.
+        weights: The names that weights are given for.
+    """
+    where = f"teachers.{name}"
+    for member, entry in members.items():
+        if member == name:
+            raise UserError(f"{where}: the ensemble is a member of itself; leave it out")
+        if "ensemble" in entry:
+            raise UserError(f"{where}: member {member} is an ensemble; name the members of that one")
+    first, *others = members
+    if not others:
+        raise UserError(f"{where}: {first} is the only member, so there is nothing to average; name another, or use it")
+    for member in others:
+        for setting in ("miners", "documents"):
+            one, other = members[first][setting], members[member][setting]
+            if one != other:
+                raise UserError(
+                    f"{where}: {first} and {member} score different documents: {setting} is {_shown(one)} in the one "
+                    f"and {_shown(other)} in the other; give both the same"
+                )
+    for member in weights:
+        require_known(member, members, f"{where}.ensemble.weights", f"{where}.ensemble.members")
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _total_depth(miners: Iterable[Config]) -> int:

@@ -7,10 +7,11 @@ from functools import partial
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.mining import MiningPlanner
-from colbert_zero.graph.planners.relations import check_documents
+from colbert_zero.graph.planners.relations import check_documents, check_members
 
 
 class TeacherPlanner:
@@ -24,14 +25,35 @@ class TeacherPlanner:
         """A teacher's scores for the queries of a source's shards.
 
         Raises:
-            UserError: There is no such teacher, or its miners cannot give so many documents; `where` is the place in
-                the config that names it.
+            UserError: There is no such teacher, its miners cannot give so many documents, or it is an ensemble of what
+                cannot be averaged; `where` is the place in the config that names it.
         """
         teacher = self._draft.entry("teachers", name, where)
-        kind = only_key(teacher, tuple(KINDS), f"teachers.{name}")
+        kind = only_key(teacher, (*KINDS, ENSEMBLE), f"teachers.{name}", OPTIONS)
+        if kind == ENSEMBLE:
+            return self._ensemble(name, teacher[ENSEMBLE], shards)
         check_documents(teacher, self._mining.entries(teacher["miners"], f"teachers.{name}"), f"teachers.{name}")
         candidates = self._mining.candidates(teacher["miners"], shards, f"teachers.{name}")
         return KINDS[kind](self._draft, self._bases, name, teacher, shards, candidates)
+
+    def _ensemble(self, name: str, ensemble: Config, shards: Spec) -> Spec:
+        """The mean of other teachers' scores. Members are sorted by name, so that their order decides nothing."""
+        where = f"teachers.{name}"
+        members = {member: self._draft.entry("teachers", member, where) for member in ensemble["members"]}
+        check_members(name, members, ensemble["weights"])
+        planned: dict[str, tuple[str, Spec]] = {}
+        for member in members:
+            scores = self.scores(member, shards, where)
+            same, _ = planned.setdefault(scores.name, (member, scores))
+            if same != member:
+                raise UserError(f"{where}: members {same} and {member} are the same; name one of them")
+        sorted_members = [planned[artifact] for artifact in sorted(planned)]
+        specs = [scores for _, scores in sorted_members]
+        settings = {"documents": specs[0].settings["documents"]}
+        weights = [ensemble["weights"].get(member, 1) for member, _ in sorted_members]
+        if len({*weights}) > 1:  # Equal weights decide nothing, whatever they are.
+            settings["weights"] = weights
+        return self._draft.add("scores", f"{ENSEMBLE}.{shards.label}", settings, {"shards": shards, "members": specs})
 
 
 def _bm25(draft: Draft, _bases: BasePlanner, _name: str, teacher: Config, shards: Spec, candidates: list[Spec]) -> Spec:
@@ -67,4 +89,8 @@ KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec, list[Spec]]
     "causal-lm": partial(_neural, kind="causal-lm"),
     "late-interaction": partial(_neural, kind="late-interaction"),
 }
-"""Kinds of teachers: the config's key, and the function that plans the scores."""
+"""Kinds of teachers that score documents: the config's key, and the function that plans the scores."""
+ENSEMBLE = "ensemble"
+"""The key of a teacher that is the mean of others."""
+OPTIONS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("miners", "documents"), tuple(KINDS))
+"""Settings that an ensemble does not have: its members say what they score."""
