@@ -31,6 +31,7 @@ STEPS = {
     "negatives": ("mining.negatives", None),
     "scores/bm25": ("teaching.bm25", "add_heap_option"),
     "scores/neural": ("teaching.neural", "add_device_option"),
+    "scores/ensemble": ("teaching.ensemble", None),
     "batches": ("data.batches", None),
     "models": ("training.train", "add_options"),
     "selections": ("training.selection", None),

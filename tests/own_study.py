@@ -21,7 +21,11 @@ CONFIG = {
     },
     "miners": {"bm25": {"bm25": {}, "depth": 20}, "lsa": {"lsa": {"dimensions": 8}, "depth": 20}},
     "mining": {"fused": {"miners": ["bm25", "lsa"], "negatives": 2}},
-    "teachers": {"bm25": {"bm25": {}, "miners": ["bm25", "lsa"], "documents": 4}},
+    "teachers": {
+        "bm25": {"bm25": {}, "miners": ["bm25", "lsa"], "documents": 4},
+        "binary": {"bm25": {"k1": 0.0}, "miners": ["bm25", "lsa"], "documents": 4},
+        "both": {"ensemble": {"members": ["bm25", "binary"]}},
+    },
     "stages": {
         "unsupervised": {"batch_size": 16, "epochs": 10, "learning_rate": 3.0e-3, "temperature": 0.2},
         "supervised": {
@@ -31,7 +35,7 @@ CONFIG = {
             "mining": "fused",
             "negatives": 2,
         },
-        "distillation": {"batch_size": 8, "learning_rate": 1.0e-3, "teacher": "bm25", "documents": 4},
+        "distillation": {"batch_size": 8, "learning_rate": 1.0e-3, "teacher": "both", "documents": 4},
     },
     "recipes": {
         "all": {
