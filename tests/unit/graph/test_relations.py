@@ -44,6 +44,10 @@ CONTRADICTIONS = {
         {"mining/fused/miners": ["lsa"], "mining/fused/negatives": 50},
         "at most 49",
     ),
+    "a fusion of one miner": (
+        {"mining/fused/miners": ["lsa"], "mining/fused/fusion": "reciprocal-rank"},
+        "mining.fused: fusion is reciprocal-rank, but lsa is the only miner, so nothing is fused",
+    ),
     "more negatives than are mined": (
         {"stages/supervised/negatives": 4},
         "stage supervised: negatives is 4, but mining.fused makes 3",

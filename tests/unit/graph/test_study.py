@@ -67,6 +67,9 @@ def test_the_miners_that_filter_decide_negatives_of_several_miners_alone(config)
     assert [spec.settings["filter"] for spec in both] == [[0, 1]]
     assert both == negatives(miners=["bm25", "lsa"], filter=["lsa", "bm25"])
     assert [spec.settings["filter"] for spec in negatives(miners=["bm25", "lsa"], filter=["lsa"])] == [[1]]
+    assert both == negatives(miners=["bm25", "lsa"], fusion="normalised")
+    by_rank = negatives(miners=["bm25", "lsa"], fusion="reciprocal-rank")
+    assert [spec.settings for spec in by_rank] == [{**both[0].settings, "fusion": "reciprocal-rank"}]
     # The specs of version 0.1.0.
     single = negatives(miners=["lsa"])
     assert single == negatives(miners=["lsa"], filter=["lsa"])

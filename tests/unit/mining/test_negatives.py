@@ -249,6 +249,21 @@ def test_several_miners_are_fused_before_the_choice() -> None:
     assert rows == [{"row": 0, "query": "query 0", "document": "document 0", "negatives": ["document 1", "document 2"]}]
 
 
+@pytest.mark.parametrize(("fusion", "negatives"), [("normalised", [1, 2]), ("reciprocal-rank", [2, 1])])
+def test_the_fusion_orders_and_what_is_too_close_is_asked_of_the_miners_scores(
+    fusion: str, negatives: list[int]
+) -> None:
+    """Document 1 is far above 2 by the first miner's scores, and one rank; 4 is too close by them in any order."""
+    lists_ = [
+        candidates_of([0, 4, 1, 2, 3], [10.0, 9.9, 9.0, 1.0, 0.9], 10.0),
+        candidates_of([0, 2, 3, 1], [6.0, 2.0, 1.9, 0.0], 6.0),
+    ]
+    miners = [Miner("a", 100), Miner("b", 100, filters=False)]
+    sampler = NegativeSampler(**SETTINGS | {"label": "mine", "miners": miners, "fusion": fusion})
+    assert sampler.sample(0, lists_, np.array([0], np.int32)) == negatives
+    assert sampler.dropped["too close to the positive"] == 1
+
+
 @pytest.mark.parametrize(
     ("filters", "negatives", "too_close", "above"),
     [

@@ -25,6 +25,7 @@ from colbert_zero.data.rows import MINED_SCHEMA, RowWriter
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.draws import sample
+from colbert_zero.graph.limits import DEFAULT_FUSION
 from colbert_zero.mining.candidates import Candidates, fuse, highest_unknown_score, raw_scores, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
 
@@ -65,6 +66,7 @@ class NegativeSampler:
         seed: The study's seed, for the random sample.
         label: The source, for the random sample.
         miners: What proposed the candidates; each of a row's lists comes from one.
+        fusion: How the lists of several miners are put in one order; see `candidates.fuse`.
     """
 
     p: float
@@ -74,6 +76,7 @@ class NegativeSampler:
     seed: int
     label: str
     miners: Sequence[Miner]
+    fusion: str = DEFAULT_FUSION
     rows: int = 0
     rows_kept: int = 0
     candidates: int = 0
@@ -93,7 +96,7 @@ class NegativeSampler:
             lists: The row's candidates, a list from each miner, in their order.
             known_positives: Numbers of the documents known to answer the row's query.
         """
-        fused = fuse(lists)
+        fused = fuse(lists, self.fusion)
         raw = [raw_scores(candidates, fused.documents) for candidates in lists]
         is_positive = np.isin(fused.documents, known_positives)
         ranked = np.flatnonzero(~is_positive)[self.skip :]

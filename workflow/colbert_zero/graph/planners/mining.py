@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key, require_known
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.limits import DEFAULT_FUSION
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.relations import check_negatives
@@ -53,6 +54,8 @@ class MiningPlanner:
         mining = dict(self._draft.entry("mining", name, where))
         check_negatives(mining, self.entries(mining["miners"], f"mining.{name}"), f"mining.{name}")
         miners = mining.pop("miners")
+        if mining["fusion"] == DEFAULT_FUSION:  # Left out of older specs, which meant it.
+            del mining["fusion"]
         filters = [
             miners.index(require_known(miner, miners, f"mining.{name}.filter", f"mining.{name}.miners"))
             for miner in mining.pop("filter", miners)

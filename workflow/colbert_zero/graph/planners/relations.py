@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
+from colbert_zero.graph.limits import DEFAULT_FUSION, MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
 
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 """The settings of a distillation by which the scores of both sides are divided."""
@@ -131,7 +131,7 @@ def check_at_most(setting: str, value: int, other: str, limit: int, where: str) 
 
 
 def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> None:
-    """Check that an entry of `mining` can find the negatives it asks for.
+    """Check that an entry of `mining` has something to fuse if it says how, and can find the negatives it asks for.
 
     Where a miner filters, a row keeps candidates of that miner only if it retrieved the row's own document: all of them
     would otherwise score too much. So one place of its depth is not for negatives.
@@ -141,6 +141,11 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
         miners: The entries of its miners.
         where: The place in the config.
     """
+    if len(miners) == 1 and mining["fusion"] != DEFAULT_FUSION:
+        raise UserError(
+            f"{where}: fusion is {mining['fusion']}, but {mining['miners'][0]} is the only miner, so nothing is fused; "
+            "remove it, or name more miners"
+        )
     most = _total_depth(miners) - len(mining.get("filter", miners))
     if mining["negatives"] + mining["skip"] > most:
         skipped = f" after skip: {mining['skip']}" if mining["skip"] else ""
