@@ -48,6 +48,10 @@ CONTRADICTIONS = {
         {"mining/fused/miners": ["lsa"], "mining/fused/fusion": "reciprocal-rank"},
         "mining.fused: fusion is reciprocal-rank, but lsa is the only miner, so nothing is fused",
     ),
+    "more negatives than candidates where a miner has a margin": (
+        {"mining/fused/negatives": 99, "mining/fused/filter": ["lsa"], "mining/fused/margin": {"bm25": 1}},
+        "at most 98 candidates",
+    ),
     "more negatives than are mined": (
         {"stages/supervised/negatives": 4},
         "stage supervised: negatives is 4, but mining.fused makes 3",

@@ -13,7 +13,8 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.mining.candidates import Candidates, fuse
-from colbert_zero.mining.negatives import Miner, NegativeSampler, make
+from colbert_zero.mining.filters import Miner
+from colbert_zero.mining.negatives import NegativeSampler, make
 from mined import publish_candidates, publish_shards, publish_step, rows_in
 
 PAIRS = [(f"query {row}", f"document {row}") for row in range(12)]
@@ -109,7 +110,11 @@ def worlds(draw: st.DrawFn) -> tuple[np.ndarray, list[Miner], list[int]]:
     kinds = draw(st.lists(st.sampled_from(["bm25", "dense"]), min_size=1, max_size=3))
     lows = [0 if kind == "bm25" else -8 for kind in kinds]
     scores = [draw(st.lists(st.integers(low, 12), min_size=size, max_size=size)) for low in lows]
-    miners = [Miner(f"{kind}{at}", draw(st.integers(1, 9)), draw(st.booleans())) for at, kind in enumerate(kinds)]
+    margins = st.sampled_from([None, Q, 4 * Q])
+    miners = [
+        Miner(f"{kind}{at}", draw(st.integers(1, 9)), draw(st.booleans()), draw(margins))
+        for at, kind in enumerate(kinds)
+    ]
     known = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3, unique=True))
     return np.array(scores, np.float32) * Q, miners, known
 
@@ -140,13 +145,14 @@ def test_a_negative_is_what_every_miner_that_filters_must_have_scored_low_enough
             last = of_miner[listed[-1]] if len(listed) == miner.depth else 0
             at_most = of_miner[number] if number in listed else last
             low_enough &= not miner.filters or at_most < positive - abs(positive) * (1 - p)
+            low_enough &= miner.margin is None or at_most <= positive - miner.margin
         expected += [number] if low_enough else []
     assert chosen == (expected[:asked] if len(expected) >= asked else None)
     # By scores that no list has: the miner's own of every document.
     for of_miner, miner in zip(scores, miners, strict=True):
         exceed = sum(of_miner[number] > of_miner[known[0]] for number in chosen or [])
         assert sampler.above_the_positive[miner.name] <= exceed
-        assert exceed == 0 or not miner.filters
+        assert exceed == 0 or not (miner.filters or miner.margin)
     report = sampler.report
     assert report["candidates"] == report["kept"] + sum(report["dropped"].values())
 
@@ -202,6 +208,57 @@ def test_one_miner_filters_as_nv_retriever_does(scores: list[float], positive: f
         assert sample_negatives(candidates, p=p) == (allowed[:2] if len(allowed) >= 2 else None)
 
 
+@given(
+    st.lists(st.floats(0.0625, 1, width=32), min_size=1, max_size=30, unique=True),
+    st.floats(0.0625, 1, width=32),
+    st.sampled_from([0.03, 0.05, 0.1]),
+)
+def test_a_margin_filters_as_nv_retriever_does(scores: list[float], positive: float, margin: float) -> None:
+    """TopK-MarginPos (arXiv 2407.15831, section 3): the best k of those not above `positive - margin`."""
+    ranked = np.array(sorted(scores, reverse=True), np.float32)
+    candidates = candidates_of(range(1, len(ranked) + 1), ranked.tolist(), positive)
+    clear = np.abs(ranked - (positive - margin)) > 1e-6
+    allowed = (np.flatnonzero(ranked <= positive - margin) + 1).tolist()
+    if clear.all():
+        miners = [Miner("a", 100, filters=False, margin=margin)]
+        assert sample_negatives(candidates, miners=miners) == (allowed[:2] if len(allowed) >= 2 else None)
+
+
+def test_a_margin_may_be_reached_and_is_that_below_the_lowest_known_positive() -> None:
+    candidates = candidates_of([0, 1, 5, 2, 3, 4], [10.0, 9.5, 9.25, 9.0, 8.75, 8.5], 10.0)
+    miners = [Miner("a", 100, margin=0.5)]
+    assert sample_negatives(candidates, p=1.0, miners=miners) == [1, 5]
+    assert sample_negatives(candidates, p=1.0, miners=miners, known=[0, 5]) == [3, 4]
+
+
+def test_near_duplicates_of_any_known_positive_are_dropped() -> None:
+    texts = ["one two three four", "Another answer", "one two  three fours", "ANOTHER answer!", "what is it", "not so"]
+    candidates = candidates_of(range(6), [9.0, 8.0, 5.0, 4.0, 3.0, 2.0], 9.0)
+    asked: dict[str, Any] = {"texts": texts, "negatives": 1}
+    # The first text has 14 shingles, and the third all of them and one more; the second has 10, and the fourth 11.
+    assert sample_negatives(candidates, known=[0, 1], near_duplicates=10 / 11, **asked) == [4]
+    assert sample_negatives(candidates, known=[0, 1], near_duplicates=14 / 15, **asked) == [3]
+    assert sample_negatives(candidates, known=[0, 1], near_duplicates=0.95, **asked) == [2]
+    assert sample_negatives(candidates, known=[0, 1], **asked) == [2]
+
+
+def test_what_the_settings_of_an_entry_drop_is_counted_and_the_counts_add_up() -> None:
+    """Of the first row's candidates, each but 8 and 9 is dropped for a reason of its own."""
+    texts = ["document 0", "first rank", "close", "in the margin", "of the other", "document 0!", "spare", "last"]
+    source = publish_shards([(f"query {row}", text) for row, text in enumerate(texts)])
+    others = ([], [], 1.0)
+    one = publish_candidates(source, [([0, 1, 2, 3, 5, 6, 7], [10, 9.9, 9.8, 9, 3, 2, 1], 10.0), *[others] * 7], "a", 7)
+    two = publish_candidates(source, [([0, 4, 5, 6, 7], [10.0, 4.0, 3.0, 2.0, 1.0], 10.0), *[others] * 7], "b")
+    settings = {"filter": [0], "margins": [2.0, None], "near_duplicates": 0.8, "skip": 1, "negatives": 1}
+    facts = publish_step(make, spec_of(source, one, two, **settings)).facts
+    assert facts["dropped"] == {
+        "known positive": 1, "skipped rank": 1, "too close to the positive": 1, "within the margin of the positive": 1,
+        "perhaps too close: not retrieved by a miner that filters": 0, "near-duplicate of a positive": 1,
+        "beyond what was asked": 2, "too few for the row": 0,
+    }  # fmt: skip
+    assert facts["candidates"] == facts["kept"] + sum(facts["dropped"].values()) == 8
+
+
 def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> None:
     source = publish_shards(PAIRS, rows_per_shard=5)
     lists_ = [([row, (row + 1) % 12, (row + 2) % 12, (row + 3) % 12], [9.0, 5.0, 4.0, 3.0], 9.0) for row in range(12)]
@@ -221,8 +278,8 @@ def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> 
         "source": "mine", "candidates": 46, "kept": 22, "rows_read": 12, "rows_kept": 11, "rows_dropped": 1,
         "dropped": {
             "known positive": 12, "skipped rank": 0, "too close to the positive": 0,
-            "perhaps too close: not retrieved by a miner that filters": 0, "beyond what was asked": 11,
-            "too few for the row": 1,
+            "within the margin of the positive": 0, "perhaps too close: not retrieved by a miner that filters": 0,
+            "near-duplicate of a positive": 0, "beyond what was asked": 11, "too few for the row": 1,
         },
         "above_the_positive": {"a": 0},
     }  # fmt: skip

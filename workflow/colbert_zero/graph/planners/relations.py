@@ -133,8 +133,8 @@ def check_at_most(setting: str, value: int, other: str, limit: int, where: str) 
 def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> None:
     """Check that an entry of `mining` has something to fuse if it says how, and can find the negatives it asks for.
 
-    Where a miner filters, a row keeps candidates of that miner only if it retrieved the row's own document: all of them
-    would otherwise score too much. So one place of its depth is not for negatives.
+    Where a miner filters, or has a margin, a row keeps candidates of that miner only if it retrieved the row's own
+    document: all of them would otherwise score too much. So one place of its depth is not for negatives.
 
     Args:
         mining: The entry.
@@ -146,7 +146,7 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
             f"{where}: fusion is {mining['fusion']}, but {mining['miners'][0]} is the only miner, so nothing is fused; "
             "remove it, or name more miners"
         )
-    most = _total_depth(miners) - len(mining.get("filter", miners))
+    most = _total_depth(miners) - len({*mining.get("filter", mining["miners"]), *mining.get("margin", ())})
     if mining["negatives"] + mining["skip"] > most:
         skipped = f" after skip: {mining['skip']}" if mining["skip"] else ""
         raise UserError(
