@@ -242,6 +242,25 @@ def test_near_duplicates_of_any_known_positive_are_dropped() -> None:
     assert sample_negatives(candidates, known=[0, 1], **asked) == [2]
 
 
+@pytest.mark.parametrize("choose", ["top", "random"])
+def test_negatives_are_chosen_in_a_window_of_ranks(choose: str) -> None:
+    """Ranks 4 to 8 of the documents but 0 and 2, which answer the query; rank 6 is too close by a second miner."""
+    first = candidates_of(range(20), np.linspace(4, 1, 20).tolist(), 9.0)
+    second = candidates_of([0, 7], [2.0, 1.95], 2.0)
+    miners = [Miner("a", 100, filters=False), Miner("b", 100)]
+    settings: dict[str, Any] = {"label": "mine", "miners": miners, "choose": choose, "skip": 3, "last_rank": 8}
+    sampler = NegativeSampler(**SETTINGS | settings)
+    chosen = [sampler.sample(row, [first, second], np.array([0, 2], np.int32)) or [] for row in range(60)]
+    window = fuse([first, second]).documents.tolist()
+    window = [number for number in window if number not in (0, 2)][3:8]
+    allowed = [number for number in window if number != 7]
+    assert {number for of_row in chosen for number in of_row} == set(allowed[:2] if choose == "top" else allowed)
+    report = sampler.report
+    assert report["dropped"]["skipped rank"] == 60 * 3
+    assert report["dropped"]["beyond the last rank"] == 60 * (18 - 8)
+    assert report["candidates"] == report["kept"] + sum(report["dropped"].values())
+
+
 def test_what_the_settings_of_an_entry_drop_is_counted_and_the_counts_add_up() -> None:
     """Of the first row's candidates, each but 8 and 9 is dropped for a reason of its own."""
     texts = ["document 0", "first rank", "close", "in the margin", "of the other", "document 0!", "spare", "last"]
@@ -249,12 +268,12 @@ def test_what_the_settings_of_an_entry_drop_is_counted_and_the_counts_add_up() -
     others = ([], [], 1.0)
     one = publish_candidates(source, [([0, 1, 2, 3, 5, 6, 7], [10, 9.9, 9.8, 9, 3, 2, 1], 10.0), *[others] * 7], "a", 7)
     two = publish_candidates(source, [([0, 4, 5, 6, 7], [10.0, 4.0, 3.0, 2.0, 1.0], 10.0), *[others] * 7], "b")
-    settings = {"filter": [0], "margins": [2.0, None], "near_duplicates": 0.8, "skip": 1, "negatives": 1}
-    facts = publish_step(make, spec_of(source, one, two, **settings)).facts
+    settings = {"filter": [0], "margins": [2.0, None], "near_duplicates": 0.8, "skip": 1, "last_rank": 6}
+    facts = publish_step(make, spec_of(source, one, two, negatives=1, **settings)).facts
     assert facts["dropped"] == {
-        "known positive": 1, "skipped rank": 1, "too close to the positive": 1, "within the margin of the positive": 1,
-        "perhaps too close: not retrieved by a miner that filters": 0, "near-duplicate of a positive": 1,
-        "beyond what was asked": 2, "too few for the row": 0,
+        "known positive": 1, "skipped rank": 1, "beyond the last rank": 1, "too close to the positive": 1,
+        "within the margin of the positive": 1, "perhaps too close: not retrieved by a miner that filters": 0,
+        "near-duplicate of a positive": 1, "beyond what was asked": 1, "too few for the row": 0,
     }  # fmt: skip
     assert facts["candidates"] == facts["kept"] + sum(facts["dropped"].values()) == 8
 
@@ -277,7 +296,7 @@ def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> 
     assert report == {
         "source": "mine", "candidates": 46, "kept": 22, "rows_read": 12, "rows_kept": 11, "rows_dropped": 1,
         "dropped": {
-            "known positive": 12, "skipped rank": 0, "too close to the positive": 0,
+            "known positive": 12, "skipped rank": 0, "beyond the last rank": 0, "too close to the positive": 0,
             "within the margin of the positive": 0, "perhaps too close: not retrieved by a miner that filters": 0,
             "near-duplicate of a positive": 0, "beyond what was asked": 11, "too few for the row": 1,
         },

@@ -29,6 +29,7 @@ from colbert_zero.mining.resemblance import resemblance, shingles
 REASONS = (
     "known positive",
     "skipped rank",
+    "beyond the last rank",
     *SCORE_REASONS,
     "near-duplicate of a positive",
     "beyond what was asked",
@@ -49,6 +50,7 @@ class NegativeSampler:
         seed: The study's seed, for the random sample.
         label: The source, for the random sample.
         miners: What proposed the candidates; each of a row's lists comes from one.
+        last_rank: The rank of the last candidate to choose from, known positives not counted; None: all.
         fusion: How the lists of several miners are put in one order; see `candidates.fuse`.
         near_duplicates: The resemblance to a known positive from which on a candidate is dropped; None: not asked.
         texts: The documents' texts, of which near-duplicates are told.
@@ -61,6 +63,7 @@ class NegativeSampler:
     seed: int
     label: str
     miners: Sequence[Miner]
+    last_rank: int | None = None
     fusion: str = DEFAULT_FUSION
     near_duplicates: float | None = None
     texts: Sequence[str] = ()
@@ -89,7 +92,10 @@ class NegativeSampler:
         self.candidates += len(fused.documents)
         left = np.arange(len(fused.documents))
         left = self._drop("known positive", left, np.isin(fused.documents, known_positives))
-        left = self._drop("skipped rank", left, np.arange(len(left)) < self.skip)
+        ranks = np.arange(len(left)) + 1
+        left = self._drop("skipped rank", left, ranks <= self.skip)
+        if self.last_rank is not None:
+            left = self._drop("beyond the last rank", left, ranks[self.skip :] > self.last_rank)
         for reason, refused in refused_by_scores(self.miners, lists, raw, known_positives, self.p).items():
             left = self._drop(reason, left, refused[left])
         left = self._drop("near-duplicate of a positive", left, self._repeats(fused.documents[left], known_positives))

@@ -131,7 +131,7 @@ def check_at_most(setting: str, value: int, other: str, limit: int, where: str) 
 
 
 def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> None:
-    """Check that an entry of `mining` has something to fuse if it says how, and can find the negatives it asks for.
+    """Check that an entry of `mining` has something to fuse if it says how, and can find what it asks for.
 
     Where a miner filters, or has a margin, a row keeps candidates of that miner only if it retrieved the row's own
     document: all of them would otherwise score too much. So one place of its depth is not for negatives.
@@ -146,11 +146,17 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
             f"{where}: fusion is {mining['fusion']}, but {mining['miners'][0]} is the only miner, so nothing is fused; "
             "remove it, or name more miners"
         )
-    most = _total_depth(miners) - len({*mining.get("filter", mining["miners"]), *mining.get("margin", ())})
-    if mining["negatives"] + mining["skip"] > most:
-        skipped = f" after skip: {mining['skip']}" if mining["skip"] else ""
+    asked, skip = mining["negatives"], mining["skip"]
+    skipped = f" after skip: {skip}" if skip else ""
+    if asked + skip > mining.get("last_rank", asked + skip):
         raise UserError(
-            f"{where}: negatives is {mining['negatives']}{skipped}, but {_depths(mining, miners)} gives "
+            f"{where}: negatives is {asked}{skipped}, but last_rank is {mining['last_rank']}; "
+            f"raise it to {asked + skip} at least, or ask for fewer"
+        )
+    most = _total_depth(miners) - len({*mining.get("filter", mining["miners"]), *mining.get("margin", ())})
+    if asked + skip > most:
+        raise UserError(
+            f"{where}: negatives is {asked}{skipped}, but {_depths(mining, miners)} gives "
             f"at most {most} candidates beside the positive; ask for fewer, or raise the depth"
         )
 
