@@ -13,6 +13,7 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.mining.candidates import Candidates, fuse
+from colbert_zero.mining.examples import Examples
 from colbert_zero.mining.filters import Miner
 from colbert_zero.mining.negatives import NegativeSampler, make
 from mined import publish_candidates, publish_shards, publish_step, rows_in
@@ -301,8 +302,27 @@ def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> 
             "near-duplicate of a positive": 0, "beyond what was asked": 11, "too few for the row": 1,
         },
         "above_the_positive": {"a": 0},
+        "score_histograms": {"a": {"low": 4.0, "width": 0.125} | {
+            "positives": [0] * 40 + [11], "negatives": [11] + [0] * 7 + [11] + [0] * 32,
+        }},
     }  # fmt: skip
     assert made.facts["rows_by_shard"] == [5, 5, 1]
+    examples = json.loads(made.file("examples.json").read_text())
+    assert len(examples) == 3 and all(example in rows for example in examples)
+
+
+def test_examples_are_drawn_by_seed_and_source_from_all_rows() -> None:
+    rows = [{"row": number} for number in range(100)]
+
+    def drawn(seed: int, label: str) -> list[dict[str, Any]]:
+        examples = Examples(seed, label)
+        assert list(examples.drawn_from(rows)) == rows
+        return examples.rows
+
+    assert drawn(1, "mine") == drawn(1, "mine") == sorted(drawn(1, "mine"), key=lambda row: row["row"])
+    found = {row["row"] for seed in range(200) for row in drawn(seed, "mine")}
+    assert found == set(range(100))
+    assert drawn(1, "mine") != drawn(1, "other")
 
 
 def test_a_positive_of_the_same_query_is_no_negative_however_it_is_written() -> None:

@@ -23,8 +23,10 @@ from colbert_zero.graph.draws import sample
 from colbert_zero.graph.limits import DEFAULT_FUSION
 from colbert_zero.mining.candidates import Candidates, fuse, raw_scores, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
+from colbert_zero.mining.examples import EXAMPLES_FILE, Examples
 from colbert_zero.mining.filters import SCORE_REASONS, Miner, refused_by_scores
 from colbert_zero.mining.resemblance import resemblance, shingles
+from colbert_zero.mining.score_histogram import ScoreHistogram
 
 REASONS = (
     "known positive",
@@ -72,11 +74,13 @@ class NegativeSampler:
     candidates: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     above_the_positive: dict[str, int] = field(init=False)
+    histograms: dict[str, ScoreHistogram] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start counting."""
         names = [miner.name for miner in self.miners]
         self.above_the_positive = dict.fromkeys([*names, "fused"] if len(names) > 1 else names, 0)
+        self.histograms = {name: ScoreHistogram() for name in names}
 
     def sample(self, row: int, lists: Sequence[Candidates], known_positives: npt.NDArray[np.int32]) -> list[int] | None:
         """Choose a row's negatives: their numbers, best first, or None if there are too few.
@@ -113,6 +117,8 @@ class NegativeSampler:
         # A single miner's list is the fused one, and has one name.
         for name, (scores, candidates) in zip(self.above_the_positive, by_score, strict=False):
             self.above_the_positive[name] += int((scores[chosen] > candidates.positive_score).sum())
+        for histogram, scores, candidates in zip(self.histograms.values(), raw, lists, strict=True):
+            histogram.add(candidates.positive_score, scores[chosen])
         numbers: list[int] = fused.documents[chosen].tolist()
         return numbers
 
@@ -138,7 +144,8 @@ class NegativeSampler:
         """How many candidates and rows were kept and dropped; `candidates` is the sum of `kept` and `dropped`.
 
         `above_the_positive` says how many of the kept have a score above that of the row's own document: by each
-        miner's scores, among those that it retrieved, and by the fused ones.
+        miner's scores, among those that it retrieved, and by the fused ones. `score_histograms` has the scores of the
+        rows that were kept, by miner: those of their own documents, and of the negatives that it retrieved.
         """
         return {
             "source": self.label,
@@ -146,6 +153,7 @@ class NegativeSampler:
             "dropped": self.dropped,
             "kept": self.rows_kept * self.negatives,
             "above_the_positive": self.above_the_positive,
+            "score_histograms": {name: histogram.facts for name, histogram in self.histograms.items()},
             "rows_read": self.rows,
             "rows_kept": self.rows_kept,
             "rows_dropped": self.rows - self.rows_kept,
@@ -153,7 +161,7 @@ class NegativeSampler:
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `rows-*.parquet` and `report.json`.
+    """Write `rows-*.parquet`, `report.json` and `examples.json`, which has some of the rows, drawn by the seed.
 
     Raises:
         UserError: No row has enough negatives.
@@ -163,12 +171,15 @@ def make(job: Job) -> Mapping[str, Any]:
     settings = {name: value for name, value in job.settings.items() if name not in ("filter", "margins")}
     sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job), texts=corpus.texts)
     with RowWriter(job.folder, MINED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:
-        writer.write_records(progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows"))
+        examples = Examples(sampler.seed, sampler.label)
+        mined = progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows")
+        writer.write_records(examples.drawn_from(mined))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: no row has {sampler.negatives} negatives left ({sampler.report['dropped']}): "
             "ask for fewer negatives, mine deeper, or filter less"
         )
+    (job.folder / EXAMPLES_FILE).write_text(json.dumps(examples.rows, indent=1) + "\n", encoding="utf-8")
     (job.folder / "report.json").write_text(json.dumps(sampler.report, indent=1) + "\n", encoding="utf-8")
     return {**writer.facts, **sampler.report}
 

@@ -33,6 +33,7 @@ LONGEST_LABEL = 36
 """Letters of a label; the rest is left out."""
 LONGEST_IN_LEGEND = 92
 """Letters of the legends of all panels of loss curves beside each other."""
+HISTOGRAM_LABELS = ("positives", "negatives")
 MOST_DECADES = 3
 """A logarithmic axis of more decades has labels at powers of ten alone."""
 TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -316,6 +317,57 @@ def _draw_corner(axes: Axes, corner: Corner, above: float, span: float) -> None:
         (0.14, corner.note, MUTED, "normal"),
     ):
         axes.text(x + 0.5, y + height, text, ha="center", va="center", color=colour, fontweight=weight)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of the scores of rows' own documents and of their negatives, in bins of one width.
+
+    Attributes:
+        low: Where the first bin begins.
+        width: The width of each.
+        positives: How many own documents score in each bin.
+        negatives: How many negatives do.
+    """
+
+    low: float
+    width: float
+    positives: Sequence[int]
+    negatives: Sequence[int]
+
+
+def histograms(panels: Mapping[str, Histogram], per_line: int = 2) -> str:
+    """Draw a panel for each title, with the shares of the positives and of the negatives that score in each bin."""
+    lines = -(-len(panels) // per_line)
+    height = 1.65 * lines + 0.3
+    with _figure("histograms", 8.2, height) as (figure, svg):
+        grid = np.asarray(figure.subplots(lines, per_line, squeeze=False), dtype=object).ravel()
+        figure.subplots_adjust(
+            left=0.02, right=0.98, bottom=0.3 / height, top=1 - 0.55 / height, wspace=0.08, hspace=0.55
+        )
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (title, histogram) in zip(grid, panels.items(), strict=False):
+            edges = histogram.low + histogram.width * np.arange(len(histogram.positives) + 1)
+            for number, counts in enumerate((histogram.positives, histogram.negatives)):
+                shares = np.array(counts) / max(1, sum(counts))
+                axes.stairs(shares, edges, fill=True, color=palette_colour(number), alpha=0.25)
+                axes.stairs(shares, edges, color=palette_colour(number), linewidth=1.1, label=HISTOGRAM_LABELS[number])
+            axes.set_title(_shortened(title), loc="left", color=INK)
+            axes.set_yticks(())
+            axes.set_ylim(0)
+            axes.spines["left"].set_visible(False)
+        figure.legend(
+            *grid[0].get_legend_handles_labels(),
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+            loc="upper left",
+            bbox_to_anchor=(0.005, 1.0),
+            ncols=2,
+            handlelength=1.2,
+        )
+    return svg[0]
 
 
 def stacked_bars(bars: Mapping[str, Sequence[float]], parts: Sequence[str]) -> str:

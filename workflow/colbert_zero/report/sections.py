@@ -43,6 +43,8 @@ SECTIONS = (
     ),
 )
 """Of each section: its title, its text, and the kinds of artifacts whose facts it shows."""
+FACTS_IN_FIGURES = frozenset({"score_histograms"})
+"""Facts that are drawn, and not in tables."""
 COLLAPSED_KINDS = frozenset({"sources", "candidates", "batches", "indexes", "runs"})
 """Kinds whose tables are collapsed at first: they have many artifacts, of little interest."""
 FIRST_FACTS = ("steps", "read", "kept", "rows", "dropped", "documents", "queries", "judgements")
@@ -126,7 +128,7 @@ def fact_table(kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str
         artifacts: The artifacts.
         rows_using: By artifact name, the rows of the results table that depend on the artifact.
     """
-    known = {name for artifact in artifacts for name in artifact.facts if name != "files"}
+    known = {name for artifact in artifacts for name in artifact.facts if name != "files"} - FACTS_IN_FIGURES
     columns = [name for name in FIRST_FACTS if name in known] + sorted(known.difference(FIRST_FACTS))
     rows = []
     for artifact in artifacts:
