@@ -44,6 +44,18 @@ CONTRADICTIONS = {
         {"mining/fused/miners": ["lsa"], "mining/fused/negatives": 50},
         "at most 49",
     ),
+    "a fusion of one miner": (
+        {"mining/fused/miners": ["lsa"], "mining/fused/fusion": "reciprocal-rank"},
+        "mining.fused: fusion is reciprocal-rank, but lsa is the only miner, so nothing is fused",
+    ),
+    "more negatives than candidates where a miner has a margin": (
+        {"mining/fused/negatives": 99, "mining/fused/filter": ["lsa"], "mining/fused/margin": {"bm25": 1}},
+        "at most 98 candidates",
+    ),
+    "more negatives than ranks": (
+        {"mining/fused/skip": 4, "mining/fused/last_rank": 6},
+        "mining.fused: negatives is 3 after skip: 4, but last_rank is 6; raise it to 7 at least",
+    ),
     "more negatives than are mined": (
         {"stages/supervised/negatives": 4},
         "stage supervised: negatives is 4, but mining.fused makes 3",
@@ -238,7 +250,7 @@ def test_a_contradiction_is_one_line_when_planning(name):
     "changes",
     [
         {"mining/fused/negatives": 98},
-        {"mining/fused/negatives": 90, "mining/fused/skip": 8},
+        {"mining/fused/negatives": 90, "mining/fused/skip": 8, "mining/fused/last_rank": 98},
         {"mining/fused/negatives": 99, "mining/fused/filter": ["lsa"]},
         {"teachers/bm25/documents": 51},
         {"stages/supervised/negatives": 1, "stages/distillation/documents": 2},

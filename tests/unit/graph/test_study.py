@@ -67,6 +67,12 @@ def test_the_miners_that_filter_decide_negatives_of_several_miners_alone(config)
     assert [spec.settings["filter"] for spec in both] == [[0, 1]]
     assert both == negatives(miners=["bm25", "lsa"], filter=["lsa", "bm25"])
     assert [spec.settings["filter"] for spec in negatives(miners=["bm25", "lsa"], filter=["lsa"])] == [[1]]
+    assert both == negatives(miners=["bm25", "lsa"], fusion="normalised")
+    by_rank = negatives(miners=["bm25", "lsa"], fusion="reciprocal-rank")
+    assert [spec.settings for spec in by_rank] == [{**both[0].settings, "fusion": "reciprocal-rank"}]
+    with_margin = negatives(miners=["bm25", "lsa"], margin={"lsa": 0.05}, near_duplicates=0.8)
+    changes = {"margins": [None, 0.05], "near_duplicates": 0.8}
+    assert [spec.settings for spec in with_margin] == [{**both[0].settings, **changes}]
     # The specs of version 0.1.0.
     single = negatives(miners=["lsa"])
     assert single == negatives(miners=["lsa"], filter=["lsa"])
@@ -115,6 +121,12 @@ MISTAKES = {
         change(["mining", "fused", "filter"], ["lsaa"]),
         "config.yaml: mining.fused.filter: lsaa is not in mining.fused.miners; did you mean lsa?",
     ),
+    "a margin of what mines not": (
+        change(["mining", "fused", "margin"], {"lsaa": 0.1}),
+        "config.yaml: mining.fused.margin: lsaa is not in mining.fused.miners; did you mean lsa?",
+    ),
+    "no margin": (change(["mining", "fused", "margin"], {}), "mining.fused.margin: there is nothing in it"),
+    "a margin of nothing": (change(["mining", "fused", "margin"], {"lsa": 0}), "mining.fused.margin.lsa"),
     "no filter": (change(["mining", "fused", "filter"], []), "mining.fused.filter: there is nothing in it"),
     "unknown teacher": (change(["stages", "distillation", "teacher"], "bm52"), "did you mean bm25?"),
     "text for a number": (change(["stages", "supervised", "learning_rate"], "1e-3"), "write 1.0e-3"),

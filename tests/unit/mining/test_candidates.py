@@ -1,16 +1,20 @@
-"""Laws of candidates: read as they were written, counted, and fused by normalised scores."""
+"""Laws of candidates: read as they were written, counted, and fused by normalised scores or by ranks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.machine.pieces import Part
 from colbert_zero.mining import candidates as mining_candidates
 from colbert_zero.mining.candidates import (
+    FUSIONS,
     Candidates,
     fuse,
     highest_unknown_score,
@@ -88,6 +92,41 @@ def test_one_miners_scores_are_used_as_they_are_and_several_are_normalised_and_a
     assert fused.documents.tolist() == [7, 4, 2, 9]
     np.testing.assert_allclose(fused.scores, [expected[number] for number in (7, 4, 2, 9)], rtol=1e-6)
     assert fused.positive_score == pytest.approx((0 + 0.5) / 2)
+
+
+def test_reciprocal_rank_fusion_is_that_of_its_authors() -> None:
+    """Cormack et al. (SIGIR 2009): the sum over rankings of 1 / (60 + rank); here their mean, of two rankings."""
+    lists = [candidates_of([4, 7, 2], [10.0, 6.0, 5.0], 6.0), candidates_of([7, 9], [0.9, 0.5], 0.1)]
+    fused = fuse(lists, "reciprocal-rank")
+    sums = {7: 1 / 62 + 1 / 61, 4: 1 / 61, 9: 1 / 62, 2: 1 / 63}
+    assert fused.documents.tolist() == list(sums)
+    np.testing.assert_allclose(2 * fused.scores, list(sums.values()), rtol=1e-6)
+    # The positive's score is the second of the first miner; the other one did not retrieve it.
+    assert 2 * fused.positive_score == pytest.approx(1 / 62)
+
+
+numbers = st.lists(st.integers(0, 40), unique=True, max_size=12)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@given(lists=st.lists(numbers, min_size=2, max_size=5), shuffled=st.randoms(use_true_random=False))
+def test_the_order_of_the_miners_decides_nothing(fusion: str, lists: list[list[int]], shuffled: Random) -> None:
+    found = [candidates_of(ids, np.linspace(0.7, 0.1, len(ids)).tolist(), 1 / (3 + len(ids))) for ids in lists]
+    one, other = fuse(found, fusion), fuse(shuffled.sample(found, len(found)), fusion)
+    assert (one.documents.tolist(), one.scores.tolist()) == (other.documents.tolist(), other.scores.tolist())
+    assert one.positive_score == other.positive_score
+
+
+@given(lists=st.lists(st.permutations(range(12)), min_size=2, max_size=4), factors=st.lists(st.integers(1, 9)))
+def test_ranks_are_fused_whatever_the_scores_are(lists: list[list[int]], factors: list[int]) -> None:
+    """Any scores that fall give the same fusion by ranks; a positive that all retrieved has its document's score."""
+    fused = []
+    for factor in (1, *factors):
+        scores = [float(factor * (20 - rank**2)) for rank in range(12)]
+        fused.append(fuse([candidates_of(ids, scores, scores[ids.index(5)]) for ids in lists], "reciprocal-rank"))
+    for other in fused:
+        assert other.documents.tolist() == fused[0].documents.tolist()
+        assert other.scores[other.documents.tolist().index(5)] == other.positive_score
 
 
 def test_a_miner_with_all_scores_equal_adds_nothing() -> None:

@@ -13,7 +13,9 @@ from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.mining.candidates import Candidates, fuse
-from colbert_zero.mining.negatives import Miner, NegativeSampler, make
+from colbert_zero.mining.examples import Examples
+from colbert_zero.mining.filters import Miner
+from colbert_zero.mining.negatives import NegativeSampler, make
 from mined import publish_candidates, publish_shards, publish_step, rows_in
 
 PAIRS = [(f"query {row}", f"document {row}") for row in range(12)]
@@ -109,7 +111,11 @@ def worlds(draw: st.DrawFn) -> tuple[np.ndarray, list[Miner], list[int]]:
     kinds = draw(st.lists(st.sampled_from(["bm25", "dense"]), min_size=1, max_size=3))
     lows = [0 if kind == "bm25" else -8 for kind in kinds]
     scores = [draw(st.lists(st.integers(low, 12), min_size=size, max_size=size)) for low in lows]
-    miners = [Miner(f"{kind}{at}", draw(st.integers(1, 9)), draw(st.booleans())) for at, kind in enumerate(kinds)]
+    margins = st.sampled_from([None, Q, 4 * Q])
+    miners = [
+        Miner(f"{kind}{at}", draw(st.integers(1, 9)), draw(st.booleans()), draw(margins))
+        for at, kind in enumerate(kinds)
+    ]
     known = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3, unique=True))
     return np.array(scores, np.float32) * Q, miners, known
 
@@ -140,13 +146,14 @@ def test_a_negative_is_what_every_miner_that_filters_must_have_scored_low_enough
             last = of_miner[listed[-1]] if len(listed) == miner.depth else 0
             at_most = of_miner[number] if number in listed else last
             low_enough &= not miner.filters or at_most < positive - abs(positive) * (1 - p)
+            low_enough &= miner.margin is None or at_most <= positive - miner.margin
         expected += [number] if low_enough else []
     assert chosen == (expected[:asked] if len(expected) >= asked else None)
     # By scores that no list has: the miner's own of every document.
     for of_miner, miner in zip(scores, miners, strict=True):
         exceed = sum(of_miner[number] > of_miner[known[0]] for number in chosen or [])
         assert sampler.above_the_positive[miner.name] <= exceed
-        assert exceed == 0 or not miner.filters
+        assert exceed == 0 or not (miner.filters or miner.margin)
     report = sampler.report
     assert report["candidates"] == report["kept"] + sum(report["dropped"].values())
 
@@ -202,6 +209,76 @@ def test_one_miner_filters_as_nv_retriever_does(scores: list[float], positive: f
         assert sample_negatives(candidates, p=p) == (allowed[:2] if len(allowed) >= 2 else None)
 
 
+@given(
+    st.lists(st.floats(0.0625, 1, width=32), min_size=1, max_size=30, unique=True),
+    st.floats(0.0625, 1, width=32),
+    st.sampled_from([0.03, 0.05, 0.1]),
+)
+def test_a_margin_filters_as_nv_retriever_does(scores: list[float], positive: float, margin: float) -> None:
+    """TopK-MarginPos (arXiv 2407.15831, section 3): the best k of those not above `positive - margin`."""
+    ranked = np.array(sorted(scores, reverse=True), np.float32)
+    candidates = candidates_of(range(1, len(ranked) + 1), ranked.tolist(), positive)
+    clear = np.abs(ranked - (positive - margin)) > 1e-6
+    allowed = (np.flatnonzero(ranked <= positive - margin) + 1).tolist()
+    if clear.all():
+        miners = [Miner("a", 100, filters=False, margin=margin)]
+        assert sample_negatives(candidates, miners=miners) == (allowed[:2] if len(allowed) >= 2 else None)
+
+
+def test_a_margin_may_be_reached_and_is_that_below_the_lowest_known_positive() -> None:
+    candidates = candidates_of([0, 1, 5, 2, 3, 4], [10.0, 9.5, 9.25, 9.0, 8.75, 8.5], 10.0)
+    miners = [Miner("a", 100, margin=0.5)]
+    assert sample_negatives(candidates, p=1.0, miners=miners) == [1, 5]
+    assert sample_negatives(candidates, p=1.0, miners=miners, known=[0, 5]) == [3, 4]
+
+
+def test_near_duplicates_of_any_known_positive_are_dropped() -> None:
+    texts = ["one two three four", "Another answer", "one two  three fours", "ANOTHER answer!", "what is it", "not so"]
+    candidates = candidates_of(range(6), [9.0, 8.0, 5.0, 4.0, 3.0, 2.0], 9.0)
+    asked: dict[str, Any] = {"texts": texts, "negatives": 1}
+    # The first text has 14 shingles, and the third all of them and one more; the second has 10, and the fourth 11.
+    assert sample_negatives(candidates, known=[0, 1], near_duplicates=10 / 11, **asked) == [4]
+    assert sample_negatives(candidates, known=[0, 1], near_duplicates=14 / 15, **asked) == [3]
+    assert sample_negatives(candidates, known=[0, 1], near_duplicates=0.95, **asked) == [2]
+    assert sample_negatives(candidates, known=[0, 1], **asked) == [2]
+
+
+@pytest.mark.parametrize("choose", ["top", "random"])
+def test_negatives_are_chosen_in_a_window_of_ranks(choose: str) -> None:
+    """Ranks 4 to 8 of the documents but 0 and 2, which answer the query; rank 6 is too close by a second miner."""
+    first = candidates_of(range(20), np.linspace(4, 1, 20).tolist(), 9.0)
+    second = candidates_of([0, 7], [2.0, 1.95], 2.0)
+    miners = [Miner("a", 100, filters=False), Miner("b", 100)]
+    settings: dict[str, Any] = {"label": "mine", "miners": miners, "choose": choose, "skip": 3, "last_rank": 8}
+    sampler = NegativeSampler(**SETTINGS | settings)
+    chosen = [sampler.sample(row, [first, second], np.array([0, 2], np.int32)) or [] for row in range(60)]
+    window = fuse([first, second]).documents.tolist()
+    window = [number for number in window if number not in (0, 2)][3:8]
+    allowed = [number for number in window if number != 7]
+    assert {number for of_row in chosen for number in of_row} == set(allowed[:2] if choose == "top" else allowed)
+    report = sampler.report
+    assert report["dropped"]["skipped rank"] == 60 * 3
+    assert report["dropped"]["beyond the last rank"] == 60 * (18 - 8)
+    assert report["candidates"] == report["kept"] + sum(report["dropped"].values())
+
+
+def test_what_the_settings_of_an_entry_drop_is_counted_and_the_counts_add_up() -> None:
+    """Of the first row's candidates, each but 8 and 9 is dropped for a reason of its own."""
+    texts = ["document 0", "first rank", "close", "in the margin", "of the other", "document 0!", "spare", "last"]
+    source = publish_shards([(f"query {row}", text) for row, text in enumerate(texts)])
+    others = ([], [], 1.0)
+    one = publish_candidates(source, [([0, 1, 2, 3, 5, 6, 7], [10, 9.9, 9.8, 9, 3, 2, 1], 10.0), *[others] * 7], "a", 7)
+    two = publish_candidates(source, [([0, 4, 5, 6, 7], [10.0, 4.0, 3.0, 2.0, 1.0], 10.0), *[others] * 7], "b")
+    settings = {"filter": [0], "margins": [2.0, None], "near_duplicates": 0.8, "skip": 1, "last_rank": 6}
+    facts = publish_step(make, spec_of(source, one, two, negatives=1, **settings)).facts
+    assert facts["dropped"] == {
+        "known positive": 1, "skipped rank": 1, "beyond the last rank": 1, "too close to the positive": 1,
+        "within the margin of the positive": 1, "perhaps too close: not retrieved by a miner that filters": 0,
+        "near-duplicate of a positive": 1, "beyond what was asked": 1, "too few for the row": 0,
+    }  # fmt: skip
+    assert facts["candidates"] == facts["kept"] + sum(facts["dropped"].values()) == 8
+
+
 def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> None:
     source = publish_shards(PAIRS, rows_per_shard=5)
     lists_ = [([row, (row + 1) % 12, (row + 2) % 12, (row + 3) % 12], [9.0, 5.0, 4.0, 3.0], 9.0) for row in range(12)]
@@ -220,13 +297,32 @@ def test_rows_keep_their_order_number_and_texts_and_short_ones_are_dropped() -> 
     assert report == {
         "source": "mine", "candidates": 46, "kept": 22, "rows_read": 12, "rows_kept": 11, "rows_dropped": 1,
         "dropped": {
-            "known positive": 12, "skipped rank": 0, "too close to the positive": 0,
-            "perhaps too close: not retrieved by a miner that filters": 0, "beyond what was asked": 11,
-            "too few for the row": 1,
+            "known positive": 12, "skipped rank": 0, "beyond the last rank": 0, "too close to the positive": 0,
+            "within the margin of the positive": 0, "perhaps too close: not retrieved by a miner that filters": 0,
+            "near-duplicate of a positive": 0, "beyond what was asked": 11, "too few for the row": 1,
         },
         "above_the_positive": {"a": 0},
+        "score_histograms": {"a": {"low": 4.0, "width": 0.125} | {
+            "positives": [0] * 40 + [11], "negatives": [11] + [0] * 7 + [11] + [0] * 32,
+        }},
     }  # fmt: skip
     assert made.facts["rows_by_shard"] == [5, 5, 1]
+    examples = json.loads(made.file("examples.json").read_text())
+    assert len(examples) == 3 and all(example in rows for example in examples)
+
+
+def test_examples_are_drawn_by_seed_and_source_from_all_rows() -> None:
+    rows = [{"row": number} for number in range(100)]
+
+    def drawn(seed: int, label: str) -> list[dict[str, Any]]:
+        examples = Examples(seed, label)
+        assert list(examples.drawn_from(rows)) == rows
+        return examples.rows
+
+    assert drawn(1, "mine") == drawn(1, "mine") == sorted(drawn(1, "mine"), key=lambda row: row["row"])
+    found = {row["row"] for seed in range(200) for row in drawn(seed, "mine")}
+    assert found == set(range(100))
+    assert drawn(1, "mine") != drawn(1, "other")
 
 
 def test_a_positive_of_the_same_query_is_no_negative_however_it_is_written() -> None:
@@ -247,6 +343,21 @@ def test_several_miners_are_fused_before_the_choice() -> None:
     two = publish_candidates(source, [([0, 2], [9.0, 1.0], 9.0)] * 3, "b")
     rows = rows_in(publish_step(make, spec_of(source, one, two, filter=[0, 1])))
     assert rows == [{"row": 0, "query": "query 0", "document": "document 0", "negatives": ["document 1", "document 2"]}]
+
+
+@pytest.mark.parametrize(("fusion", "negatives"), [("normalised", [1, 2]), ("reciprocal-rank", [2, 1])])
+def test_the_fusion_orders_and_what_is_too_close_is_asked_of_the_miners_scores(
+    fusion: str, negatives: list[int]
+) -> None:
+    """Document 1 is far above 2 by the first miner's scores, and one rank; 4 is too close by them in any order."""
+    lists_ = [
+        candidates_of([0, 4, 1, 2, 3], [10.0, 9.9, 9.0, 1.0, 0.9], 10.0),
+        candidates_of([0, 2, 3, 1], [6.0, 2.0, 1.9, 0.0], 6.0),
+    ]
+    miners = [Miner("a", 100), Miner("b", 100, filters=False)]
+    sampler = NegativeSampler(**SETTINGS | {"label": "mine", "miners": miners, "fusion": fusion})
+    assert sampler.sample(0, lists_, np.array([0], np.int32)) == negatives
+    assert sampler.dropped["too close to the positive"] == 1
 
 
 @pytest.mark.parametrize(

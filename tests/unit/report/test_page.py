@@ -48,6 +48,9 @@ VALUES = {
 """By row, the mean on each collection."""
 
 
+EXAMPLES = [{"row": 7, "query": "what <b>", "document": "that " * 200, "negatives": ["not this", "nor  this"]}]
+
+
 def scores_facts() -> Facts:
     """What a teaching step tells of scores."""
     report = ScoreReport()
@@ -103,9 +106,17 @@ class Study:
         rows = self.shards
         if stage == "supervised":
             candidates = self.publish("candidates", "bm25.torch", {"k1": 0.9}, {"shards": rows[:1]}, {"queries": 4060})
-            facts = {"rows": 3900, "dropped": {"too few negatives": 160}, "above_the_positive": {"bm25": 7, "fused": 3}}
+            facts = {
+                "rows": 3900, "rows_read": 4060, "rows_kept": 3900, "candidates": 90_000, "kept": 11_700,
+                "dropped": {"known positive": 4060, "too close to the positive": 74_240, "too few for the row": 0},
+                "above_the_positive": {"bm25": 7, "fused": 3},
+                "score_histograms": {"bm25": {"low": -0.5, "width": 0.5, "positives": [0, 3], "negatives": [7, 1]}},
+            }  # fmt: skip
             inputs = {"shards": rows[:1], "candidates": [candidates]}
-            rows = [self.publish("negatives", "torch", {"p": 0.95}, inputs, facts)]
+            spec = Spec("negatives", "torch", {"p": 0.95}, inputs)
+            rows = [
+                publish(spec, lambda folder: (folder / "examples.json").write_text(json.dumps(EXAMPLES)), facts).name
+            ]
         if stage == "distillation":
             facts = {"rows": 4060, "documents": 16, "mean_positive_score": 0.9234, **scores_facts()}
             rows = [self.publish("scores", "bm25.torch", {"documents": 16}, {"shards": rows[:1]}, facts)]
@@ -254,7 +265,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page: str) 
     assert checker.tags == []
     assert "http" not in page
     assert "url(" not in page.replace("url(#", "")
-    assert page.count("<svg") == 5 + len(VALUES), "five figures, and the chain of each row"
+    assert page.count("<svg") == 6 + len(VALUES), "six figures, and the chain of each row"
 
 
 def test_the_best_recipes_last_model_is_loaded_by_the_recipes_of_the_docs(study: Study, page: str) -> None:
@@ -281,7 +292,7 @@ def test_names_are_escaped(page: str) -> None:
 
 def test_the_page_states_sizes_drops_seeds_times_and_keys(page: str, study: Study) -> None:
     text = page.replace("\u202f", " ")
-    drops = ("duplicate 31 · too short 9", "too few negatives 160")
+    drops = ("duplicate 31 · too short 9", "known positive 4060 · too close to the positive 74 240")
     above = ("<th>above the positive</th>", "bm25 7 · fused 3")
     for stated in ("4 100 000", *drops, *above, "0.9234", "2 012 345", "Seed 42"):
         assert stated in text, stated
@@ -304,6 +315,32 @@ def test_the_page_says_what_a_teachers_scores_are_like(page: str) -> None:
     ]
     for text in stated:
         assert text in page, text
+
+
+def test_the_page_states_what_became_of_candidates_with_scores_and_examples(page: str) -> None:
+    text = page.replace("\u202f", " ")
+    start = text.index('<h2 id="negatives">')
+    section = text[start : text.index("<h2", start + 1)]
+    header = ("candidates", "known positive", "too close to the positive", "kept", "rows read", "rows kept")
+    cells = (90_000, 4060, 74_240, 11_700, 4060, 3900)
+    assert "".join(f'<th class="n">{name}</th>' for name in header) in section
+    grouped = [f"{cell:,}".replace(",", " ") if cell >= 10_000 else str(cell) for cell in cells]
+    assert "".join(f'<td class="n">{cell}</td>' for cell in grouped) in section
+    assert "torch, bm25" in section and "score histograms" not in text
+    for shown in ("what &lt;b&gt;", "that that …</td>", ">not this<", ">nor this<"):
+        assert shown in section, shown
+
+
+def test_examples_of_files_that_not_everybody_may_read_are_not_shown(study: Study) -> None:
+    spec = study.spec()
+    (negatives,) = Report.open(spec).lineage.of_kind("negatives")
+    mode = negatives.folder.stat().st_mode
+    negatives.folder.chmod(0o750)
+    try:
+        page = Report.open(spec).html()
+    finally:
+        negatives.folder.chmod(mode)
+    assert "Rows of torch are not shown" in page and ">not this<" not in page
 
 
 def test_settings_in_which_models_of_a_stage_differ_are_marked(study: Study) -> None:

@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"the study is not bundled: verify has {len(found)} findings, the first: {found[0].problem}")
     output = options.output or Path(f"{report.folder.name}.crate.zip")
     _check_output(output)
-    private = {name for name, artifact in artifacts.items() if artifact is not report and not _is_public(artifact)}
+    private = {name for name, artifact in artifacts.items() if artifact is not report and not artifact.is_public}
     config = {name: Path(name) for name in (CONFIG_FILE, LOCK_FILE) if Path(name).is_file()}
     own = {**workflow_files(), **config, **_signature_files(report)}
     kept = _artifact_files(artifacts, private, options.max_file_mb * 1e6)
@@ -178,10 +178,6 @@ def _check_output(output: Path) -> None:
         raise UserError(f"{output} is there: name a new folder, or a file that ends with .zip")
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output.absolute().parent} is not a folder: make it first")
-
-
-def _is_public(artifact: Artifact) -> bool:
-    return bool(artifact.folder.stat().st_mode & stat.S_IROTH)
 
 
 def workflow_files() -> dict[str, Path]:

@@ -317,6 +317,11 @@ class Artifact:
             self._verified.add(name)
         return path
 
+    @property
+    def is_public(self) -> bool:
+        """Whether all who can reach the study may read the artifact's files."""
+        return bool(self.folder.stat().st_mode & stat.S_IROTH)
+
     def problem_with(self, name: str) -> str | None:
         """What is wrong with a file of the artifact, in words; None if the file is intact."""
         path, entry = self.folder / name, self.manifest["outputs"].get(name)

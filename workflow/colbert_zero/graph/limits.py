@@ -4,6 +4,8 @@ DEFAULT_DIMENSIONS = 128
 """Of each token's vector, for a late-interaction model that brings no projection."""
 DEFAULT_PRECISION = "fp32"
 """Of the multiplications that encode texts for an index of a late-interaction model."""
+DEFAULT_FUSION = "normalised"
+"""How the candidates of several miners are put in one order."""
 MINIMUM_TEXT_TOKENS = 2
 """Tokens of a text that must fit beside prompt, marker and special tokens."""
 PLAID_MIN_DOCUMENTS = 100_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.limits import DEFAULT_FUSION
 from colbert_zero.machine.pieces import Part
 
 CANDIDATES_FILE = "candidates.parquet"
@@ -126,31 +127,61 @@ def read_lists(miners: Sequence[Artifact]) -> Iterator[tuple[Candidates, ...]]:
     yield from zip(*map(read_candidates, miners), strict=True)
 
 
-def fuse(lists: Sequence[Candidates]) -> Candidates:
-    """Fuse the candidates of one row: the mean over miners of scores that are min-max normalised per miner.
+def fuse(lists: Sequence[Candidates], fusion: str = DEFAULT_FUSION) -> Candidates:
+    """Fuse the candidates of one row: the mean over miners of what `fusion` makes of each miner's scores.
 
-    A single miner's candidates stay as they are. The positive's score takes part in the normalisation. A document that
-    a miner did not retrieve scores 0 there, as does every document of a miner that gives all of them one score. (The
-    normalised average that Anserini's and Pyserini's fusion experiments compare with reciprocal rank fusion.)
+    A single miner's candidates stay as they are. A document that a miner did not retrieve scores 0 there. The order of
+    the miners decides nothing.
 
-    Fused scores order documents, and do no more: how far one lies below the positive's depends on the worst document
+    Fused scores order documents, and do no more: how far one lies below the positive's depends on the other documents
     that each miner happened to retrieve.
+
+    Args:
+        lists: The row's candidates, a list from each miner.
+        fusion: One of `FUSIONS`.
     """
     if len(lists) == 1:
         return lists[0]
     documents = np.unique(np.concatenate([candidates.documents for candidates in lists]))
-    totals, positive_total = np.zeros(len(documents)), 0.0
-    for candidates in lists:
-        scores = np.append(candidates.scores, candidates.positive_score).astype(np.float64)
-        low, high = scores.min(), scores.max()
-        if high > low:
-            normalised = (scores - low) / (high - low)
-            totals[np.searchsorted(documents, candidates.documents)] += normalised[:-1]
-            positive_total += normalised[-1]
-    fused = (totals / len(lists)).astype(np.float32)
+    parts = np.zeros((len(lists), len(documents) + 1))
+    for part, candidates in zip(parts, lists, strict=True):
+        places = np.searchsorted(documents, candidates.documents)
+        part[np.append(places, len(documents))] = FUSIONS[fusion](candidates)
+    # Sums in the order of the terms, not in that of the miners: their last bits would differ.
+    fused = np.sort(parts, axis=0).mean(axis=0).astype(np.float32)
     # A stable sort keeps documents with equal scores in ascending order.
-    order = np.argsort(-fused, kind="stable")
-    return Candidates(documents[order], fused[order], np.float32(positive_total / len(lists)))
+    order = np.argsort(-fused[:-1], kind="stable")
+    return Candidates(documents[order], fused[order], fused[-1])
+
+
+def _normalised(candidates: Candidates) -> npt.NDArray[np.float64]:
+    """A miner's scores, the positive's last, min-max normalised: all are 0 if they are equal.
+
+    (The normalised average that Anserini's and Pyserini's fusion experiments compare with reciprocal rank fusion.)
+    """
+    scores = np.append(candidates.scores, candidates.positive_score).astype(np.float64)
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else np.zeros(len(scores))
+
+
+def _reciprocal_ranks(candidates: Candidates) -> npt.NDArray[np.float64]:
+    """1 / (60 + rank) of a miner's documents, and of the positive's score: 0 if it is below those of all documents.
+
+    Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009). It sums over miners; a mean orders alike.
+    """
+    ranks = np.arange(1.0, len(candidates.scores) + 1)
+    higher = np.count_nonzero(candidates.scores > candidates.positive_score)
+    positive_rank = 1.0 + higher if higher < len(ranks) else np.inf
+    return 1 / (RANK_CONSTANT + np.append(ranks, positive_rank))
+
+
+FUSIONS: Mapping[str, Callable[[Candidates], npt.NDArray[np.float64]]] = {
+    DEFAULT_FUSION: _normalised,
+    "reciprocal-rank": _reciprocal_ranks,
+}
+"""What a miner's candidates score in a fusion: a number for each document, and one for the positive."""
+RANK_CONSTANT = 60
+"""The constant of the authors of reciprocal rank fusion: the larger, the less the first ranks stand out."""
 
 
 def raw_scores(candidates: Candidates, documents: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

@@ -2,13 +2,8 @@
 
     python -m colbert_zero.mining.negatives --spec JSON
 
-A candidate is kept if its score is below `s - |s| (1 - p)`, where s is the positive's score: NV-Retriever's filter
-TopK-PercPos (arXiv 2407.15831), in a form that also holds for negative scores. If more documents are known to answer
-the query, s is the lowest score among the row's own document and those of them that are candidates.
-
-Of several miners, each that filters is asked for its own scores; fusion only orders. A candidate that one of them did
-not retrieve scores at most as much there as the last one that it did, and is kept only if that is low enough as well.
-So no negative's score exceeds the positive's, by any miner that filters.
+Candidates are dropped that are known to answer the query, that score nearly as much as the positive (`filters`), or
+whose text is nearly that of a positive (`resemblance`); of the others, as many as are asked for are chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,32 +20,24 @@ from colbert_zero.data.rows import MINED_SCHEMA, RowWriter
 from colbert_zero.graph.artifact import Job, step_main
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.graph.draws import sample
-from colbert_zero.mining.candidates import Candidates, fuse, highest_unknown_score, raw_scores, read_lists
+from colbert_zero.graph.limits import DEFAULT_FUSION
+from colbert_zero.mining.candidates import Candidates, fuse, raw_scores, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
+from colbert_zero.mining.examples import EXAMPLES_FILE, Examples
+from colbert_zero.mining.filters import SCORE_REASONS, Miner, refused_by_scores
+from colbert_zero.mining.resemblance import resemblance, shingles
+from colbert_zero.mining.score_histogram import ScoreHistogram
 
 REASONS = (
     "known positive",
     "skipped rank",
-    "too close to the positive",
-    "perhaps too close: not retrieved by a miner that filters",
+    "beyond the last rank",
+    *SCORE_REASONS,
+    "near-duplicate of a positive",
     "beyond what was asked",
     "too few for the row",
 )
-"""Why candidates are dropped."""
-
-
-class Miner(NamedTuple):
-    """What proposed one of the lists of candidates.
-
-    Attributes:
-        name: What the report calls it.
-        depth: How many candidates it was asked for.
-        filters: Whether its scores decide which candidates are too close to the positive.
-    """
-
-    name: str
-    depth: int
-    filters: bool = True
+"""Why candidates are dropped, in the order in which they are asked: the first reason counts."""
 
 
 @dataclass
@@ -65,6 +52,10 @@ class NegativeSampler:
         seed: The study's seed, for the random sample.
         label: The source, for the random sample.
         miners: What proposed the candidates; each of a row's lists comes from one.
+        last_rank: The rank of the last candidate to choose from, known positives not counted; None: all.
+        fusion: How the lists of several miners are put in one order; see `candidates.fuse`.
+        near_duplicates: The resemblance to a known positive from which on a candidate is dropped; None: not asked.
+        texts: The documents' texts, of which near-duplicates are told.
     """
 
     p: float
@@ -74,16 +65,22 @@ class NegativeSampler:
     seed: int
     label: str
     miners: Sequence[Miner]
+    last_rank: int | None = None
+    fusion: str = DEFAULT_FUSION
+    near_duplicates: float | None = None
+    texts: Sequence[str] = ()
     rows: int = 0
     rows_kept: int = 0
     candidates: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     above_the_positive: dict[str, int] = field(init=False)
+    histograms: dict[str, ScoreHistogram] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start counting."""
         names = [miner.name for miner in self.miners]
         self.above_the_positive = dict.fromkeys([*names, "fused"] if len(names) > 1 else names, 0)
+        self.histograms = {name: ScoreHistogram() for name in names}
 
     def sample(self, row: int, lists: Sequence[Candidates], known_positives: npt.NDArray[np.int32]) -> list[int] | None:
         """Choose a row's negatives: their numbers, best first, or None if there are too few.
@@ -93,18 +90,20 @@ class NegativeSampler:
             lists: The row's candidates, a list from each miner, in their order.
             known_positives: Numbers of the documents known to answer the row's query.
         """
-        fused = fuse(lists)
+        fused = fuse(lists, self.fusion)
         raw = [raw_scores(candidates, fused.documents) for candidates in lists]
-        is_positive = np.isin(fused.documents, known_positives)
-        ranked = np.flatnonzero(~is_positive)[self.skip :]
-        close, perhaps_close = self._too_close(lists, [scores[ranked] for scores in raw], known_positives)
-        kept: list[int] = ranked[~(close | perhaps_close)].tolist()
         self.rows += 1
         self.candidates += len(fused.documents)
-        self.dropped["known positive"] += int(is_positive.sum())
-        self.dropped["skipped rank"] += len(is_positive) - int(is_positive.sum()) - len(ranked)
-        self.dropped["too close to the positive"] += int(close.sum())
-        self.dropped["perhaps too close: not retrieved by a miner that filters"] += int((perhaps_close & ~close).sum())
+        left = np.arange(len(fused.documents))
+        left = self._drop("known positive", left, np.isin(fused.documents, known_positives))
+        ranks = np.arange(len(left)) + 1
+        left = self._drop("skipped rank", left, ranks <= self.skip)
+        if self.last_rank is not None:
+            left = self._drop("beyond the last rank", left, ranks[self.skip :] > self.last_rank)
+        for reason, refused in refused_by_scores(self.miners, lists, raw, known_positives, self.p).items():
+            left = self._drop(reason, left, refused[left])
+        left = self._drop("near-duplicate of a positive", left, self._repeats(fused.documents[left], known_positives))
+        kept: list[int] = left.tolist()
         if len(kept) < self.negatives:
             self.dropped["too few for the row"] += len(kept)
             return None
@@ -118,44 +117,35 @@ class NegativeSampler:
         # A single miner's list is the fused one, and has one name.
         for name, (scores, candidates) in zip(self.above_the_positive, by_score, strict=False):
             self.above_the_positive[name] += int((scores[chosen] > candidates.positive_score).sum())
+        for histogram, scores, candidates in zip(self.histograms.values(), raw, lists, strict=True):
+            histogram.add(candidates.positive_score, scores[chosen])
         numbers: list[int] = fused.documents[chosen].tolist()
         return numbers
 
-    def _too_close(
-        self,
-        lists: Sequence[Candidates],
-        raw: Sequence[npt.NDArray[np.float32]],
-        known_positives: npt.NDArray[np.int32],
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Which of a row's documents score too much by a miner that filters, and which may, not being retrieved by it.
+    def _drop(self, reason: str, left: npt.NDArray[np.int64], refused: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Count what is refused of the candidates that are left, and return the others."""
+        self.dropped[reason] += int(refused.sum())
+        return left[~refused]
 
-        Args:
-            lists: The row's candidates, a list from each miner.
-            raw: Each miner's scores of the documents, NaN for those that it did not retrieve.
-            known_positives: Numbers of the documents known to answer the row's query.
-        """
-        close, perhaps_close = np.zeros((2, len(raw[0])), np.bool_)
-        for miner, candidates, scores in zip(self.miners, lists, raw, strict=True):
-            if miner.filters:
-                bound = self._bound(candidates, known_positives)
-                unknown = np.isnan(scores)
-                close |= ~unknown & ~(scores < bound)
-                if highest_unknown_score(candidates, miner.depth) >= bound:
-                    perhaps_close |= unknown
-        return close, perhaps_close
-
-    def _bound(self, candidates: Candidates, known_positives: npt.NDArray[np.int32]) -> float:
-        """What a miner's scores must lie below."""
-        is_positive = np.isin(candidates.documents, known_positives)
-        positive_score = float(np.append(candidates.scores[is_positive], candidates.positive_score).min())
-        return positive_score - abs(positive_score) * (1 - self.p)
+    def _repeats(
+        self, documents: npt.NDArray[np.int32], known_positives: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.bool_]:
+        """Which of some documents are near-duplicates of a known positive, if that is asked."""
+        repeats = np.zeros(len(documents), np.bool_)
+        if self.near_duplicates is not None:
+            positives = [shingles(self.texts[number]) for number in known_positives]
+            for at, number in enumerate(documents):
+                of_document = shingles(self.texts[number])
+                repeats[at] = any(resemblance(of_document, other) >= self.near_duplicates for other in positives)
+        return repeats
 
     @property
     def report(self) -> dict[str, Any]:
         """How many candidates and rows were kept and dropped; `candidates` is the sum of `kept` and `dropped`.
 
         `above_the_positive` says how many of the kept have a score above that of the row's own document: by each
-        miner's scores, among those that it retrieved, and by the fused ones.
+        miner's scores, among those that it retrieved, and by the fused ones. `score_histograms` has the scores of the
+        rows that were kept, by miner: those of their own documents, and of the negatives that it retrieved.
         """
         return {
             "source": self.label,
@@ -163,6 +153,7 @@ class NegativeSampler:
             "dropped": self.dropped,
             "kept": self.rows_kept * self.negatives,
             "above_the_positive": self.above_the_positive,
+            "score_histograms": {name: histogram.facts for name, histogram in self.histograms.items()},
             "rows_read": self.rows,
             "rows_kept": self.rows_kept,
             "rows_dropped": self.rows - self.rows_kept,
@@ -170,38 +161,46 @@ class NegativeSampler:
 
 
 def make(job: Job) -> Mapping[str, Any]:
-    """Write `rows-*.parquet` and `report.json`.
+    """Write `rows-*.parquet`, `report.json` and `examples.json`, which has some of the rows, drawn by the seed.
 
     Raises:
         UserError: No row has enough negatives.
     """
     shards = job.input("shards")
     corpus = TrainingCorpus.from_shards(shards, job.state)
-    settings = {name: value for name, value in job.settings.items() if name != "filter"}
-    sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job))
+    settings = {name: value for name, value in job.settings.items() if name not in ("filter", "margins")}
+    sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job), texts=corpus.texts)
     with RowWriter(job.folder, MINED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:
-        writer.write_records(progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows"))
+        examples = Examples(sampler.seed, sampler.label)
+        mined = progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows")
+        writer.write_records(examples.drawn_from(mined))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: no row has {sampler.negatives} negatives left ({sampler.report['dropped']}): "
-            "ask for fewer negatives, mine deeper, or raise p"
+            "ask for fewer negatives, mine deeper, or filter less"
         )
+    (job.folder / EXAMPLES_FILE).write_text(json.dumps(examples.rows, indent=1) + "\n", encoding="utf-8")
     (job.folder / "report.json").write_text(json.dumps(sampler.report, indent=1) + "\n", encoding="utf-8")
     return {**writer.facts, **sampler.report}
 
 
 def _miners(job: Job) -> list[Miner]:
-    """The miners of a job's candidates. Its setting `filter` has the positions of those that filter, of several."""
+    """The miners of a job's candidates.
+
+    Its setting `filter` has the positions of those that filter, of several; `margins` has the margin of each, or null.
+    """
     artifacts = job.inputs("candidates")
     filters = job.settings.get("filter", range(len(artifacts)))
+    margins = job.settings.get("margins", [None] * len(artifacts))
     names = [artifact.spec.label.partition(".")[0] for artifact in artifacts]
     return [
         Miner(
             name if names.count(name) == 1 else f"{name}-{artifact.spec.key}",
             artifact.spec.settings["depth"],
             at in filters,
+            margin,
         )
-        for at, (name, artifact) in enumerate(zip(names, artifacts, strict=True))
+        for at, (name, artifact, margin) in enumerate(zip(names, artifacts, margins, strict=True))
     ]
 
 

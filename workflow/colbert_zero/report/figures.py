@@ -358,41 +358,54 @@ def stacked_bars(bars: Mapping[str, Sequence[float]], parts: Sequence[str]) -> s
     return svg[0]
 
 
-def histograms(panels: Mapping[str, tuple[Sequence[int], Sequence[int]]], names: tuple[str, str], axis: str) -> str:
-    """Draw two histograms over each other in each panel, each as shares of its own counts.
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of scores in bins of one width, of several kinds of texts.
+
+    Attributes:
+        low: Where the first bin begins.
+        width: The width of each.
+        counts: How many texts score in each bin, by what they are.
+    """
+
+    low: float
+    width: float
+    counts: Mapping[str, Sequence[int]]
+
+
+def histograms(panels: Mapping[str, Histogram]) -> str:
+    """Draw a panel for each title: the histograms of its counts over each other, each as shares of its own.
 
     Args:
-        panels: By title, the counts of both, in bins of equal width from 0 to 1.
-        names: What is counted in the first, and in the second.
-        axis: What goes from 0 to 1.
+        panels: By title; all count the same kinds of texts.
     """
     per_line = min(3, len(panels))
     lines = -(-len(panels) // per_line)
-    height = 1.75 * lines + 0.35
+    height = 1.65 * lines + 0.3
     with _figure("histograms", 8.2, height) as (figure, svg):
-        grid = np.asarray(figure.subplots(lines, per_line, sharey=True, squeeze=False), dtype=object)
-        bottom, top = 0.48 / height, 1 - 0.6 / height
-        figure.subplots_adjust(left=0.07, right=0.985, bottom=bottom, top=top, wspace=0.14, hspace=0.75)
-        for axes in grid.ravel()[len(panels) :]:
+        grid = np.asarray(figure.subplots(lines, per_line, squeeze=False), dtype=object).ravel()
+        figure.subplots_adjust(
+            left=0.02, right=0.98, bottom=0.3 / height, top=1 - 0.55 / height, wspace=0.08, hspace=0.55
+        )
+        for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        for axes, (title, histograms) in zip(grid.ravel(), panels.items(), strict=False):
-            for counts, name, colour in zip(histograms, names, (PALETTE[0], PALETTE[1]), strict=True):
-                shares = 100 * np.array(counts) / max(1, sum(counts))
-                edges = np.linspace(0, 1, len(counts) + 1)
-                axes.stairs(shares, edges, fill=True, alpha=0.35, color=colour)
-                axes.stairs(shares, edges, color=colour, linewidth=1.2, label=name)
-            axes.set_title(_shortened(title, LONGEST_TITLE), loc="left", color=INK)
-            axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel=axis)
-            axes.grid(True, axis="y")
-        for first in grid[:, 0]:
-            first.set_ylabel("%")
+        for axes, (title, histogram) in zip(grid, panels.items(), strict=False):
+            for number, (name, counts) in enumerate(histogram.counts.items()):
+                edges = histogram.low + histogram.width * np.arange(len(counts) + 1)
+                shares = np.array(counts) / max(1, sum(counts))
+                axes.stairs(shares, edges, fill=True, color=palette_colour(number), alpha=0.25)
+                axes.stairs(shares, edges, color=palette_colour(number), linewidth=1.1, label=name)
+            axes.set_title(_shortened(title), loc="left", color=INK)
+            axes.set_yticks(())
+            axes.set_ylim(0)
+            axes.spines["left"].set_visible(False)
         figure.legend(
-            *grid[0, 0].get_legend_handles_labels(),
+            *grid[0].get_legend_handles_labels(),
             frameon=False,
             fontsize=8,
             labelcolor=INK,
             loc="upper left",
-            bbox_to_anchor=(0.06, 1.0),
+            bbox_to_anchor=(0.005, 1.0),
             ncols=2,
             handlelength=1.2,
         )

@@ -3,7 +3,7 @@
     python -m colbert_zero.report.page --spec '{"kind":"reports","label":"embedded",...}'
 
 The page shows facts and settings from the specs and manifests of all artifacts that the measures depend on, back to the
-sources. Of the artifacts' other files, only `measures.parquet` and `losses.jsonl` are read.
+sources. Of the artifacts' other files, only `measures.parquet`, `losses.jsonl` and `examples.json` are read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from colbert_zero.report.chain_section import outside_table, row_chain
 from colbert_zero.report.columns import duration
 from colbert_zero.report.ledger_section import LEDGER_FILE, ReportLedger
 from colbert_zero.report.mteb_results import mteb_files
+from colbert_zero.report.negatives_section import negatives_sections
 from colbert_zero.report.paper import AgainstThePaper, Comparison
 from colbert_zero.report.paper_figures import grid_figure, pipeline_points
 from colbert_zero.report.paper_section import comparison_csv, comparison_markdown, paper_section
@@ -459,8 +460,10 @@ class Report:
                 tables += settings_tables(self.models, self.rows_using)
             if tables:
                 yield Section(title, [text] if text else [], tables)
-            if title == "Mining" and (scores := self.lineage.of_kind("scores")):
-                yield teachers_section(scores, self.rows_using)
+            if title == "Mining":
+                yield from negatives_sections(self.lineage.of_kind("negatives"))
+                if scores := self.lineage.of_kind("scores"):
+                    yield teachers_section(scores, self.rows_using)
         yield self.ledger.section()
         yield from audit_sections(self.spec.inputs, self.lineage)
         yield provenance_section(self.lineage, self.settings["seed"])

@@ -42,6 +42,8 @@ SECTIONS = (
     ),
 )
 """Of each section: its title, its text, and the kinds of artifacts whose facts it shows."""
+NOT_IN_TABLES = frozenset({"files", "score_histograms"})
+"""Facts that are too long for a table, or are drawn."""
 COLLAPSED_KINDS = frozenset({"sources", "candidates", "batches", "indexes", "runs"})
 """Kinds whose tables are collapsed at first: they have many artifacts, of little interest."""
 FIRST_FACTS = ("steps", "read", "kept", "rows", "dropped", "documents", "queries", "judgements")
@@ -118,7 +120,7 @@ def format_cell(value: Any) -> Cell:
 
 
 def fact_table(
-    kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str, str], left_out: Collection[str] = ("files",)
+    kind: str, artifacts: Sequence[Artifact], rows_using: Mapping[str, str], left_out: Collection[str] = NOT_IN_TABLES
 ) -> Table:
     """Tabulate the facts of artifacts of one kind, a row for each artifact.
 

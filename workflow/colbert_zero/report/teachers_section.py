@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from colbert_zero.graph.artifact import KEY_DIGITS, Artifact
 from colbert_zero.report import figures
-from colbert_zero.report.sections import ABSENT, Cell, Figure, Section, Table, TableRow, build_table, fact_table
+from colbert_zero.report.sections import (
+    ABSENT,
+    NOT_IN_TABLES,
+    Cell,
+    Figure,
+    Section,
+    Table,
+    TableRow,
+    build_table,
+    fact_table,
+)
 
 TEXT = (
     "Candidates and their teacher scores, which distillation learns from. Its target is the softmax of the scores, "
@@ -18,6 +28,9 @@ TEXT = (
 TOLD = frozenset({"positive_first", "ties", "entropy", "raw", "histogram", "agreement"})
 """The facts that tables and figures of their own tell of."""
 
+COUNTED = {"a row's own document": "own", "its other documents": "others"}
+"""What the histograms of the facts count, by the words for it."""
+
 
 def teachers_section(scores: Sequence[Artifact], rows_using: Mapping[str, str]) -> Section:
     """The tables and the figure of a study's teacher scores.
@@ -26,7 +39,7 @@ def teachers_section(scores: Sequence[Artifact], rows_using: Mapping[str, str]) 
         scores: The scores, one artifact at least. What the facts of earlier versions do not have is left out.
         rows_using: By artifact name, the rows of the results table that depend on the artifact.
     """
-    tables = [fact_table("scores", scores, rows_using, left_out=TOLD)]
+    tables = [fact_table("scores", scores, rows_using, left_out=NOT_IN_TABLES | TOLD)]
     if described := [artifact for artifact in scores if "entropy" in artifact.facts]:
         tables.append(_targets(described))
     if agreements := [row for artifact in scores for row in _agreements(artifact)]:
@@ -71,16 +84,17 @@ def _agreements(artifact: Artifact) -> Iterator[TableRow]:
 
 def _figures(scores: Sequence[Artifact]) -> Iterator[Figure]:
     panels = {
-        f"{artifact.name[-KEY_DIGITS:]} {artifact.spec.label}": (
-            artifact.facts["histogram"]["own"],
-            artifact.facts["histogram"]["others"],
+        f"{artifact.name[-KEY_DIGITS:]} {artifact.spec.label}": figures.Histogram(
+            0.0,
+            1 / len(artifact.facts["histogram"]["own"]),
+            {name: artifact.facts["histogram"][of] for name, of in COUNTED.items()},
         )
         for artifact in scores
         if "histogram" in artifact.facts
     }
     if panels:
         yield Figure(
-            figures.histograms(panels, ("a row's own document", "its other documents"), "normalised score"),
+            figures.histograms(panels),
             "The distribution of normalised scores of each teacher, for rows' own documents and for the others",
             "Scores after the min-max normalisation, in twentieths: in each row one document has 0 and one has 1. "
             "The more the two overlap, the less the teacher tells a row's own document from the others.",

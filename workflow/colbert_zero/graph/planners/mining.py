@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key, require_known
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.limits import DEFAULT_FUSION
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.relations import check_negatives
@@ -51,16 +52,20 @@ class MiningPlanner:
                 config that names it.
         """
         mining = dict(self._draft.entry("mining", name, where))
+        for setting in ("filter", "margin"):
+            for miner in mining.get(setting, ()):
+                require_known(miner, mining["miners"], f"mining.{name}.{setting}", f"mining.{name}.miners")
         check_negatives(mining, self.entries(mining["miners"], f"mining.{name}"), f"mining.{name}")
         miners = mining.pop("miners")
-        filters = [
-            miners.index(require_known(miner, miners, f"mining.{name}.filter", f"mining.{name}.miners"))
-            for miner in mining.pop("filter", miners)
-        ]
+        if mining["fusion"] == DEFAULT_FUSION:  # Left out of older specs, which meant it.
+            del mining["fusion"]
+        filters, margin = mining.pop("filter", miners), mining.pop("margin", {})
         candidates = self.candidates(miners, shards, f"mining.{name}")
         settings = {**mining, "seed": self._draft.seed}
         if len(miners) > 1:  # A single miner always filters: its negatives keep the key that they had before `filter`.
-            settings["filter"] = sorted(filters)
+            settings["filter"] = sorted(map(miners.index, filters))
+        if margin:
+            settings["margins"] = [margin.get(miner) for miner in miners]
         return self._draft.add("negatives", shards.label, settings, {"shards": shards, "candidates": candidates})
 
 

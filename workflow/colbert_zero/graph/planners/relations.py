@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, require_known
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
+from colbert_zero.graph.limits import DEFAULT_FUSION, MINIMUM_TEXT_TOKENS, PLAID_MIN_DOCUMENTS
 
 TEMPERATURES = ("teacher_temperature", "student_temperature")
 """The settings of a distillation by which the scores of both sides are divided."""
@@ -131,21 +131,32 @@ def check_at_most(setting: str, value: int, other: str, limit: int, where: str) 
 
 
 def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> None:
-    """Check that an entry of `mining` can find the negatives it asks for.
+    """Check that an entry of `mining` has something to fuse if it says how, and can find what it asks for.
 
-    Where a miner filters, a row keeps candidates of that miner only if it retrieved the row's own document: all of them
-    would otherwise score too much. So one place of its depth is not for negatives.
+    Where a miner filters, or has a margin, a row keeps candidates of that miner only if it retrieved the row's own
+    document: all of them would otherwise score too much. So one place of its depth is not for negatives.
 
     Args:
         mining: The entry.
         miners: The entries of its miners.
         where: The place in the config.
     """
-    most = _total_depth(miners) - len(mining.get("filter", miners))
-    if mining["negatives"] + mining["skip"] > most:
-        skipped = f" after skip: {mining['skip']}" if mining["skip"] else ""
+    if len(miners) == 1 and mining["fusion"] != DEFAULT_FUSION:
         raise UserError(
-            f"{where}: negatives is {mining['negatives']}{skipped}, but {_depths(mining, miners)} gives "
+            f"{where}: fusion is {mining['fusion']}, but {mining['miners'][0]} is the only miner, so nothing is fused; "
+            "remove it, or name more miners"
+        )
+    asked, skip = mining["negatives"], mining["skip"]
+    skipped = f" after skip: {skip}" if skip else ""
+    if asked + skip > mining.get("last_rank", asked + skip):
+        raise UserError(
+            f"{where}: negatives is {asked}{skipped}, but last_rank is {mining['last_rank']}; "
+            f"raise it to {asked + skip} at least, or ask for fewer"
+        )
+    most = _total_depth(miners) - len({*mining.get("filter", mining["miners"]), *mining.get("margin", ())})
+    if asked + skip > most:
+        raise UserError(
+            f"{where}: negatives is {asked}{skipped}, but {_depths(mining, miners)} gives "
             f"at most {most} candidates beside the positive; ask for fewer, or raise the depth"
         )
 

@@ -1,0 +1,43 @@
+"""Laws of histograms of scores: every known score is in its bin, whatever the range and the order."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colbert_zero.mining.score_histogram import MOST_BINS, ScoreHistogram
+
+scores = st.floats(-1e4, 1e4, width=32)
+
+
+@given(st.lists(st.tuples(scores, st.lists(scores, max_size=4)), min_size=1, max_size=20), st.randoms())
+def test_counts_are_numpys_of_the_same_bins_in_any_order(rows, shuffled):
+    one, other = ScoreHistogram(), ScoreHistogram()
+    for histogram, some in ((one, rows), (other, shuffled.sample(rows, len(rows)))):
+        for positive, negatives in some:
+            histogram.add(np.float32(positive), np.array([*negatives, np.nan], np.float32))
+    facts = one.facts
+    assert facts == other.facts
+    bins = len(facts["positives"])
+    edges = facts["low"] + facts["width"] * np.arange(bins + 1)
+    of_rows = {
+        "positives": [positive for positive, _ in rows],
+        "negatives": [score for _, some in rows for score in some],
+    }
+    for name, values in of_rows.items():
+        # Of numpy's bins, the last one has its upper edge as well, on which no score lies here.
+        assert np.histogram(values, edges)[0].tolist() == facts[name]
+        assert sum(facts[name]) == len(values)
+    assert bins <= MOST_BINS
+    assert bins > MOST_BINS // 2 or facts["width"] == 2.0**-12
+
+
+def test_without_rows_there_are_no_bins():
+    assert ScoreHistogram().facts == {"low": 0.0, "width": 2.0**-12, "positives": [], "negatives": []}
+
+
+@pytest.mark.parametrize("score", [0.0, -0.5, 17.25])
+def test_one_score_is_one_bin(score):
+    histogram = ScoreHistogram()
+    histogram.add(np.float32(score), np.array([np.nan], np.float32))
+    assert histogram.facts == {"low": score, "width": 2.0**-12, "positives": [1], "negatives": [0]}

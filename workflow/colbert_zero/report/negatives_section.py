@@ -1,0 +1,90 @@
+"""The report's section of hard negatives: what became of the candidates, how the scores lie, and some rows."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from colbert_zero.graph.artifact import Artifact
+from colbert_zero.mining.examples import EXAMPLES_FILE
+from colbert_zero.report import figures
+from colbert_zero.report.sections import Cell, Figure, Section, Table, TableRow, build_table, format_cell
+
+LONGEST_TEXT = 400
+"""Characters of a text in an example; the rest is left out."""
+
+
+def negatives_sections(artifacts: Sequence[Artifact]) -> Iterator[Section]:
+    """The section, if there are `negatives/*` artifacts; not of those of version 0.1.0, which counted otherwise."""
+    counted = {_title(artifact, artifacts): artifact for artifact in artifacts if "kept" in artifact.facts}
+    if not counted:
+        return
+    private = [title for title, artifact in counted.items() if not artifact.is_public]
+    withheld = f" Rows of {', '.join(private)} are not shown: not everybody may read their files." if private else ""
+    panels = {
+        f"{title}, {miner}": figures.Histogram(
+            histogram["low"], histogram["width"], {name: histogram[name] for name in ("positives", "negatives")}
+        )
+        for title, artifact in counted.items()
+        for miner, histogram in artifact.facts.get("score_histograms", {}).items()
+    }
+    yield Section(
+        "Negatives",
+        [
+            "What became of the candidates: each was kept, or is counted under the first reason to drop it. Examples "
+            f"are rows drawn by the seed.{withheld}"
+        ],
+        [_funnel(counted), *(_examples(title, artifact) for title, artifact in counted.items() if _has_rows(artifact))],
+        [
+            Figure(
+                figures.histograms(panels),
+                "The distributions of the scores of positives and of negatives, by source and miner",
+                "How a miner scores the rows' own documents, and those of their negatives that it retrieved. Where the "
+                "two lie apart, what was kept is easy; a negative as high as most positives may be a false one.",
+            )
+        ]
+        if panels
+        else [],
+    )
+
+
+def _title(artifact: Artifact, others: Sequence[Artifact]) -> str:
+    """The source of some negatives, with their key if others have the same source."""
+    label = artifact.spec.label
+    return label if sum(other.spec.label == label for other in others) == 1 else f"{label}-{artifact.spec.key}"
+
+
+def _funnel(counted: dict[str, Artifact]) -> Table:
+    reasons = dict.fromkeys(
+        reason for artifact in counted.values() for reason, count in artifact.facts["dropped"].items() if count
+    )
+    rows = [
+        TableRow(
+            title,
+            [
+                format_cell(artifact.facts["candidates"]),
+                *(format_cell(artifact.facts["dropped"].get(reason, 0)) for reason in reasons),
+                *(format_cell(artifact.facts[name]) for name in ("kept", "rows_read", "rows_kept")),
+            ],
+        )
+        for title, artifact in counted.items()
+    ]
+    return build_table("", ["candidates", *reasons, "kept", "rows_read", "rows_kept"], rows)
+
+
+def _has_rows(artifact: Artifact) -> bool:
+    return artifact.is_public and EXAMPLES_FILE in artifact.manifest["outputs"]
+
+
+def _examples(title: str, artifact: Artifact) -> Table:
+    rows = []
+    for example in json.loads(artifact.file(EXAMPLES_FILE).read_bytes()):
+        rows.append(TableRow("query", [_text(example["query"])], "first"))
+        rows.append(TableRow("positive", [_text(example["document"])]))
+        rows += [TableRow("negative", [_text(negative)]) for negative in example["negatives"]]
+    return build_table(f"examples of {title}", [""], rows, collapsed=True)
+
+
+def _text(text: str) -> Cell:
+    return Cell(textwrap.shorten(text, LONGEST_TEXT, placeholder=" …"))
