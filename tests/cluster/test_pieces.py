@@ -123,11 +123,12 @@ def test_all_work_in_pieces_survives_what_clusters_do(cluster, tmp_path):
     # Of the teacher's source too few rows are mined for to be interrupted.
     interrupted = [spec for spec in specs if spec.kind != "candidates" or "many" in spec.label]
     assert sorted(map(place, interrupted)) == sorted(INTERRUPTIONS)
-    to_do = {spec: INTERRUPTIONS[place(spec)] for spec in interrupted if place(spec) != "indexes/"}
+    to_do = [spec for spec in interrupted if place(spec) != "indexes/"]
     while process.poll() is None:
         for spec in [spec for spec in to_do if list((cluster.folder / spec.state).glob("*/000000"))]:
             lines = (cluster.folder / spec.state / "attempts.jsonl").read_text().splitlines()
-            interrupt(to_do.pop(spec), json.loads(lines[-1]))
+            interrupt(INTERRUPTIONS[place(spec)], json.loads(lines[-1]))
+            to_do.remove(spec)
         time.sleep(0.1)
     assert process.returncode == 0, cluster.read_output()[-5000:]
     for spec in interrupted:
