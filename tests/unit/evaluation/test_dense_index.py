@@ -16,12 +16,13 @@ from dense_studies import DOCUMENTS, JUDGED, MODELS, PROMPTS, index_spec, make_i
 from sentence_transformers import SentenceTransformer
 
 from colbert_zero.evaluation import dense_index
-from colbert_zero.evaluation.dense_index import build_inverted_file, list_count
+from colbert_zero.evaluation.dense_index import invert
 from colbert_zero.evaluation.embeddings import Embeddings, Vectors, write_embeddings
 from colbert_zero.graph.artifact import Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
 from colbert_zero.machine.devices import add_device_option
+from colbert_zero.models import inverted_file
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from colbert_zero.models.encoders import SentenceTransformerEncoder
 from tiny_models import dense_model
@@ -205,11 +206,11 @@ def test_an_inverted_file_is_decided_by_its_seed_and_not_by_how_many_rows_are_ad
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vectors = vectors_of(4000)
-    first = faiss.serialize_index(build_inverted_file(vectors, 1))
+    first = faiss.serialize_index(invert(vectors, 1))
     faiss.omp_set_num_threads(2)
     monkeypatch.setattr(dense_index, "ROWS_AT_ONCE", 333)
-    np.testing.assert_array_equal(faiss.serialize_index(build_inverted_file(vectors, 1)), first)
-    assert not np.array_equal(faiss.serialize_index(build_inverted_file(vectors, 2)), first)
+    np.testing.assert_array_equal(faiss.serialize_index(invert(vectors, 1)), first)
+    assert not np.array_equal(faiss.serialize_index(invert(vectors, 2)), first)
 
 
 def test_centroids_are_computed_from_64_documents_each_or_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,12 +223,12 @@ def test_centroids_are_computed_from_64_documents_each_or_from_all(monkeypatch: 
 
     monkeypatch.setattr(faiss.IndexIVFScalarQuantizer, "train", noted)
     vectors = vectors_of(4000)
-    index = build_inverted_file(vectors, 1)
+    index = invert(vectors, 1)
     assert (index.cp.max_points_per_centroid, index.cp.seed) == (64, draw(1, "faiss centroids") % 2**31)
     np.testing.assert_array_equal(trained[0], vectors)
     assert index.ntotal == 4000
-    monkeypatch.setattr(dense_index, "MAXIMUM_LISTS", 20)
-    build_inverted_file(vectors, 1)
+    monkeypatch.setattr(inverted_file, "MAXIMUM_LISTS", 20)
+    invert(vectors, 1)
     assert len(trained[1]) == len(np.unique(trained[1], axis=0)) == 20 * 64
 
 
@@ -235,7 +236,7 @@ def test_centroids_are_computed_from_64_documents_each_or_from_all(monkeypatch: 
     ("documents", "lists"), [(1, 1), (77, 1), (78, 2), (10_000, 256), (100_000, 1264), (8_841_823, 4096)]
 )
 def test_lists_grow_with_the_root_of_the_documents(documents: int, lists: int) -> None:
-    assert list_count(documents) == lists
+    assert inverted_file.list_count(documents) == lists
 
 
 # Models and settings that are refused

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 from sentence_transformers import SentenceTransformer
 
 from colbert_zero.evaluation import dense_search
-from colbert_zero.evaluation.dense_index import build_inverted_file
+from colbert_zero.evaluation.dense_index import invert
 from colbert_zero.evaluation.dense_search import IdOrder, search_exact, search_inverted_file
 from colbert_zero.evaluation.embeddings import INVERTED_FILE, Vectors
 from colbert_zero.evaluation.trec import Hits, read_run
@@ -130,7 +130,7 @@ def test_negative_scores_rank_below_positive_ones_and_keep_their_value() -> None
 
 def publish_inverted_file(vectors: Vectors, seed: int = 1) -> Artifact:
     def write(folder: Path) -> None:
-        faiss.write_index(build_inverted_file(vectors, seed), str(folder / INVERTED_FILE))
+        faiss.write_index(invert(vectors, seed), str(folder / INVERTED_FILE))
 
     return publish(Spec("indexes", "dense.lists", {"seed": seed, "documents": len(vectors)}), write)
 

@@ -44,6 +44,10 @@ CONTRADICTIONS = {
         {"mining/fused/miners": ["lsa"], "mining/fused/negatives": 50},
         "at most 49",
     ),
+    "a recall of an exact search": (
+        {"miners/lsa/lsa": {"recall": 0.9}},
+        "miners.lsa.lsa: recall is 0.9, but the search is exact; say search: approximate",
+    ),
     "a fusion of one miner": (
         {"mining/fused/miners": ["lsa"], "mining/fused/fusion": "reciprocal-rank"},
         "mining.fused: fusion is reciprocal-rank, but lsa is the only miner, so nothing is fused",

@@ -58,6 +58,19 @@ def test_candidates_are_shared_by_mining_and_teaching(config):
     assert kinds.count("candidates") == 2 * 2
 
 
+def test_an_approximate_search_decides_candidates_and_an_exact_one_is_left_out(config):
+    def settings(**search):
+        config["miners"]["lsa"]["lsa"] = {"dimensions": 128, **search}
+        specs = Study(config, ROOT / "local").specs.values()
+        (found,) = {spec.key: spec.settings for spec in specs if spec.label.startswith("dense.scipy")}.values()
+        return found
+
+    exact = settings()
+    assert settings(search="exact") == exact and exact.keys() == {"encoder", "depth"}
+    assert settings(search="approximate") == {**exact, "approximate": {"recall": 0.95, "seed": 42}}
+    assert settings(search="approximate", recall=0.8) == {**exact, "approximate": {"recall": 0.8, "seed": 42}}
+
+
 def test_the_miners_that_filter_decide_negatives_of_several_miners_alone(config):
     def negatives(**entry):
         config["mining"]["fused"] = {"p": 0.95, "negatives": 3, **entry}

@@ -20,6 +20,7 @@ from colbert_zero.mining import nearest as mining_nearest
 from colbert_zero.mining.candidates import read_candidates
 from colbert_zero.mining.dense import PARTS, DenseMining, find
 from colbert_zero.mining.nearest import SlicedVectors, nearest
+from colbert_zero.models import inverted_file
 from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
 from mined import publish_model, publish_shards, publish_step
 from tiny_models import tiny_dense
@@ -122,6 +123,63 @@ def test_a_killed_search_goes_on_after_the_last_slice(monkeypatch: MonkeyPatch) 
     assert searched == [8] * 8 + [4]
 
 
+def mine_approximately(recall: float, jobs: int = 1, documents: int = 600, depth: int = 5) -> Spec:
+    texts = [f"{TOPICS[number % 4]} option{number % 97} value{number % 13}" for number in range(documents)]
+    source = publish_shards([(f"how to use option{number % 97}", text) for number, text in enumerate(texts)])
+    settings = {"encoder": LSA, "depth": depth, "approximate": {"recall": recall, "seed": 3}, "jobs": jobs}
+    return Spec("candidates", "dense.mine", settings, {"shards": [source.name]})
+
+
+def test_an_approximate_search_finds_what_the_inverted_file_does_and_says_its_recall(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(inverted_file, "PROBES", 1)
+    made = publish_step(mining_dense.make, mine_approximately(0.01))
+    exact = Spec("candidates", "dense.mine", {"encoder": LSA, "depth": 5}, made.spec.inputs)
+    pairs = list(zip(read_candidates(made), read_candidates(publish_step(mining_dense.make, exact)), strict=True))
+    measured = made.facts["approximate"]
+    assert (measured["lists"], measured["measured_queries"]) == (15, 256)
+    shares = [np.isin(expected.documents, found.documents).mean() for found, expected in pairs]
+    assert 0 < measured["recall"] < 1 and measured["recall"] == pytest.approx(np.mean(shares), abs=0.1)
+    for found, expected in pairs:
+        scores = dict(zip(expected.documents.tolist(), expected.scores.tolist(), strict=True))
+        assert found.positive_score == expected.positive_score
+        for number, score in zip(found.documents.tolist(), found.scores.tolist(), strict=True):
+            assert score == scores.get(number, score) <= expected.scores[0]
+
+
+def test_where_lists_hold_fewer_documents_than_are_asked_for_the_search_is_exact(monkeypatch: MonkeyPatch) -> None:
+    """So a list that is shorter than the depth has all documents, as `highest_unknown_score` takes it."""
+    monkeypatch.setattr(inverted_file, "PROBES", 1)
+    made = publish_step(mining_dense.make, mine_approximately(1.0, depth=400))
+    assert made.facts["approximate"]["recall"] == 1
+    assert {len(row.documents) for row in read_candidates(made)} == {400}
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_an_approximate_search_in_all_lists_is_the_exact_one_whatever_the_number_of_jobs() -> None:
+    outputs = []
+    for jobs in (1, 3):
+        spec = mine_approximately(1.0, jobs, documents=100)
+        for part in PARTS:
+            for share in reversed(range(1, jobs + 1)):
+                shared = ["--spec", spec.text, "--part", part, "--share", str(share), "--jobs", str(jobs)]
+                assert run_step(mining_dense.make, None, shared, add_options=add_device_option, parts=PARTS) == 0
+        made = publish_step(mining_dense.make, spec, add_options=add_device_option)
+        assert made.facts["approximate"] == {"lists": 2, "recall": 1.0, "measured_queries": 100}
+        outputs.append(made.manifest["outputs"])
+    exact = Spec("candidates", "dense.mine", {"encoder": LSA, "depth": 5}, spec.inputs)
+    assert outputs == [publish_step(mining_dense.make, exact).manifest["outputs"]] * 2
+
+
+def test_a_recall_below_the_floor_is_one_line_before_the_search(
+    monkeypatch: MonkeyPatch, capfd: CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inverted_file, "PROBES", 1)
+    monkeypatch.setattr(mining_dense, "write_candidates", lambda *_: pytest.fail("searched"))
+    assert run_step(mining_dense.make, None, ["--spec", mine_approximately(1.0).text]) == 1
+    (line,) = capfd.readouterr().err.strip().splitlines()[-1:]
+    assert "of what the exact one does, less than recall: 1; ask for less, or search exactly" in line
+
+
 def unit_vectors(random: np.random.Generator, rows: int, dimensions: int) -> Any:
     vectors = random.standard_normal((rows, dimensions), np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -136,7 +194,7 @@ def test_candidates_are_bit_by_bit_those_of_faiss() -> None:
     index.add(documents)
     _, retrieved = index.search(queries, 50 + mining_dense.RESCORED_BEYOND_DEPTH)
     sliced = SlicedVectors([documents[start : start + 700] for start in range(0, 3000, 700)])
-    found = list(find(sliced, queries, positives, 50))
+    found = list(find(sliced, queries, positives, 50, nearest(queries, sliced, retrieved.shape[1])))
     for query, numbers, positive, candidates in zip(queries, np.sort(retrieved), positives, found, strict=True):
         scores = np.einsum("ij,j->i", documents[numbers].astype(np.float64), query.astype(np.float64))
         best = np.argsort(-scores.astype(np.float32), kind="stable")[:50]

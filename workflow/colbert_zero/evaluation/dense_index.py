@@ -17,7 +17,6 @@ each component of each vector.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -40,21 +39,18 @@ from colbert_zero.graph.dense_folder import (
     read_similarity,
     refuse_other_settings,
 )
-from colbert_zero.graph.draws import draw
 from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS
 from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.machine.devices import add_device_option, choose_device
 from colbert_zero.machine.pieces import Part
 from colbert_zero.models.encoders import SentenceTransformerEncoder
+from colbert_zero.models.inverted_file import build_inverted_file, training_numbers
 from colbert_zero.models.loading import model_name
 
 NAME = "documents"
 """Of the part of the work that jobs can share, and of the files with the documents' vectors and ids."""
 TEXTS_PER_PIECE = 4096
 """Texts that are encoded together, sorted by length so that a batch needs little padding."""
-MAXIMUM_LISTS, VECTORS_PER_LIST, MINIMUM_VECTORS_PER_LIST = 4096, 64, 39
-"""Lists of an inverted file at most; the vectors that the centroid of one is computed from, and how many faiss asks for
-at least."""
 ROWS_AT_ONCE = 65_536
 """Vectors that are put into lists at once."""
 
@@ -118,7 +114,7 @@ def make(job: Job) -> Mapping[str, Any]:
     kind, lists = job.settings["index"]["kind"], {}
     if kind == "faiss":
         faiss.omp_set_num_threads(job.threads)
-        inverted_file = build_inverted_file(vectors, job.settings["index"]["seed"])
+        inverted_file = invert(vectors, job.settings["index"]["seed"])
         faiss.write_index(inverted_file, str(job.folder / INVERTED_FILE))
         lists = {"lists": inverted_file.nlist}
     return {
@@ -210,34 +206,10 @@ def encode_queries(encoder: SentenceTransformerEncoder, queries: Mapping[str, st
     write_embeddings(folder, "queries", list(queries), vectors)
 
 
-def build_inverted_file(vectors: Vectors, seed: int) -> Any:
-    """Put documents into lists by their nearest centroids (Sivic and Zisserman 2003), a byte for each component.
-
-    Args:
-        vectors: The documents' vectors (documents x dimensions).
-        seed: Decides from which vectors the centroids are computed, and from which of them they start.
-
-    Returns:
-        A `faiss.IndexIVFScalarQuantizer` for inner products.
-    """
-    count, dimensions = vectors.shape
-    lists = list_count(count)
-    index: Any = faiss.index_factory(dimensions, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    # No more vectors are given than it may use, so that it draws none itself.
-    index.cp.max_points_per_centroid = VECTORS_PER_LIST
-    index.cp.seed = draw(seed, "faiss centroids") % 2**31
-    drawn = np.random.default_rng(draw(seed, "faiss vectors")).choice(
-        count, min(count, lists * VECTORS_PER_LIST), replace=False
-    )
-    index.train(np.ascontiguousarray(vectors[np.sort(drawn)]))
-    for start in range(0, count, ROWS_AT_ONCE):
-        index.add(np.ascontiguousarray(vectors[start : start + ROWS_AT_ONCE]))
-    return index
-
-
-def list_count(documents: int) -> int:
-    """The lists of an inverted file of so many documents: four times their root, as faiss's guidelines have it."""
-    return max(1, min(4 * math.isqrt(documents), documents // MINIMUM_VECTORS_PER_LIST, MAXIMUM_LISTS))
+def invert(vectors: Vectors, seed: int) -> Any:
+    """Put a collection's documents (documents x dimensions) into an inverted file."""
+    blocks = (vectors[start : start + ROWS_AT_ONCE] for start in range(0, len(vectors), ROWS_AT_ONCE))
+    return build_inverted_file(vectors[training_numbers(len(vectors), seed)], blocks, len(vectors), seed)
 
 
 if __name__ == "__main__":

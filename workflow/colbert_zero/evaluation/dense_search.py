@@ -30,14 +30,14 @@ from colbert_zero.evaluation.trec import Hits, drop_self_match, write_run
 from colbert_zero.graph.artifact import Artifact, Job, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.models.inverted_file import CANDIDATES_PER_HIT, open_inverted_file
 
 DOCUMENTS_PER_BLOCK = {"cpu": 8192, "cuda": 131_072}
 """Documents whose vectors are in memory at once, in double precision."""
 SCORES_PER_BLOCK = {"cpu": 2**22, "cuda": 2**26}
 """Scores (queries x documents) in memory at once; they take some 50 bytes each."""
-PROBES, CANDIDATES_PER_HIT, QUERIES_PER_BATCH = 64, 4, 256
-"""Lists of an inverted file that are searched, candidates that are scored for each document asked for, and queries at
-once."""
+QUERIES_PER_BATCH = 256
+"""Queries for which an inverted file is searched at once."""
 
 Keys = npt.NDArray[np.int64]
 """Hits as numbers: the greater one ranks first, and no two documents of a query have the same."""
@@ -166,8 +166,7 @@ def search_inverted_file(
         Each query's keys: `depth` of them, fewer if the lists hold fewer.
     """
     faiss.omp_set_num_threads(threads)
-    inverted_file: Any = faiss.read_index(str(index.file(INVERTED_FILE)), faiss.IO_FLAG_MMAP)
-    inverted_file.nprobe = min(PROBES, inverted_file.nlist)
+    inverted_file = open_inverted_file(str(index.file(INVERTED_FILE)))
     candidates = min(depth * CANDIDATES_PER_HIT, len(documents))
     starts = range(0, len(queries), QUERIES_PER_BATCH)
     for start in progress(starts, len(starts), "batches of queries"):

@@ -6,6 +6,8 @@ DEFAULT_PRECISION = "fp32"
 """Of the multiplications that encode texts for an index of a late-interaction model."""
 DEFAULT_FUSION = "normalised"
 """How the candidates of several miners are put in one order."""
+DEFAULT_RECALL = 0.95
+"""What share of an exact search's documents an approximate one of a miner must find."""
 MINIMUM_TEXT_TOKENS = 2
 """Tokens of a text that must fit beside prompt, marker and special tokens."""
 PLAID_MIN_DOCUMENTS = 100_000

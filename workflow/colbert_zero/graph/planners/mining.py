@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key, require_known
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.limits import DEFAULT_FUSION
+from colbert_zero.graph.limits import DEFAULT_FUSION, DEFAULT_RECALL
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
-from colbert_zero.graph.planners.relations import check_negatives
+from colbert_zero.graph.planners.relations import check_negatives, check_search
 
 
 class MiningPlanner:
@@ -30,6 +31,7 @@ class MiningPlanner:
         for name in miners:
             miner = self._draft.entry("miners", name, where)
             kind = only_key(miner, tuple(KINDS), f"miners.{name}")
+            check_search(miner[kind], f"miners.{name}.{kind}")
             candidates = KINDS[kind](self._draft, self._bases, name, miner, shards)
             if same := [other for other, spec in planned.items() if spec == candidates]:
                 raise UserError(f"{where}: miners {same[0]} and {name} are the same; name one of them")
@@ -78,17 +80,25 @@ def _bm25(draft: Draft, _bases: BasePlanner, _name: str, miner: Config, shards: 
 def _lsa(draft: Draft, _bases: BasePlanner, _name: str, miner: Config, shards: Spec) -> Spec:
     """Latent semantic analysis fitted on the source's documents."""
     encoder = {"kind": "lsa", **miner["lsa"], "seed": draft.seed}
-    settings = {"encoder": encoder, "depth": miner["depth"]}
+    search = _search(draft, encoder)
+    settings = {"encoder": encoder, "depth": miner["depth"], **search}
     return draft.add("candidates", f"dense.{shards.label}", settings, {"shards": shards})
 
 
 def _encoder(draft: Draft, bases: BasePlanner, name: str, miner: Config, shards: Spec) -> Spec:
     """A sentence-transformers model."""
     encoder = {"kind": "sentence-transformers", **miner["encoder"]}
+    search = _search(draft, encoder)
     model = bases.base(encoder.pop("model"), f"miners.{name}")
     bases.check(model, f"miners.{name}", {"maximum_length": encoder["maximum_length"]})
-    settings = {"encoder": encoder, "depth": miner["depth"]}
+    settings = {"encoder": encoder, "depth": miner["depth"], **search}
     return draft.add("candidates", f"dense.{shards.label}", settings, {"shards": shards, "model": model})
+
+
+def _search(draft: Draft, encoder: dict[str, Any]) -> dict[str, Any]:
+    """Take what an encoder's entry says of the search out of it: the settings of an approximate one, if it is that."""
+    recall = encoder.pop("recall", DEFAULT_RECALL)
+    return {"approximate": {"recall": recall, "seed": draft.seed}} if encoder.pop("search") == "approximate" else {}
 
 
 KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec], Spec]] = {

@@ -161,6 +161,12 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
         )
 
 
+def check_search(retriever: Config, where: str) -> None:
+    """Check that a recall is asked of an approximate search only."""
+    if "recall" in retriever and retriever["search"] == "exact":
+        raise UserError(f"{where}: recall is {retriever['recall']}, but the search is exact; say search: approximate")
+
+
 def check_documents(teacher: Config, miners: Sequence[Config], where: str) -> None:
     """Check that an entry of `teachers` can find the documents it scores: the positive, and candidates."""
     if teacher["documents"] - 1 > _total_depth(miners):
