@@ -24,6 +24,7 @@ from colbert_zero.evaluation.embeddings import INVERTED_FILE, Vectors
 from colbert_zero.evaluation.trec import Hits, read_run
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.machine.devices import add_device_option
+from colbert_zero.models import inverted_file
 from publishing import publish, publish_collection
 from tiny_models import dense_model
 
@@ -147,7 +148,7 @@ def test_faiss_finds_nearly_what_an_exact_search_finds_with_the_same_scores(monk
     exact = [order.hits(keys) for keys in search_exact(documents, queries, order, 10)]
     recalls = []
     for probes in (1, 8, 64, 10_000):
-        monkeypatch.setattr(dense_search, "PROBES", probes)
+        monkeypatch.setattr(inverted_file, "PROBES", probes)
         found = [order.hits(keys) for keys in search_inverted_file(index, documents, queries, order, 10, 1)]
         for one, other in zip(found, exact, strict=True):
             scores = dict(other)
