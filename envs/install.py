@@ -13,7 +13,6 @@ This file is run by any Python a machine may have, before anything is installed:
 newer than Python 3.7, so that an old Python can say that it is too old.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -198,11 +197,8 @@ def compile_modules(folder: Path) -> None:
     """Compile the modules in a folder, on all cores; pip would on one.
 
     Where Python may write no bytecode later (PYTHONDONTWRITEBYTECODE, or a folder that is not the user's), each step
-    would compile PyTorch and transformers again, which takes longer than all else that it does before its work. As with
-    pip, PIP_NO_COMPILE=1 leaves it out.
+    would compile PyTorch and transformers again, which takes longer than all else that it does before its work.
     """
-    if os.environ.get("PIP_NO_COMPILE", "0") in ("1", "true"):
-        return
     # A file that is no Python of this version is left as it is.
     run("-m", "compileall", "-qq", "-j", "0", "-x", "[/\\\\]tests[/\\\\]", folder)
 
