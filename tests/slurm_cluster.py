@@ -23,7 +23,7 @@ from own_study import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
-STEPS = 1200
+STEPS = 800
 IMAGES = Path("/opt/colbert-zero-cluster/images")
 """All clones share this folder: an image that exists is not built again."""
 
