@@ -131,6 +131,7 @@ def test_all_work_in_pieces_survives_what_clusters_do(cluster, tmp_path):
             to_do.remove(spec)
         time.sleep(0.1)
     assert process.returncode == 0, cluster.read_output()[-5000:]
+    assert to_do == []
     for spec in interrupted:
         manifest = json.loads((cluster.folder / spec.folder / "manifest.json").read_text())
         assert len(manifest["attempts"]) > 1, spec.name

@@ -121,11 +121,13 @@ def test_job_states_are_translated_to_those_that_the_executor_knows(site):
     assert slurm.executor_states(states) == states | {"1": "CANCELLED"}
 
 
-@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
-def test_a_job_that_slurm_does_not_requeue_has_ended(site, state):
-    """A requeued job keeps its number and waits in the queue."""
+@pytest.mark.parametrize(("state", "requeued"), [("PREEMPTED", "PREEMPTED"), ("NODE_FAIL", "PENDING")])
+def test_a_job_that_slurm_does_not_requeue_has_ended(site, state, requeued):
+    """A requeued job keeps its number and waits in the queue. The executor would shun a node that failed for ever."""
     program(site, "squeue", says("7\n9"))
-    assert slurm.executor_states({"7": state, "8": state}) == {"7": state, "8": "CANCELLED"}
+    assert slurm.executor_states({"7": state, "8": state}) == {"7": requeued, "8": "CANCELLED"}
+    program(site, "squeue", "exit 1")
+    assert slurm.executor_states({"7": state}) == {"7": requeued}
 
 
 def test_the_patched_executor_gets_translated_states(monkeypatch):
