@@ -91,9 +91,9 @@ def executor_states(states: Mapping[str, str]) -> dict[str, str]:
     """Translate job states into those that Snakemake's executor (2.8.0) knows; it takes any other for "still running".
 
     sacct reports `CANCELLED by 0` for a job that a person cancelled. A job that was preempted, or whose node failed,
-    has ended for good if SLURM does not requeue it: some sites configure SLURM to cancel the jobs that it preempts. If it
-    does, a node's failure is not told: the executor would never use that node again, even once it is back, and all that
-    it submits would fail, for until the job has another node, sacct says that it is on `None assigned`.
+    has ended for good if SLURM does not requeue it: some sites configure SLURM to cancel the jobs that it preempts. If
+    it does, the failure of a node is not told: the executor would never use that node again, even once it is back; and
+    all that it submits would fail if sacct says by then that the job, which waits for another, is on `None assigned`.
 
     Args:
         states: The state by job number, as sacct or squeue prints it.
