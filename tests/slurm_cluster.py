@@ -23,7 +23,7 @@ from own_study import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
-STEPS = 800
+STEPS = 2400
 IMAGES = Path("/opt/colbert-zero-cluster/images")
 """All clones share this folder: an image that exists is not built again."""
 
@@ -110,7 +110,7 @@ def slurm(*command: str) -> str:
 
 
 def short_study(steps: int = STEPS, **resources: Any) -> Config:
-    """A study of one stage that trains for half a minute; `resources` are those of its training."""
+    """A study of one stage that trains for about a minute; `resources` are those of its training."""
     config: Config = deepcopy(CONFIG) | {"images": image_settings(), "baselines": {}}
     config["stages"]["unsupervised"] |= {"epochs": steps // 14, "learning_rate": 3.0e-4}
     config["recipes"]["all"]["stages"] = ["unsupervised"]

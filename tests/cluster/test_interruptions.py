@@ -41,7 +41,7 @@ def test_time_limit(training, prepared):
     # Avoid the node that another test takes down.
     config = short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3")
     # Evaluations change no byte of the model, and take long enough for more than one attempt.
-    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(12, STEPS, 12)), "collections": ["mine"]}
+    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(32, STEPS, 32)), "collections": ["mine"]}
     training.write(config)
     attempts = training.wait_until_published(training.start(training.target))
     assert_resumed(training, prepared, attempts)
