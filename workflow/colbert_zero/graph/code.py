@@ -121,11 +121,11 @@ def _essence(node: Any) -> Any:
     """
     match node:
         case ast.AST():
-            values = ((name, getattr(node, name, None)) for name in node._fields)
-            fields = {name: _essence(value) for name, value in values if value not in (None, [])}
+            values = {name: getattr(node, name, None) for name in node._fields}
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                fields["body"] = [_essence(child) for child in node.body[ast.get_docstring(node) is not None :]]
-            return [type(node).__name__, fields]
+                values["body"] = node.body[ast.get_docstring(node, clean=False) is not None :]
+            said = ((name, value) for name, value in values.items() if name == "body" or value not in (None, []))
+            return [type(node).__name__, {name: _essence(value) for name, value in said}]
         case list():
             return [_essence(child) for child in node]
         case str():
