@@ -8,7 +8,7 @@
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
 # make test-cluster    the tests on it: rows of the embedded study in real images (or all: ALL_ROWS=1), and everything
 #                      that ends a job too soon
-# make test-cluster-paper  on it, some rows of the paper's study, tiny; or all of them (ALL_ROWS=1)
+# make test-cluster-paper  on it, some rows of the paper's study, tiny, or all of them (ALL_ROWS=1); and work in pieces
 # make cluster-stop    ends it
 # make bench-data      from files to batches, against the library that the reference uses: rows/s and memory
 # make bench-mining    hard negatives, against mine_hard_negatives of sentence-transformers: time and memory
@@ -72,7 +72,8 @@ test-cluster: demo cluster
 	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
 
 test-cluster-paper: .venv/installed cluster
-	eval "$$(tests/cluster/cluster.sh env)" && ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_paper_part.py
+	eval "$$(tests/cluster/cluster.sh env)" && \
+	  ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_pieces.py tests/cluster/test_paper_part.py
 
 bench-teaching bench-train check-gpu: .venv/peers/installed
 
