@@ -35,6 +35,8 @@ PAPER = read_config(ROOT / "config.yaml")
 SCHEMA = read_yaml(WORKFLOW / "schemas" / "study.schema.yaml")
 SETTINGS = SCHEMA["$defs"]["settings"]["properties"]
 RESOURCES = SCHEMA["properties"]["resources"]["additionalProperties"]["properties"]
+MINING = SCHEMA["properties"]["mining"]["additionalProperties"]["properties"]
+ENCODER = SCHEMA["properties"]["miners"]["additionalProperties"]["properties"]["encoder"]["properties"]
 
 MARKS = {"console": {"", "no-run", "demo"}, "yaml": {"", "wrong"}, "python": {""}, "mermaid": {""}, "text": {""}}
 """The languages of blocks, and the marks that a block of each may have."""
@@ -148,13 +150,17 @@ def mapping_in(text):
 
 
 def config_of(key, value):
-    """The part of a config that a span stands for: a part, a stage's setting, or what a stage asks for."""
+    """The part of a config that a span stands for: a part, a setting of a stage or of mining, what a stage asks for."""
     if key in SCHEMA["properties"]:
         return {key: value}
     if key in SETTINGS:
         return {"stages": {"unsupervised": {key: value}}}
     if key in RESOURCES:
         return {"resources": {"unsupervised": {key: value}}}
+    if key in MINING:
+        return {"mining": {"fused": {key: value}}}
+    if key in ENCODER:
+        return {"miners": {"gte": {"encoder": {key: value}}}}
     return None
 
 
