@@ -144,7 +144,7 @@ def test_an_index_of_ms_marco_has_the_published_size(paper: Plan) -> None:
     """691 M tokens: 177 GB in half precision, 50 GB as PLAID keeps them at four bits (72 bytes a token)."""
     disk, index = Disk(paper.sizes), of_kind(paper, "indexes", "msmarco")
     assert paper.sizes.tokens(index) == pytest.approx(691e6, rel=0.01)
-    assert disk.spooled(index) == pytest.approx(177e9, rel=0.01)
+    assert disk.vectors(index) == pytest.approx(177e9, rel=0.01)
     assert disk.bytes(index) == pytest.approx(50e9, rel=0.01)
 
 
@@ -152,7 +152,7 @@ def test_a_small_index_is_exact_and_a_model_has_four_bytes_a_parameter(paper: Pl
     disk, index = Disk(paper.sizes), of_kind(paper, "indexes", "scifact")
     tokens = paper.sizes.tokens(index)
     assert tokens is not None
-    assert (disk.bytes(index), disk.spooled(index)) == (tokens * 256, 0.0)
+    assert disk.bytes(index) == disk.vectors(index) == tokens * 256
     model = of_kind(paper, "models", "unsupervised")
     assert disk.bytes(model) == 596e6
     assert disk.state(model) == pytest.approx(3 * 1.8e9, rel=0.01), "two checkpoints with AdamW's state, and a third"

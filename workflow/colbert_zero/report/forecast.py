@@ -220,23 +220,24 @@ class Disk:
         parameters = self._sizes.parameters(model)
         return None if parameters is None else parameters * BYTES_PER_PARAMETER * STATE_VALUES * STATE_COPIES
 
-    def spooled(self, index: Spec) -> float | None:
-        """The bytes that making an index takes in `TMPDIR`: those of all vectors, before PLAID makes them smaller."""
-        if self._sizes.index_kind(index) != "plaid":
-            return 0.0
-        tokens, dimensions = self._sizes.tokens(index), self._sizes.dimensions(index)
-        return None if tokens is None or dimensions is None else tokens * dimensions * VECTOR_BYTES
+    def vectors(self, index: Spec) -> float | None:
+        """The bytes of an index's vectors, which lie in `results/state` while it is made."""
+        dimensions = self._sizes.dimensions(index)
+        if index.label.startswith("dense."):
+            count, component = self._sizes.documents(index), DENSE_BYTES
+        else:
+            count, component = self._sizes.tokens(index), VECTOR_BYTES
+        return None if count is None or dimensions is None else count * dimensions * component
 
     def _index(self, index: Spec) -> float | None:
-        kind, dimensions = self._sizes.index_kind(index), self._sizes.dimensions(index)
-        if kind is None or dimensions is None:
+        kind, vectors = self._sizes.index_kind(index), self.vectors(index)
+        if kind is None or vectors is None:
             return None
-        if index.label.startswith("dense."):
-            documents, copies = self._sizes.documents(index), 2 if kind == "faiss" else 1
-            return None if documents is None else documents * dimensions * DENSE_BYTES * copies
-        tokens = self._sizes.tokens(index)
-        of_token = dimensions * VECTOR_BYTES if kind == "exact" else PLAID_CODE_BYTES + dimensions * PLAID_BITS / 8
-        return None if tokens is None else tokens * of_token
+        if kind == "plaid":
+            tokens, dimensions = self._sizes.tokens(index), self._sizes.dimensions(index)
+            assert tokens is not None and dimensions is not None
+            return tokens * (PLAID_CODE_BYTES + dimensions * PLAID_BITS / 8)
+        return vectors * (2 if kind == "faiss" else 1)
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class Space:
             once.
         largest: The most bytes of one of these.
         by_kind: Those at the end, by kind, in the order in which kinds are made from each other.
-        spooled: What the largest index takes in `TMPDIR` while it is made.
+        vectors: What those of the largest index take beside that, in `results/state`, while it is made.
     """
 
     now: Sum
@@ -261,7 +262,7 @@ class Space:
     passing: Sum
     largest: float
     by_kind: Mapping[str, Sum]
-    spooled: Sum
+    vectors: Sum
 
     @classmethod
     def of(
@@ -297,8 +298,8 @@ class Space:
         starts = {name for spec in added if spec.kind == "models" for name in spec.inputs["start"]}
         last = [spec for spec in added if spec.kind == "models" and spec.name not in starts]
         training = end + Sum.of(map(disk.state, last))
-        spools = [disk.spooled(spec) for spec in added if rule_of(spec).name == "build_index"]
-        known = [spool for spool in spools if spool is not None]
+        vectors = [disk.vectors(spec) for spec in added if spec.kind == LET_GO_KIND]
+        known = [some for some in vectors if some is not None]
         return cls(
             now=now,
             end=end,
@@ -306,5 +307,5 @@ class Space:
             passing=Sum.of(map(disk.bytes, passing)),
             largest=max((disk.bytes(spec) or 0.0 for spec in passing), default=0.0),
             by_kind=by_kind,
-            spooled=Sum(max(known, default=0.0), spools.count(None)),
+            vectors=Sum(max(known, default=0.0), vectors.count(None)),
         )

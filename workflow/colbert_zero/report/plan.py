@@ -222,8 +222,8 @@ class Plan:
             yield "of these at the end: " + ", ".join(
                 f"{kind} {total.words(size)}" for kind, total in space.by_kind.items() if total.known or total.unknown
             )
-        if space.spooled.known:
-            yield f"TMPDIR of a job that builds an index: up to {size(space.spooled.known)}"
+        if space.vectors.known:
+            yield f"and in results/state, the vectors of each index while it is made: up to {size(space.vectors.known)}"
 
 
 def _row_header(*costs: str) -> list[str]:
