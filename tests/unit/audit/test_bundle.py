@@ -244,14 +244,19 @@ def test_what_is_in_the_way_of_the_output_is_one_line_and_stays(study, tmp_path,
 
 
 def test_files_that_others_may_not_read_are_there_by_digest_alone(study, tmp_path, capsys):
+    # The page of rows quotes the sources.
+    (rows,) = (path.relative_to(study) for path in study.glob("results/reports/*/negatives.html"))
+    assert bundle(study, tmp_path / "public") == 0 and (tmp_path / "public" / rows).is_file()
     private = next((study / "resources" / "sources").iterdir())
     private.chmod(0o700)
+    capsys.readouterr()
     assert bundle(study, tmp_path / "crate") == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("may not be read by others" in line and private.name in line for line in lines) == 1
     held = sorted(path.name for path in (tmp_path / "crate" / private.relative_to(study)).iterdir())
     assert held == ["manifest.json", "spec.json"]
-    assert list((tmp_path / "crate").glob("results/reports/*/report.html"))
+    assert (tmp_path / "crate" / rows).with_name("report.html").is_file()
+    assert not (tmp_path / "crate" / rows).exists()
 
 
 def test_a_config_that_names_folders_of_this_machine_is_told(study, tmp_path, capsys):

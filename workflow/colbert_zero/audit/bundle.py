@@ -47,6 +47,7 @@ from colbert_zero.graph.local_files import absolute_path, new_folder
 from colbert_zero.graph.paths import REPOSITORY
 from colbert_zero.graph.study import Study
 from colbert_zero.machine.images import planned_images
+from colbert_zero.report.sections import ROWS_FILE
 
 MAXIMUM_MB = 10.0
 """Files of more megabytes are in a bundle by digest alone, unless another size is asked for."""
@@ -204,6 +205,8 @@ def _artifact_files(artifacts: Mapping[str, Artifact], private: set[str], maximu
         for file, entry in artifact.manifest["outputs"].items():
             if name in private or is_let_go(artifact.folder):
                 continue
+            if artifact.spec.kind == "reports" and file == ROWS_FILE and private:
+                continue
             if entry["bytes"] <= maximum_bytes or artifact.spec.kind == "reports":
                 files[(artifact.folder / file).as_posix()] = artifact.folder / file
     return files
@@ -267,7 +270,7 @@ def _warnings(artifacts: Mapping[str, Artifact], private: set[str]) -> Iterator[
     if private:
         yield (
             f"{len(private)} artifacts may not be read by others here, such as {min(private)}: their files are in the "
-            "bundle by digest alone; their specs, their manifests and the report are in it"
+            "bundle by digest alone; their specs, their manifests and the report are in it, without its page of rows"
         )
     records = [Path(CONFIG_FILE), *(artifact.folder / MANIFEST_FILE for artifact in artifacts.values())]
     named = [path for path in records if _names_folders(path)]

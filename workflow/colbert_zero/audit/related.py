@@ -18,11 +18,14 @@ from statistics import fmean, stdev
 from colbert_zero.audit.recount import Recorded, guarded, same
 from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder
 from colbert_zero.graph.code import part_digests
+from colbert_zero.graph.console import one_line
 
 POINTS = 0.0051
 """How much a value that is printed with two digits may differ from the value in points."""
 STATISTICS_ROUNDING = 1e-9
 """How much a difference of means may differ from one of values that are rounded to 1.5e-11, and then to ten digits."""
+DIFFERENCE_CHARACTERS = 80
+"""How much is shown of two texts where they differ."""
 SECONDS_BY_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -391,9 +394,19 @@ def _otherwise_rendered(recorded: Recorded) -> Iterator[str]:
     if not made_by or any(made_by.get(part) != now[part] for part in ("package", "registry", "report")):
         return
     for name, text in RENDERED[recorded.spec.kind](recorded.spec):
-        path = recorded.folder / name
-        if path.read_text(encoding="utf-8") != text:
-            yield f"{name} is not what the code that made it makes of the same artifacts"
+        there = (recorded.folder / name).read_text(encoding="utf-8")
+        if there != text:
+            place = _first_difference(there, text)
+            yield f"{name} is not what the code that made it makes of the same artifacts: {place}"
+
+
+def _first_difference(there: str, expected: str) -> str:
+    """Where a text first differs from the expected one, with what stands at that place in both."""
+    characters = enumerate(zip(there, expected, strict=False))
+    position = next((at for at, (one, other) in characters if one != other), min(len(there), len(expected)))
+    begin = max(there.rfind("\n", 0, position) + 1, position - DIFFERENCE_CHARACTERS // 2)
+    shown = (one_line(text[begin:].partition("\n")[0][:DIFFERENCE_CHARACTERS]) for text in (there, expected))
+    return f"line {there.count(chr(10), 0, position) + 1} has «{next(shown)}», not «{next(shown)}»"
 
 
 def _report_files(spec: Spec) -> Iterator[tuple[str, str]]:

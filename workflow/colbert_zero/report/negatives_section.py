@@ -1,4 +1,4 @@
-"""The report's section of hard negatives: what became of the candidates, how the scores lie, and some rows."""
+"""The report's section of hard negatives: what became of the candidates, how scores lie; and a page of some rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ from collections.abc import Iterator, Sequence
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.mining.examples import EXAMPLES_FILE
 from colbert_zero.report import figures
-from colbert_zero.report.sections import Cell, Figure, Section, Table, TableRow, build_table, format_cell
+from colbert_zero.report.sections import (
+    ROWS_FILE,
+    Cell,
+    Figure,
+    Page,
+    Section,
+    Table,
+    TableRow,
+    build_table,
+    format_cell,
+)
+from colbert_zero.report.template import fill
 
+ROWS_TITLE = "Rows with their negatives"
 LONGEST_TEXT = 400
 """Characters of a text in an example; the rest is left out."""
 
@@ -20,8 +32,6 @@ def negatives_sections(artifacts: Sequence[Artifact]) -> Iterator[Section]:
     counted = {_title(artifact, artifacts): artifact for artifact in artifacts if "kept" in artifact.facts}
     if not counted:
         return
-    private = [title for title, artifact in counted.items() if not artifact.is_public]
-    withheld = f" Rows of {', '.join(private)} are not shown: not everybody may read their files." if private else ""
     panels = {
         f"{title}, {miner}": figures.Histogram(
             histogram["low"], histogram["width"], {name: histogram[name] for name in ("positives", "negatives")}
@@ -31,11 +41,8 @@ def negatives_sections(artifacts: Sequence[Artifact]) -> Iterator[Section]:
     }
     yield Section(
         "Negatives",
-        [
-            "What became of the candidates: each was kept, or is counted under the first reason to drop it. Examples "
-            f"are rows drawn by the seed.{withheld}"
-        ],
-        [_funnel(counted), *(_examples(title, artifact) for title, artifact in counted.items() if _has_rows(artifact))],
+        ["What became of the candidates: each was kept, or is counted under the first reason to drop it."],
+        [_funnel(counted)],
         [
             Figure(
                 figures.histograms(panels),
@@ -46,7 +53,23 @@ def negatives_sections(artifacts: Sequence[Artifact]) -> Iterator[Section]:
         ]
         if panels
         else [],
+        Page(ROWS_FILE, ROWS_TITLE) if _with_rows(artifacts) else None,
     )
+
+
+def negatives_pages(artifacts: Sequence[Artifact], study: str) -> Iterator[tuple[str, str]]:
+    """The path and the text of the page with some rows of `negatives/*` artifacts, if any of them has rows to show.
+
+    The page stands beside the report's, which has no text of any row: a report may be handed on where rows may not.
+    """
+    if shown := _with_rows(artifacts):
+        about = "Some rows of the mined negatives of each source, drawn by the seed."
+        tables = [_examples(_title(artifact, artifacts), artifact) for artifact in shown]
+        yield ROWS_FILE, fill("rows.html", title=ROWS_TITLE, study=study, about=about, tables=tables)
+
+
+def _with_rows(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    return [artifact for artifact in artifacts if EXAMPLES_FILE in artifact.manifest["outputs"]]
 
 
 def _title(artifact: Artifact, others: Sequence[Artifact]) -> str:
@@ -73,17 +96,13 @@ def _funnel(counted: dict[str, Artifact]) -> Table:
     return build_table("", ["candidates", *reasons, "kept", "rows_read", "rows_kept"], rows)
 
 
-def _has_rows(artifact: Artifact) -> bool:
-    return artifact.is_public and EXAMPLES_FILE in artifact.manifest["outputs"]
-
-
 def _examples(title: str, artifact: Artifact) -> Table:
     rows = []
     for example in json.loads(artifact.file(EXAMPLES_FILE).read_bytes()):
         rows.append(TableRow("query", [_text(example["query"])], "first"))
         rows.append(TableRow("positive", [_text(example["document"])]))
         rows += [TableRow("negative", [_text(negative)]) for negative in example["negatives"]]
-    return build_table(f"examples of {title}", [""], rows, collapsed=True)
+    return build_table(title, [""], rows)
 
 
 def _text(text: str) -> Cell:

@@ -26,7 +26,7 @@ from colbert_zero.report.chain_section import outside_table, row_chain
 from colbert_zero.report.columns import duration
 from colbert_zero.report.ledger_section import LEDGER_FILE, ReportLedger
 from colbert_zero.report.mteb_results import mteb_files
-from colbert_zero.report.negatives_section import negatives_sections
+from colbert_zero.report.negatives_section import negatives_pages, negatives_sections
 from colbert_zero.report.paper import AgainstThePaper, Comparison
 from colbert_zero.report.paper_figures import grid_figure, pipeline_points
 from colbert_zero.report.paper_section import comparison_csv, comparison_markdown, paper_section
@@ -280,6 +280,7 @@ class Report:
         settings = self.settings
         yield STATISTICS_FILE, record(self.statistics, settings["study"], settings["measure"], settings["seed"])
         yield LEDGER_FILE, self.ledger.csv()
+        yield from negatives_pages(self.lineage.of_kind("negatives"), settings["study"])
         yield "report.html", self.html()
 
     def html(self) -> str:

@@ -88,6 +88,18 @@ class Figure:
     caption: str
 
 
+ROWS_FILE = "negatives.html"
+"""The page beside the report's with some rows of mined negatives."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page beside the report's, which one of its sections leads to."""
+
+    file: str
+    title: str
+
+
 @dataclass(frozen=True)
 class Section:
     """A section of the page below the results; its figures stand above its tables."""
@@ -96,6 +108,7 @@ class Section:
     text: Sequence[str] = ()
     tables: Sequence[Table] = field(default_factory=list)
     figures: Sequence[Figure] = ()
+    page: Page | None = None
 
     @property
     def anchor(self) -> str:
