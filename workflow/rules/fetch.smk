@@ -11,6 +11,7 @@ rule read_docstrings_source:
         "logs/sources/package.{label}-{key}.log",
     benchmark:
         "benchmarks/sources/package.{label}-{key}.tsv"
+    priority: 1
     container:
         image("torch")
     threads: resource("read_docstrings", "threads")
@@ -60,6 +61,7 @@ rule fetch_source:
         "logs/sources/{origin}.{label}-{key}.log",
     benchmark:
         "benchmarks/sources/{origin}.{label}-{key}.tsv"
+    priority: 1
     conda:
         "../../envs/host.yaml"
     params:
@@ -100,6 +102,7 @@ rule fetch_base:
         "logs/bases/{origin}.{label}-{key}.log",
     benchmark:
         "benchmarks/bases/{origin}.{label}-{key}.tsv"
+    priority: 1
     conda:
         "../../envs/host.yaml"
     params:
@@ -121,6 +124,7 @@ rule build_base:
         "logs/bases/random.{label}-{key}.log",
     benchmark:
         "benchmarks/bases/random.{label}-{key}.tsv"
+    priority: 1
     container:
         image("torch")
     threads: resource("build_base", "threads")

@@ -12,6 +12,7 @@ rule mine_bm25:
         "logs/candidates/bm25.{label}-{key}.log",
     benchmark:
         "benchmarks/candidates/bm25.{label}-{key}.tsv"
+    priority: 1
     retries: RESUMING_RETRIES
     container:
         image("lucene")
@@ -41,6 +42,7 @@ rule mine_dense:
         "logs/candidates/dense.{label}-{key}.log",
     benchmark:
         "benchmarks/candidates/dense.{label}-{key}.tsv"
+    priority: 1
     retries: RESUMING_RETRIES
     container:
         image("torch")
@@ -69,6 +71,7 @@ rule filter_negatives:
         "logs/negatives/{label}-{key}.log",
     benchmark:
         "benchmarks/negatives/{label}-{key}.tsv"
+    priority: 1
     container:
         image("torch")
     threads: resource("filter_negatives", "threads")

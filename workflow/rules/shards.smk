@@ -12,6 +12,7 @@ rule build_shards:
         "logs/shards/{label}-{key}.log",
     benchmark:
         "benchmarks/shards/{label}-{key}.tsv"
+    priority: 1
     retries: RESUMING_RETRIES
     container:
         image("torch")
@@ -38,6 +39,7 @@ rule plan_batches:
         "logs/batches/{label}-{key}.log",
     benchmark:
         "benchmarks/batches/{label}-{key}.tsv"
+    priority: 1
     container:
         image("torch")
     threads: resource("plan_batches", "threads")

@@ -11,6 +11,7 @@ rule teach_bm25:
         "logs/scores/bm25.{label}-{key}.log",
     benchmark:
         "benchmarks/scores/bm25.{label}-{key}.tsv"
+    priority: 1
     container:
         image("lucene")
     threads: resource("teach_bm25", "threads")
@@ -38,6 +39,7 @@ rule teach_neural:
         "logs/scores/neural.{label}-{key}.log",
     benchmark:
         "benchmarks/scores/neural.{label}-{key}.tsv"
+    priority: 1
     retries: RESUMING_RETRIES
     container:
         image("torch")
@@ -66,6 +68,7 @@ rule teach_ensemble:
         "logs/scores/ensemble.{label}-{key}.log",
     benchmark:
         "benchmarks/scores/ensemble.{label}-{key}.tsv"
+    priority: 1
     container:
         image("torch")
     threads: resource("teach_ensemble", "threads")

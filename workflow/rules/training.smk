@@ -1,4 +1,5 @@
-# The three stages: one rule, since only their settings differ. It has priority: the longest chains are of its jobs.
+# The three stages: one rule, since only their settings differ. It has priority, as all have that make what it trains
+# on: the longest chains are of its jobs, and the indexes of rows without training can wait.
 
 
 rule train_stage:

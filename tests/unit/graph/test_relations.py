@@ -60,6 +60,14 @@ CONTRADICTIONS = {
         {"mining/fused/skip": 4, "mining/fused/last_rank": 6},
         "mining.fused: negatives is 3 after skip: 4, but last_rank is 6; raise it to 7 at least",
     ),
+    "more negatives than a judge scores": (
+        {"mining/fused/judge": {"teacher": "bm25", "p": 0.9}, "mining/fused/negatives": 6},
+        "mining.fused.judge: negatives is 6, but the teacher scores 6 documents of a row, 5 beside its own",
+    ),
+    "an unknown judge": (
+        {"mining/fused/judge": {"teacher": "bn25"}},
+        "mining.fused.judge: bn25 is not in teachers; did you mean bm25?",
+    ),
     "more negatives than are mined": (
         {"stages/supervised/negatives": 4},
         "stage supervised: negatives is 4, but mining.fused makes 3",

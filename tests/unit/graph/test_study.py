@@ -86,6 +86,10 @@ def test_the_miners_that_filter_decide_negatives_of_several_miners_alone(config)
     with_margin = negatives(miners=["bm25", "lsa"], margin={"lsa": 0.05}, near_duplicates=0.8)
     changes = {"margins": [None, 0.05], "near_duplicates": 0.8}
     assert [spec.settings for spec in with_margin] == [{**both[0].settings, **changes}]
+    judged = negatives(miners=["bm25", "lsa"], judge={"teacher": "bm25", "margin": 2.0})
+    assert [spec.settings for spec in judged] == [{**both[0].settings, "judge": {"margin": 2.0}}]
+    (scores,) = judged[0].inputs["scores"]
+    assert scores.startswith("scores/bm25.") and "scores" not in both[0].inputs
     # The specs of version 0.1.0.
     single = negatives(miners=["lsa"])
     assert single == negatives(miners=["lsa"], filter=["lsa"])

@@ -20,6 +20,7 @@ from colbert_zero.graph.planners.collections import CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
 from colbert_zero.graph.planners.mining import MiningPlanner
+from colbert_zero.graph.planners.negatives import NegativesPlanner
 from colbert_zero.graph.planners.recipes import RecipePlanner
 from colbert_zero.graph.planners.relations import check_processes
 from colbert_zero.graph.planners.releases import plan_releases
@@ -91,9 +92,10 @@ class Study:
         bases = BasePlanner(draft, sources)
         mining = MiningPlanner(draft, bases)
         teachers = TeacherPlanner(draft, bases, mining)
+        negatives = NegativesPlanner(draft, mining, teachers)
         collections = CollectionPlanner(draft)
         evaluation = EvaluationPlanner(draft, bases, collections)
-        recipes = RecipePlanner(draft, sources, bases, mining, teachers, collections, evaluation)
+        recipes = RecipePlanner(draft, sources, bases, negatives, teachers, collections, evaluation)
         baselines = BaselinePlanner(draft, bases, evaluation)
         for name in self.config["recipes"].keys() & self.config["baselines"].keys():
             raise UserError(f"baselines.{name}: a recipe is called {name} too: rename one of them")

@@ -44,12 +44,25 @@ class Miner(NamedTuple):
 
     def tests(self, positive_score: float, p: float) -> Iterator[tuple[str, Callable[[Any], Any]]]:
         """What this miner's scores must pass, one or an array of them, and the reason if one does not."""
-        if self.filters:
-            bound = positive_score - abs(positive_score) * (1 - p)
-            yield TOO_CLOSE, lambda scores: scores < bound
-        if self.margin is not None:
-            most = positive_score - self.margin
-            yield WITHIN_MARGIN, lambda scores: scores <= most
+        yield from score_tests(positive_score, p if self.filters else None, self.margin)
+
+
+def score_tests(
+    positive_score: float, p: float | None, margin: float | None
+) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """What scores must pass, one or an array of them, and the reason if one does not.
+
+    Args:
+        positive_score: The positive's score.
+        p: The fraction of it that they must lie below; None if that is not asked.
+        margin: How far below it they must lie; None if that is not asked.
+    """
+    if p is not None:
+        bound = positive_score - abs(positive_score) * (1 - p)
+        yield TOO_CLOSE, lambda scores: scores < bound
+    if margin is not None:
+        most = positive_score - margin
+        yield WITHIN_MARGIN, lambda scores: scores <= most
 
 
 def refused_by_scores(

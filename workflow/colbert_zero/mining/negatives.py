@@ -2,8 +2,9 @@
 
     python -m colbert_zero.mining.negatives --spec JSON
 
-Candidates are dropped that are known to answer the query, that score nearly as much as the positive (`filters`), or
-whose text is nearly that of a positive (`resemblance`); of the others, as many as are asked for are chosen.
+Candidates are dropped that are known to answer the query, that score nearly as much as the positive (`filters`), also
+by a teacher that judges them (`judge`), or whose text is nearly that of a positive (`resemblance`); of the others, as
+many as are asked for are chosen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from colbert_zero.mining.candidates import Candidates, fuse, raw_scores, read_li
 from colbert_zero.mining.corpus import TrainingCorpus
 from colbert_zero.mining.examples import EXAMPLES_FILE, Examples
 from colbert_zero.mining.filters import SCORE_REASONS, Miner, refused_by_scores
+from colbert_zero.mining.judge import JUDGE, JUDGE_REASONS, NO_JUDGEMENT, Judge, Judgement, judgements
 from colbert_zero.mining.resemblance import resemblance, shingles
 from colbert_zero.mining.score_histogram import ScoreHistogram
 
@@ -33,6 +36,7 @@ REASONS = (
     "skipped rank",
     "beyond the last rank",
     *SCORE_REASONS,
+    *JUDGE_REASONS,
     "near-duplicate of a positive",
     "beyond what was asked",
     "too few for the row",
@@ -55,7 +59,8 @@ class NegativeSampler:
         last_rank: The rank of the last candidate to choose from, known positives not counted; None: all.
         fusion: How the lists of several miners are put in one order; see `candidates.fuse`.
         near_duplicates: The resemblance to a known positive from which on a candidate is dropped; None: not asked.
-        texts: The documents' texts, of which near-duplicates are told.
+        judge: What is asked besides about the candidates; None: nothing is.
+        texts: The documents' texts, of which near-duplicates are told, and by which a judge knows documents.
     """
 
     p: float
@@ -68,30 +73,48 @@ class NegativeSampler:
     last_rank: int | None = None
     fusion: str = DEFAULT_FUSION
     near_duplicates: float | None = None
+    judge: Judge | None = None
     texts: Sequence[str] = ()
     rows: int = 0
     rows_kept: int = 0
     candidates: int = 0
-    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    dropped: dict[str, int] = field(init=False)
     above_the_positive: dict[str, int] = field(init=False)
     histograms: dict[str, ScoreHistogram] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start counting."""
+        self.dropped = {reason: 0 for reason in REASONS if self.judge is not None or reason not in JUDGE_REASONS}
         names = [miner.name for miner in self.miners]
-        self.above_the_positive = dict.fromkeys([*names, "fused"] if len(names) > 1 else names, 0)
-        self.histograms = {name: ScoreHistogram() for name in names}
+        fused = ["fused"] if len(names) > 1 else []
+        judge = [JUDGE] if self.judge is not None else []
+        self.above_the_positive = dict.fromkeys([*names, *fused, *judge], 0)
+        self.histograms = {name: ScoreHistogram() for name in [*names, *judge]}
 
-    def sample(self, row: int, lists: Sequence[Candidates], known_positives: npt.NDArray[np.int32]) -> list[int] | None:
+    def sample(
+        self,
+        row: int,
+        lists: Sequence[Candidates],
+        known_positives: npt.NDArray[np.int32],
+        judgement: Judgement = NO_JUDGEMENT,
+    ) -> list[int] | None:
         """Choose a row's negatives: their numbers, best first, or None if there are too few.
 
         Args:
             row: The row's number, which seeds the random sample.
             lists: The row's candidates, a list from each miner, in their order.
             known_positives: Numbers of the documents known to answer the row's query.
+            judgement: What the judge says of the row, if there is one.
         """
         fused = fuse(lists, self.fusion)
         raw = [raw_scores(candidates, fused.documents) for candidates in lists]
+        # What each says of the documents, and of the row's own. A single miner's list is the fused one.
+        scored = {
+            miner.name: (scores, float(candidates.positive_score))
+            for miner, scores, candidates in zip(self.miners, raw, lists, strict=True)
+        }
+        if len(lists) > 1:
+            scored["fused"] = fused.scores, float(fused.positive_score)
         self.rows += 1
         self.candidates += len(fused.documents)
         left = np.arange(len(fused.documents))
@@ -102,6 +125,11 @@ class NegativeSampler:
             left = self._drop("beyond the last rank", left, ranks[self.skip :] > self.last_rank)
         for reason, refused in refused_by_scores(self.miners, lists, raw, known_positives, self.p).items():
             left = self._drop(reason, left, refused[left])
+        if self.judge is not None:
+            of_judge = judgement.scores([self.texts[number] for number in fused.documents])
+            for reason, refused in self.judge.refused(of_judge, judgement.positive_score).items():
+                left = self._drop(reason, left, refused[left])
+            scored[JUDGE] = of_judge, judgement.positive_score
         left = self._drop("near-duplicate of a positive", left, self._repeats(fused.documents[left], known_positives))
         kept: list[int] = left.tolist()
         if len(kept) < self.negatives:
@@ -113,12 +141,10 @@ class NegativeSampler:
             chosen = sample(kept, self.negatives, self.seed, "negatives", self.label, row)
         else:
             chosen = kept[: self.negatives]
-        by_score = zip([*raw, fused.scores], [*lists, fused], strict=True)
-        # A single miner's list is the fused one, and has one name.
-        for name, (scores, candidates) in zip(self.above_the_positive, by_score, strict=False):
-            self.above_the_positive[name] += int((scores[chosen] > candidates.positive_score).sum())
-        for histogram, scores, candidates in zip(self.histograms.values(), raw, lists, strict=True):
-            histogram.add(candidates.positive_score, scores[chosen])
+        for name, (scores, positive_score) in scored.items():
+            self.above_the_positive[name] += int((scores[chosen] > positive_score).sum())
+            if name in self.histograms and not np.isnan(positive_score):
+                self.histograms[name].add(positive_score, scores[chosen])
         numbers: list[int] = fused.documents[chosen].tolist()
         return numbers
 
@@ -145,7 +171,8 @@ class NegativeSampler:
 
         `above_the_positive` says how many of the kept have a score above that of the row's own document: by each
         miner's scores, among those that it retrieved, and by the fused ones. `score_histograms` has the scores of the
-        rows that were kept, by miner: those of their own documents, and of the negatives that it retrieved.
+        rows that were kept, by miner: those of their own documents, and of the negatives that it retrieved. A judge
+        is counted beside the miners.
         """
         return {
             "source": self.label,
@@ -168,8 +195,9 @@ def make(job: Job) -> Mapping[str, Any]:
     """
     shards = job.input("shards")
     corpus = TrainingCorpus.from_shards(shards, job.state)
-    settings = {name: value for name, value in job.settings.items() if name not in ("filter", "margins")}
-    sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job), texts=corpus.texts)
+    settings = {name: value for name, value in job.settings.items() if name not in ("filter", "margins", JUDGE)}
+    judge = Judge(**job.settings[JUDGE]) if JUDGE in job.settings else None
+    sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job), judge=judge, texts=corpus.texts)
     with RowWriter(job.folder, MINED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:
         examples = Examples(sampler.seed, sampler.label)
         mined = progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows")
@@ -205,8 +233,11 @@ def _miners(job: Job) -> list[Miner]:
 
 
 def _mined_rows(job: Job, corpus: TrainingCorpus, sampler: NegativeSampler) -> Iterator[dict[str, Any]]:
-    for row, lists in enumerate(read_lists(job.inputs("candidates"))):
-        negatives = sampler.sample(row, lists, corpus.known_positives(row))
+    all_lists = read_lists(job.inputs("candidates"))
+    rows = len(corpus.queries)
+    of_judge = judgements(job.input("scores"), rows) if sampler.judge is not None else repeat(NO_JUDGEMENT, rows)
+    for row, (lists, judgement) in enumerate(zip(all_lists, of_judge, strict=True)):
+        negatives = sampler.sample(row, lists, corpus.known_positives(row), judgement)
         if negatives is not None:
             yield {
                 "row": row,

@@ -24,7 +24,7 @@ class ScoreHistogram:
         self._width = SMALLEST_WIDTH
         self._counts: dict[str, Counter[int]] = {"positives": Counter(), "negatives": Counter()}
 
-    def add(self, positive_score: np.float32, scores: npt.NDArray[np.float32]) -> None:
+    def add(self, positive_score: float, scores: npt.NDArray[np.float32]) -> None:
         """Count the score of a row's own document, and those of its negatives, without those that are NaN."""
         for name, some in (("positives", np.array([positive_score])), ("negatives", scores[~np.isnan(scores)])):
             self._counts[name].update(np.floor(some.astype(np.float64) / self._width).astype(np.int64).tolist())

@@ -1,4 +1,4 @@
-"""Plan candidates and negatives."""
+"""Plan candidates."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from colbert_zero.graph.artifact import Spec
-from colbert_zero.graph.config import Config, only_key, require_known
+from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.limits import DEFAULT_FUSION, DEFAULT_RECALL
+from colbert_zero.graph.limits import DEFAULT_RECALL
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
-from colbert_zero.graph.planners.relations import check_negatives, check_search
+from colbert_zero.graph.planners.relations import check_search
 
 
 class MiningPlanner:
-    """Plans the entries of the sections `miners` and `mining`, each when something needs it."""
+    """Plans the entries of the section `miners`, each when something needs it."""
 
     def __init__(self, draft: Draft, bases: BasePlanner) -> None:
         """Plan for `draft`; dense miners encode with models of `bases`."""
@@ -45,30 +45,6 @@ class MiningPlanner:
             UserError: One is unknown; `where` is the place in the config that names it.
         """
         return [self._draft.entry("miners", name, where) for name in miners]
-
-    def negatives(self, name: str, shards: Spec, where: str) -> Spec:
-        """The negatives of a source's shards, mined as the entry `name` of `mining` says.
-
-        Raises:
-            UserError: There is no such entry, or its miners cannot give so many negatives; `where` is the place in the
-                config that names it.
-        """
-        mining = dict(self._draft.entry("mining", name, where))
-        for setting in ("filter", "margin"):
-            for miner in mining.get(setting, ()):
-                require_known(miner, mining["miners"], f"mining.{name}.{setting}", f"mining.{name}.miners")
-        check_negatives(mining, self.entries(mining["miners"], f"mining.{name}"), f"mining.{name}")
-        miners = mining.pop("miners")
-        if mining["fusion"] == DEFAULT_FUSION:  # Left out of older specs, which meant it.
-            del mining["fusion"]
-        filters, margin = mining.pop("filter", miners), mining.pop("margin", {})
-        candidates = self.candidates(miners, shards, f"mining.{name}")
-        settings = {**mining, "seed": self._draft.seed}
-        if len(miners) > 1:  # A single miner always filters: its negatives keep the key that they had before `filter`.
-            settings["filter"] = sorted(map(miners.index, filters))
-        if margin:
-            settings["margins"] = [margin.get(miner) for miner in miners]
-        return self._draft.add("negatives", shards.label, settings, {"shards": shards, "candidates": candidates})
 
 
 def _bm25(draft: Draft, _bases: BasePlanner, _name: str, miner: Config, shards: Spec) -> Spec:

@@ -12,7 +12,7 @@ from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
-from colbert_zero.graph.planners.mining import MiningPlanner
+from colbert_zero.graph.planners.negatives import NegativesPlanner
 from colbert_zero.graph.planners.relations import (
     TEMPERATURES,
     check_alignment,
@@ -79,14 +79,14 @@ class RecipePlanner:
         draft: Draft,
         sources: SourcePlanner,
         bases: BasePlanner,
-        mining: MiningPlanner,
+        negatives: NegativesPlanner,
         teachers: TeacherPlanner,
         collections: CollectionPlanner,
         evaluation: EvaluationPlanner,
     ) -> None:
         """Plan for `draft`, with the help of the other planners."""
         self._draft, self._sources, self._bases = draft, sources, bases
-        self._mining, self._teachers = mining, teachers
+        self._negatives, self._teachers = negatives, teachers
         self._collections, self._evaluation = collections, evaluation
         self.evaluations: dict[str, dict[str, Any]] = {}
 
@@ -202,7 +202,7 @@ class RecipePlanner:
         if stage == "supervised" and settings["mining"] is not None:
             made = self._draft.entry("mining", settings["mining"], where)["negatives"]
             check_at_most("negatives", settings["negatives"], f"mining.{settings['mining']}", made, where)
-            return [self._mining.negatives(settings["mining"], shards, where) for shards in rows]
+            return [self._negatives.negatives(settings["mining"], shards, where) for shards in rows]
         if stage == "distillation" and settings["teacher"] is not None:
             scores = [self._teachers.scores(settings["teacher"], shards, where) for shards in rows]
             made = scores[0].settings["documents"]

@@ -161,6 +161,24 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
         )
 
 
+def check_judge(judge: Config, negatives: int, scores: Spec, where: str) -> None:
+    """Check that a judge scores as many candidates as a row needs, if it refuses what it has not scored.
+
+    Args:
+        judge: What it refuses.
+        negatives: How many negatives a row has.
+        scores: The scores that it judges by.
+        where: The place in the config.
+    """
+    documents = scores.settings["documents"]
+    if judge and negatives > documents - 1:
+        raise UserError(
+            f"{where}: negatives is {negatives}, but the teacher scores {documents} documents of a row, "
+            f"{documents - 1} beside its own, and the judge keeps no others; ask for fewer, or raise the teacher's "
+            "documents"
+        )
+
+
 def check_search(retriever: Config, where: str) -> None:
     """Check that a recall is asked of an approximate search only."""
     if "recall" in retriever and retriever["search"] == "exact":
