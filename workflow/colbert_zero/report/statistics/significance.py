@@ -77,14 +77,6 @@ def _shares(counts: Array, draws: int, every: bool) -> Array:
     return counts / draws if every else (1 + counts) / (1 + draws)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """P values corrected for their number, by Holm's step-down procedure."""
-    # It imports pandas, which takes longer than all tests of a small study.
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(value) for value in multipletests(p, method="holm")[1]] if len(p) else []
-
-
 def step_down(p: Array) -> Array:
     """P values corrected for rows and columns together: Holm's procedure over columns, of MaxT p values.
 
@@ -104,6 +96,12 @@ def step_down(p: Array) -> Array:
         highest = max(highest, min(1.0, float(np.count_nonzero(left) * p[row, column])))
         corrected[row, column] = highest
         left[column] -= 1
+    return corrected
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P values corrected for their number, by Holm's step-down procedure."""
+    corrected: list[float] = step_down(np.array([p])).ravel().tolist()
     return corrected
 
 
