@@ -20,7 +20,7 @@ CONFIG = {
         "small": {"random": {"sources": ["lines", "table"], "hidden": 32, "intermediate": 32, "vocabulary": 800}}
     },
     "miners": {"bm25": {"bm25": {}, "depth": 20}, "lsa": {"lsa": {"dimensions": 8}, "depth": 20}},
-    "mining": {"fused": {"miners": ["bm25", "lsa"], "negatives": 2}},
+    "mining": {"fused": {"miners": ["bm25", "lsa"], "negatives": 2, "judge": {"teacher": "bm25"}}},
     "teachers": {
         "bm25": {"bm25": {}, "miners": ["bm25", "lsa"], "documents": 4},
         "binary": {"bm25": {"k1": 0.0}, "miners": ["bm25", "lsa"], "documents": 4},
