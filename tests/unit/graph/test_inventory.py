@@ -135,10 +135,10 @@ def test_begun_is_what_a_step_has_worked_on_and_not_published(study):
 def test_what_is_missing_before_an_artifact_is_told_the_nearest_first(study):
     negatives = of_kind(study, "negatives", "lines")
     kinds = [spec.kind for spec in Inventory(study).missing_before(negatives)]
-    assert kinds == ["shards", "candidates", "candidates", "sources"]
+    assert kinds == ["shards", "candidates", "candidates", "scores", "sources"]
     shards = of_kind(study, "shards", "lines")
     shards.folder.mkdir(parents=True)
     (shards.folder / "manifest.json").write_text("{}")
-    assert [spec.kind for spec in Inventory(study).missing_before(negatives)] == ["candidates", "candidates"]
+    assert [spec.kind for spec in Inventory(study).missing_before(negatives)] == ["candidates", "candidates", "scores"]
     # A training needs what it is evaluated on.
     assert "collections" in {spec.kind for spec in Inventory(study).missing_before(of_kind(study, "models", "superv"))}
