@@ -41,3 +41,12 @@ def test_one_score_is_one_bin(score):
     histogram = ScoreHistogram()
     histogram.add(np.float32(score), np.array([np.nan], np.float32))
     assert histogram.facts == {"low": score, "width": 2.0**-12, "positives": [1], "negatives": [0]}
+
+
+def test_beyond_64_bins_each_is_twice_as_wide():
+    histogram, none = ScoreHistogram(), np.empty(0, np.float32)
+    for number in range(64):
+        histogram.add(number * 2.0**-12, none)
+    assert (len(histogram.facts["positives"]), histogram.facts["width"]) == (64, 2.0**-12)
+    histogram.add(64 * 2.0**-12, none)
+    assert (len(histogram.facts["positives"]), histogram.facts["width"]) == (33, 2.0**-11)
