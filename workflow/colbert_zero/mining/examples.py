@@ -25,8 +25,7 @@ class Examples:
         """Yield rows as they are, and remember some."""
         for row in rows:
             number = draw(self._seed, "examples", self._label, row["row"])
-            if len(self._drawn) < EXAMPLES or number < self._drawn[-1][0]:
-                self._drawn = sorted([*self._drawn, (number, row)], key=itemgetter(0))[:EXAMPLES]
+            self._drawn = sorted([*self._drawn, (number, row)], key=itemgetter(0))[:EXAMPLES]
             yield row
 
     @property
