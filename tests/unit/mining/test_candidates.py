@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,9 @@ def test_candidates_are_read_as_they_were_written_and_counted(
             assert candidates.documents.tolist() == expected.documents.tolist()
             assert candidates.scores.tolist() == expected.scores.tolist()
             assert candidates.positive_score == expected.positive_score
+    # Nobody filters by them, and they would be a part of the bytes.
+    group = pq.read_metadata(made.file("candidates.parquet")).row_group(0)
+    assert not any(group.column(column).is_stats_set for column in range(group.num_columns))
 
 
 def test_pieces_put_together_have_the_bytes_and_counts_of_all_rows_written_at_once(
