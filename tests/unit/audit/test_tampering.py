@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from forger import Forger
-from tampering import Tampering, computed, of_study, signed, tamperings
+from tampering import Tampering, computed, edit_page, of_study, signed, tamperings
 
 from colbert_zero.audit import related, signatures
 from colbert_zero.audit.findings import Check, Note
@@ -103,3 +103,16 @@ def test_the_matrix_has_all_kinds_and_checks():
     names = [tampering.title for tampering in everything]
     assert len(names) == len(set(names)) >= 150
     assert {tampering.check for tampering in everything} == set(Check)
+
+
+def test_where_a_report_differs_is_told_with_both_texts(copy):
+    forger = Forger(copy, "")
+    edit_page("Seed 7", "Seed 8", forger, forger.report)
+    line = next(
+        number
+        for number, text in enumerate((forger.folder(forger.report) / "report.html").read_text().split("\n"), 1)
+        if "Seed 8" in text
+    )
+    (problem,) = (found.problem for found in findings(Path()) if "is not what the code" in found.problem)
+    there, expected = problem.partition(f": line {line} has «")[2].rstrip("»").split("», not «")
+    assert "Seed 8" in there and there.replace("Seed 8", "Seed 7") == expected
