@@ -1,7 +1,8 @@
 """What a study found: its table, figures and statistics, and how every number was made.
 
 In: the measures of every recipe and baseline, and the specs and manifests of all artifacts behind them.
-Out: the artifact `reports` with `table.md`, `table.csv`, `statistics.json` and `report.html`, one page to read offline.
+Out: the artifact `reports` with `table.md`, `table.csv`, `statistics.json` and `report.html`, one page to read offline;
+and `negatives.html`, some rows with their mined negatives.
 
 `status.py`, `plan.py` and `ledger.py` say of a study, finished or not, what runs and waits, what is left, and what it
 has cost: by counts (`sizes.py`), estimates (`forecast.py`) and manifests (`costs.py`).
