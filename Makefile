@@ -6,6 +6,7 @@
 # make browser         Debian's chromium on this machine, for tests (Debian, as root)
 # make test-browser    the report's page in it, on a phone and on a desk: legible, complete, without a request
 # make cluster         a SLURM of three nodes and Apptainer on this machine, for tests (Debian, as root)
+# make cluster-images  the images that the tests on it run in, which these build too if there are none
 # make test-cluster    the tests on it: rows of the embedded study in real images (or all: ALL_ROWS=1), and everything
 #                      that ends a job too soon
 # make test-cluster-paper  on it, some rows of the paper's study, tiny, or all of them (ALL_ROWS=1); and work in pieces
@@ -25,7 +26,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster test-cluster-paper
-.PHONY: cluster-stop
+.PHONY: cluster-images cluster-stop
 .PHONY: bench-audit bench-data bench-eval bench-mining bench-statistics bench-teaching bench-train check-gpu mutants lock
 
 demo: .venv/installed
@@ -53,6 +54,9 @@ host: .venv/host
 cluster:
 	tests/cluster/cluster.sh start
 
+cluster-images: .venv/host cluster
+	eval "$$(tests/cluster/cluster.sh env)" && PYTHONPATH=tests python tests/cluster/build_images.py
+
 cluster-stop:
 	tests/cluster/cluster.sh stop
 
@@ -67,11 +71,11 @@ test-demo: demo
 	pytest tests/demo
 
 # The embedded study on this machine is what the cluster's is compared with.
-test-cluster: demo cluster
+test-cluster: demo cluster-images
 	eval "$$(tests/cluster/cluster.sh env)" && ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_embedded_study.py
 	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
 
-test-cluster-paper: .venv/installed cluster
+test-cluster-paper: .venv/installed cluster-images
 	eval "$$(tests/cluster/cluster.sh env)" && \
 	  ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_pieces.py tests/cluster/test_paper_part.py
 

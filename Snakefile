@@ -4,6 +4,7 @@
 #   snakemake --profile slurm            the paper's study, on a cluster
 #   snakemake --profile slurm released   only its rows that need no training
 #   snakemake --profile slurm release    each recipe's model as a folder to publish
+#   snakemake --profile slurm images     only the Apptainer images that the others run in
 #   snakemake --profile local --directory MYSTUDY     a study of your own: a folder with a config.yaml
 #
 # Every artifact is a folder named by what decides it. A changed setting gives new names to the artifacts that it
@@ -33,6 +34,7 @@ localrules:
     all,
     released,
     release,
+    images,
     build_image,
     fetch_source,
     fetch_collection,
@@ -61,3 +63,10 @@ rule release:
         [spec.folder / "spec.json" for spec in study.releases.values()],
     message:
         "The models of the study {study.name} are in results/releases, ready to be published"
+
+
+rule images:
+    input:
+        [image.file for image in IMAGES.values() if image.is_built_here],
+    message:
+        "The images are complete: {input}"

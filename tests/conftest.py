@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -16,9 +17,17 @@ from hypothesis import settings
 from colbert_zero.graph.paths import WORKFLOW
 from tiny_models import SENTENCES, tiny_bert, tiny_modernbert
 
+# What test modules import stays: it is not searched for garbage, neither meanwhile nor later.
+gc.disable()
+
 # A busy machine makes an example slow, and no law wrong.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,8 @@ from own_study import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
-STEPS = 2400
+STEPS = 1200
+"""Half a minute of training, and twice that where each core has a job of its own."""
 IMAGES = Path("/opt/colbert-zero-cluster/images")
 """All clones share this folder: an image that exists is not built again."""
 
@@ -110,12 +111,12 @@ def slurm(*command: str) -> str:
 
 
 def short_study(steps: int = STEPS, **resources: Any) -> Config:
-    """A study of one stage that trains for about a minute; `resources` are those of its training."""
+    """A study of one stage; `resources` are those of its training."""
     config: Config = deepcopy(CONFIG) | {"images": image_settings(), "baselines": {}}
     config["stages"]["unsupervised"] |= {"epochs": steps // 14, "learning_rate": 3.0e-4}
     config["recipes"]["all"]["stages"] = ["unsupervised"]
     config["collections"] = {"mine": {"folder": "data/mine"}}
-    training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 5} | resources
+    training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 2} | resources
     config["resources"] = {"default": {"mem_mb": 1500, "runtime": 10}, "unsupervised": training}
     return config
 

@@ -41,7 +41,7 @@ def test_time_limit(training, prepared):
     # Avoid the node that another test takes down.
     config = short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3")
     # Evaluations change no byte of the model, and take long enough for more than one attempt.
-    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(32, STEPS, 32)), "collections": ["mine"]}
+    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(16, STEPS, 16)), "collections": ["mine"]}
     training.write(config)
     attempts = training.wait_until_published(training.start(training.target))
     assert_resumed(training, prepared, attempts)
@@ -96,7 +96,7 @@ def test_full_disk(training, prepared):
 
     Only the training's own folder has a disk of its own: beside it is the file by which Snakemake passes its spec.
     """
-    training.write(short_study(slurm_extra="--nodelist=n1", checkpoint_seconds=2))
+    training.write(short_study(slurm_extra="--nodelist=n1"))
     state = training.folder / "results" / "state" / "models" / training.published.name
     state.mkdir(parents=True, exist_ok=True)
     # The disk must fill up in the node's own mount namespace.
@@ -141,11 +141,7 @@ def test_truncated_checkpoint(training, prepared):
 def test_two_nodes_four_processes(training, prepared, tmp_path):
     """Four processes train the model of one, up to rounding; after an interruption all stop, and all resume."""
     # Few steps: rounding differences grow with the steps, and faster once there is nothing left to learn.
-    training.write(
-        short_study(
-            140, nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000, checkpoint_seconds=2, slurm_extra="--exclude=n3"
-        )
-    )
+    training.write(short_study(140, nodes=2, gpu=2, device="cpu", threads=2, mem_mb=6000, slurm_extra="--exclude=n3"))
     alone = copy_without_model(prepared, tmp_path / "alone")
     alone.write(short_study(140))
     process = training.start_until_checkpoint()

@@ -16,4 +16,12 @@ The rooms, in order; a module imports only from its own room and from the rooms 
 `cli` is the command `colbert-zero`, on top of all rooms.
 """
 
+import gc
+import sys
+
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:
+    # A step starts. What it imports stays until its end: to look through that for garbage, meanwhile and at the end,
+    # takes more than a third of the time of importing PyLate. `run_reporting_errors` switches the search on again.
+    gc.disable()

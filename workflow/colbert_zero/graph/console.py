@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import time
@@ -81,6 +82,9 @@ def run_reporting_errors(main: Callable[[], int], failure: int = 1) -> int:
 
     Any other exception is a bug of ours and keeps its traceback.
     """
+    if not gc.isenabled():  # see colbert_zero/__init__.py
+        gc.freeze()
+        gc.enable()
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

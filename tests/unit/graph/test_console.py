@@ -1,0 +1,23 @@
+"""What every command begins with."""
+
+import gc
+import importlib
+import sys
+
+import pytest
+
+import colbert_zero
+from colbert_zero.graph.console import run_reporting_errors
+
+
+@pytest.mark.parametrize(("started_as", "searched"), [("-m", False), ("", True), ("-c", True), ("/usr/bin/tool", True)])
+def test_only_while_a_step_is_imported_nothing_is_searched_for_garbage(monkeypatch, started_as, searched):
+    monkeypatch.setattr(sys, "argv", [started_as, "-m"])
+    try:
+        importlib.reload(colbert_zero)
+        assert gc.isenabled() is searched
+        assert run_reporting_errors(lambda: int(gc.isenabled())) == 1
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
