@@ -333,3 +333,74 @@ def test_every_rule_that_computes_does_so_in_an_image():
         assert set(file) <= set(IMAGE_NAMES)
     for name in ON_THE_HOST:
         assert re.search(r'^    conda:\n        "../../envs/host.yaml"$', stepping[name], re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def evaluated_in(tmp_path_factory, programs, data):
+    """A function of Snakemake's options: the words of each sbatch for a model's evaluation on three small collections
+    and a large one, and the output."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    asks = {"threads": 2, "mem_mb": 64_000, "runtime": 240, "gpu": 1}
+    study = begin(
+        folder / "study",
+        data,
+        collections={name: {"folder": "data/mine"} for name in ("one", "two", "three", "large")},
+        resources={"default": {"runtime": 60}, "build_index": asks, "search_index": asks},
+    )
+    planned = Study(yaml.safe_load((study / "config.yaml").read_text()), study)
+    (row,) = [row for row in planned.rows if row.stages]
+    for spec in [row.stages[-1], *(spec for spec in planned.specs.values() if spec.kind == "collections")]:
+        path = study / spec.folder
+        path.mkdir(parents=True)
+        (path / "spec.json").write_text(spec.text)
+        documents = 9_000_000 if spec.label == "folder.large" else 4000
+        (path / "manifest.json").write_text(json.dumps({"outputs": {}, "facts": {"documents": documents}}))
+    site = folder / "site"
+    program(site, "sbatch", SBATCH.format(asked=str(folder / "asked")))
+    for name in ("squeue", "sinfo", "sacctmgr", "sacct", "scontrol"):
+        program(site, name, "exit 0")
+    targets = [str(spec.folder / "spec.json") for spec in row.measures.values()]
+
+    def run(*options):
+        (folder / "asked").unlink(missing_ok=True)
+        flags = ["--sdm", "env-modules", "--retries", "0"]
+        status, said = snakemake(study, f"{site}:{programs}", *flags, *options, "--", *targets)
+        assert status == 1, said
+        return [json.loads(line)[0] for line in (folder / "asked").read_text().splitlines()], said
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(evaluated_in):
+    return evaluated_in()
+
+
+def test_a_models_small_collections_are_one_job_that_asks_for_what_one_of_them_needs(evaluated):
+    commands, _ = evaluated
+    jobs = {
+        re.search(r"--target-jobs (.*?) --allowed-rules", words[-1])[1].count("label="): words for words in commands
+    }
+    assert jobs.keys() == {9, 1}, "index, run and measures of three collections; and the large one's index"
+    for count, minutes, megabytes in ((9, 9 * 5, 8000), (1, 240, 64_000)):
+        words = jobs[count]
+        assert words[words.index("-t") + 1] == str(minutes)
+        assert words[words.index("--mem") + 1] == str(megabytes)
+        assert {"--gpus=1", "--nodes=1", "--cpus-per-task=2"} <= {*words}
+
+
+def test_steps_in_several_partitions_are_not_one_job(evaluated_in):
+    """Snakemake refuses a job whose parts ask for several; measuring takes no GPU, so sites may have it elsewhere."""
+    commands, said = evaluated_in(
+        "--set-resources", "build_index:slurm_partition=gpus", "search_index:slurm_partition=gpus"
+    )
+    jobs = [re.search(r"--target-jobs (.*?) --allowed-rules", words[-1])[1].count("label=") for words in commands]
+    assert sorted(jobs) == [1, 6], said
+
+
+def test_what_a_job_of_several_could_not_make_has_its_line(evaluated):
+    """What rests on it was not tried, and has none."""
+    _, said = evaluated
+    lines = sorted(re.findall(r"^colbert-zero: (\w+/\w+)-\w+ \(of all\): (.*)$", said, re.MULTILINE))
+    expected = [f"indexes/{name}" for name in ("large", "one", "three", "two")]
+    assert lines == [(name, "SLURM did not take the job: No more jobs today") for name in expected]

@@ -15,6 +15,7 @@ from colbert_zero.graph.artifact import artifact_folder, is_let_go
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.arguments import delete_used_arguments, write_arguments
 from colbert_zero.graph.let_go import let_go_finished
+from colbert_zero.graph.digests import canonical_json, digest
 from colbert_zero.graph.console import RetryableError, UserError, exit_on_error
 from colbert_zero.machine.failures import explain_failures
 from colbert_zero.machine.memory import available_memory_mb, steps_beyond_memory
@@ -30,6 +31,7 @@ from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.code import COMMIT_VARIABLE, source_commit
 from colbert_zero.graph.provenance import RUN_VARIABLE
 from colbert_zero.graph.rules import rule_of
+from colbert_zero.graph.evaluation_jobs import EvaluationJobs
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import check_writable
 
@@ -107,16 +109,22 @@ shell.prefix(
 )
 
 resource = study.resource
+evaluation_jobs = EvaluationJobs(study)
+submits_jobs = workflow.is_main_process and workflow.resource_settings.nodes is not None
 # On this machine, no more jobs run at once than its memory holds, unless the user says `--resources mem_mb=...`. A job
 # that asks for more than there is gets what there is, and so runs alone.
 MEMORY_MB = None
 if (
     workflow.is_main_process
-    and workflow.resource_settings.nodes is None
+    and not submits_jobs
     and not {"mem", "mem_mb", "mem_mib"} & set(workflow.global_resources)
 ):
     MEMORY_MB = available_memory_mb()
     workflow.register_resource("mem_mb", MEMORY_MB)
+# A job that has several evaluations to do does one after the other, and asks for what one of them needs.
+workflow.resource_scopes.update({"evaluations": "local"})
+if submits_jobs or not workflow.is_main_process:
+    workflow.register_resource("evaluations", 1)
 # Each attempt at a training resumes from the last checkpoint, and one at work in pieces from those that are there, so
 # they may run into their time limit this often. The Snakemake inside of a job retries nothing: that job's time may be up.
 RESUMING_RETRIES = 10 if workflow.is_main_process else 0
@@ -258,6 +266,42 @@ def step_command(wildcards):
     made_by = rule_of(study.spec_of(wildcards.key))
     flags = ["--device", device(made_by.step)] if made_by.may_use_gpu else []
     return [f"colbert_zero.{made_by.module}", *flags]
+
+
+def sized(step, name):
+    """A function of the wildcards: what a step of the evaluation asks for, by the size of the collection."""
+    return lambda wildcards: evaluation_jobs.resource(
+        study.spec_of(wildcards.key), step, name
+    )
+
+
+def evaluation_group(step):
+    """A function of the wildcards: the job that a step of the evaluation is part of; None if it has one of its own, or
+    no jobs are submitted.
+
+    Steps that ask SLURM for different things, such as partitions, are not one job.
+    """
+    overwritten = workflow.resource_settings._parsed_overwrite_resources.get(step, {})
+    asked = [
+        slurm_extra(step),
+        *sorted(f"{name}={value.raw}" for name, value in overwritten.items()),
+    ]
+
+    def group(wildcards):
+        if workflow.local_exec:
+            if not workflow.is_main_process:
+                # In that job: what fails keeps nothing else from being done. There is no option that reaches it.
+                workflow.execution_settings.keep_going = True
+            return None
+        name = evaluation_jobs.group(study.spec_of(wildcards.key))
+        if name is None:
+            return None
+        name = f"{name}-{digest(canonical_json(asked))[:4]}"
+        # By this name, slurm/profile.yaml says how many collections one job takes.
+        workflow.parent_groupids[name] = "evaluation"
+        return name
+
+    return group
 
 
 def heap_mb(wildcards, resources):

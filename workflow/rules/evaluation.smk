@@ -15,12 +15,15 @@ rule build_index:
     wildcard_constraints:
         label=r"(?!dense\.)[^/]+",
     retries: RESUMING_RETRIES
+    group:
+        evaluation_group("build_index")
     container:
         image("torch")
     threads: resource("build_index", "threads")
     resources:
-        mem_mb=resource("build_index", "mem_mb"),
-        runtime=resource("build_index", "runtime"),
+        mem_mb=sized("build_index", "mem_mb"),
+        runtime=sized("build_index", "runtime"),
+        evaluations=1,
         gpu=gpu("build_index"),
         slurm_extra=slurm_extra("build_index"),
     params:
@@ -46,12 +49,15 @@ rule search_index:
         "benchmarks/runs/colbert.{label}-{key}.tsv"
     # Before other indexes are built, so that few are there at once where they are let go.
     priority: 1
+    group:
+        evaluation_group("search_index")
     container:
         image("torch")
     threads: resource("search_index", "threads")
     resources:
-        mem_mb=resource("search_index", "mem_mb"),
-        runtime=resource("search_index", "runtime"),
+        mem_mb=sized("search_index", "mem_mb"),
+        runtime=sized("search_index", "runtime"),
+        evaluations=1,
         gpu=gpu("search_index"),
         slurm_extra=slurm_extra("search_index"),
     params:
@@ -80,12 +86,15 @@ rule embed_documents:
     benchmark:
         "benchmarks/indexes/dense.{label}-{key}.tsv"
     retries: RESUMING_RETRIES
+    group:
+        evaluation_group("embed_documents")
     container:
         image("torch")
     threads: resource("embed_documents", "threads")
     resources:
-        mem_mb=resource("embed_documents", "mem_mb"),
-        runtime=resource("embed_documents", "runtime"),
+        mem_mb=sized("embed_documents", "mem_mb"),
+        runtime=sized("embed_documents", "runtime"),
+        evaluations=1,
         gpu=gpu("embed_documents"),
         slurm_extra=slurm_extra("embed_documents"),
     params:
@@ -111,12 +120,15 @@ rule search_embeddings:
         "benchmarks/runs/dense.{label}-{key}.tsv"
     # Before other indexes are built, so that few are there at once where they are let go.
     priority: 1
+    group:
+        evaluation_group("search_embeddings")
     container:
         image("torch")
     threads: resource("search_embeddings", "threads")
     resources:
-        mem_mb=resource("search_embeddings", "mem_mb"),
-        runtime=resource("search_embeddings", "runtime"),
+        mem_mb=sized("search_embeddings", "mem_mb"),
+        runtime=sized("search_embeddings", "runtime"),
+        evaluations=1,
         gpu=gpu("search_embeddings"),
         slurm_extra=slurm_extra("search_embeddings"),
     params:
@@ -173,12 +185,15 @@ rule search_bm25:
         "logs/runs/bm25.{label}-{key}.log",
     benchmark:
         "benchmarks/runs/bm25.{label}-{key}.tsv"
+    group:
+        evaluation_group("search_bm25")
     container:
         image("lucene")
     threads: resource("search_bm25", "threads")
     resources:
-        mem_mb=resource("search_bm25", "mem_mb"),
-        runtime=resource("search_bm25", "runtime"),
+        mem_mb=sized("search_bm25", "mem_mb"),
+        runtime=sized("search_bm25", "runtime"),
+        evaluations=1,
         slurm_extra=slurm_extra("search_bm25"),
     params:
         spec=spec_file,
@@ -199,12 +214,15 @@ rule measure_run:
         "logs/measures/{label}-{key}.log",
     benchmark:
         "benchmarks/measures/{label}-{key}.tsv"
+    group:
+        evaluation_group("measure_run")
     container:
         image("lucene")
     threads: resource("measure_run", "threads")
     resources:
-        mem_mb=resource("measure_run", "mem_mb"),
-        runtime=resource("measure_run", "runtime"),
+        mem_mb=sized("measure_run", "mem_mb"),
+        runtime=sized("measure_run", "runtime"),
+        evaluations=1,
         slurm_extra=slurm_extra("measure_run"),
     params:
         spec=spec_file,

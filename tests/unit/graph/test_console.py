@@ -20,4 +20,3 @@ def test_only_while_a_step_is_imported_nothing_is_searched_for_garbage(monkeypat
         assert gc.isenabled()
     finally:
         gc.enable()
-        gc.unfreeze()

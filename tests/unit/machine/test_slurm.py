@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import snakemake_executor_plugin_slurm as executor
+from snakemake.jobs import GroupJob
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.provenance import RUN_VARIABLE, Attempts
@@ -137,6 +138,7 @@ def test_the_patched_executor_gets_translated_states(monkeypatch):
     assert "query_job_status" in executor.Executor.check_active_jobs.__code__.co_names
     monkeypatch.setattr(executor, "query_job_status", query)
     monkeypatch.setattr(executor.Executor, "handle_job_error", executor.Executor.handle_job_error)
+    monkeypatch.setattr(GroupJob, "log_error", GroupJob.log_error)
     slurm.patch_executor()
     assert asyncio.run(executor.query_job_status("sacct", None)) == ({"7": "CANCELLED"}, 0.1)
 
@@ -162,6 +164,47 @@ def test_without_a_time_limit_there_is_no_deadline(site, monkeypatch, end):
     assert not slurm.deadline_is_near()
 
 
+def failed(*output, rests_on=(), said=None):
+    """A job that did not make its output."""
+    return SimpleNamespace(
+        output=output,
+        input=rests_on,
+        attempt=1,
+        restart_times=10,
+        is_group=lambda: False,
+        log_error=lambda message, **_: said.append((output, message)),
+    )
+
+
+def group(*jobs):
+    return SimpleNamespace(jobs=frozenset(map(Hashed, jobs)), attempt=1, restart_times=10, is_group=lambda: True)
+
+
+class Hashed:
+    """A job that can be in a set, as Snakemake's can."""
+
+    def __init__(self, job):
+        self.__dict__.update(vars(job))
+
+
+def end_attempt(attempts_file, error, mistake):
+    attempts = Attempts(Path("results/state") / attempts_file)
+    attempts.begin()
+    attempts.end(error, mistake=mistake)
+
+
+@pytest.fixture
+def patched(tmp_path, monkeypatch):
+    """The patched executor, in the folder of a study."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(RUN_VARIABLE, "this")
+    monkeypatch.setattr(executor.Executor, "handle_job_error", lambda self, job: None)
+    monkeypatch.setattr(executor, "query_job_status", executor.query_job_status)
+    monkeypatch.setattr(GroupJob, "log_error", GroupJob.log_error)
+    slurm.patch_executor()
+    return executor.Executor
+
+
 @pytest.mark.parametrize("user_error", [True, False])
 @pytest.mark.parametrize(
     ("output", "attempts_file"),
@@ -170,20 +213,38 @@ def test_without_a_time_limit_there_is_no_deadline(site, monkeypatch, end):
         ("results/state/shards/x.y-0123456789ab.files-1-of-3", "shards/x.y-0123456789ab/files-1-of-3.attempts.jsonl"),
     ],
 )
-def test_a_job_that_failed_by_a_users_error_is_not_resubmitted(
-    tmp_path, monkeypatch, output, attempts_file, user_error
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(RUN_VARIABLE, "this")
-    monkeypatch.setattr(executor.Executor, "handle_job_error", lambda self, job: None)
-    monkeypatch.setattr(executor, "query_job_status", executor.query_job_status)
-    attempts = Attempts(Path("results/state") / attempts_file)
-    attempts.begin()
-    attempts.end("lower the learning rate", mistake=user_error)
-    slurm.patch_executor()
-    job = SimpleNamespace(output=[output], attempt=1, restart_times=10)
-    executor.Executor.handle_job_error(None, job)
+def test_a_job_that_failed_by_a_users_error_is_not_resubmitted(patched, output, attempts_file, user_error):
+    end_attempt(attempts_file, "lower the learning rate", user_error)
+    job = failed(output)
+    patched.handle_job_error(None, job)
     assert (job.restart_times > job.attempt - 1) is not user_error
-    other = SimpleNamespace(output=["results/models/supervised-0123456789ab/spec.json"], attempt=1, restart_times=10)
-    executor.Executor.handle_job_error(None, other)
+    other = failed("results/models/supervised-0123456789ab/spec.json")
+    patched.handle_job_error(None, other)
     assert other.attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("by_user", "resubmitted"),
+    [({"one", "two"}, False), ({"one"}, True), (set(), True)],
+    ids=["all by the user", "one by the machine", "none by the user"],
+)
+def test_a_job_of_several_is_resubmitted_as_long_as_that_may_help(patched, by_user, resubmitted):
+    """What is there does not count, nor what rests on something that is missing: it was not tried."""
+    said, jobs = [], []
+    for name in ("one", "two"):
+        output = f"results/indexes/{name}-0123456789ab/spec.json"
+        end_attempt(f"indexes/{name}-0123456789ab/attempts.jsonl", "no", name in by_user)
+        jobs.append(failed(output, said=said))
+        jobs.append(failed(f"results/runs/{name}-0123456789ab/spec.json", rests_on=[output], said=said))
+    there = Path("results/indexes/three-0123456789ab/spec.json")
+    there.parent.mkdir(parents=True)
+    there.touch()
+    jobs.append(failed(str(there), said=said))
+    job = group(*jobs)
+    patched.handle_job_error(None, job)
+    assert (job.restart_times > job.attempt - 1) is resubmitted
+    GroupJob.log_error(job, "SLURM status is: 'TIMEOUT'", aux_logs=[])
+    assert [output for (output,), _ in said] == [
+        f"results/indexes/{name}-0123456789ab/spec.json" for name in ("one", "two")
+    ]
+    assert {message for _, message in said} == {"SLURM status is: 'TIMEOUT'"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from colbert_zero.graph.artifact import KEY_DIGITS, SPEC_FILE, Spec
 from colbert_zero.graph.console import MESSAGE_PREFIX, one_line
+from colbert_zero.graph.evaluation_jobs import EvaluationJobs
 from colbert_zero.graph.faults import explain_fault
 from colbert_zero.graph.rules import SHARING_RULES, rule_of
 from colbert_zero.graph.study import Study
@@ -96,6 +97,11 @@ def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, kil
         rule = rule_of(spec).name
     # The config names a training by its stage and every other step by its rule.
     step = spec.label if spec is not None and spec.kind == "models" else re.sub("_(source|collection)$", "", rule)
+
+    def had(resource: str) -> int:
+        asked: int = EvaluationJobs(study).resource(spec, step, resource) if spec else study.resource(step, resource)
+        return asked
+
     status_match = re.search(r"SLURM status is: '(\w+)", fields)
     status = status_match[1] if status_match else None
     log_files = [Path(name) for name in _field(fields, "log").rpartition(" (check log")[0].split(", ")]
@@ -109,18 +115,15 @@ def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, kil
     if GPU_OUT_OF_MEMORY.search(log_text):
         return f"out of GPU memory{times}: request a GPU with more memory, resources.{step}.gpu_model in config.yaml"
     if status == "OUT_OF_MEMORY" or OUT_OF_MEMORY.search(log_text):
-        return (
-            f"killed for memory{times}: {rule} had {study.resource(step, 'mem_mb')} MB; "
-            f"raise resources.{step}.mem_mb in config.yaml"
-        )
+        return f"killed for memory{times}: {rule} had {had('mem_mb')} MB; raise resources.{step}.mem_mb in config.yaml"
     if status == "TIMEOUT":
         return (
-            f"ran into its time limit{times}: {rule} had {study.resource(step, 'runtime')} minutes; "
+            f"ran into its time limit{times}: {rule} had {had('runtime')} minutes; "
             f"raise resources.{step}.runtime in config.yaml"
         )
     if status is None and spec is not None and any(str(spec.argument_file("spec")) in command for command in killed):
         return (
-            f"killed{times}, as the system does when memory runs out: {rule} had {study.resource(step, 'mem_mb')} MB; "
+            f"killed{times}, as the system does when memory runs out: {rule} had {had('mem_mb')} MB; "
             f"raise resources.{step}.mem_mb in config.yaml, so that less runs beside it"
         )
     messages = [line for line in log_text.splitlines() if line.startswith(MESSAGE_PREFIX)]

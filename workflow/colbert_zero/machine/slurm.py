@@ -127,13 +127,31 @@ def failed_by_user_error(output: str) -> bool:
     return Attempts(attempts).unrecoverable_error is not None
 
 
-def patch_executor() -> None:
-    """Patch Snakemake's executor (2.8.0) in two places.
+def failed_parts(job: Any) -> list[Any]:
+    """What a failed job of Snakemake's could not make: itself, or of a group the jobs that were or could be tried."""
+    members = job.jobs if job.is_group() else [job]
+    return [member for member in members if not _are_there(member.output) and _are_there(member.input)]
 
-    The executor gets states from `executor_states`: it would otherwise wait for ever for jobs that are gone. And it
-    does not resubmit a job that failed by a user's error, since the job would fail again in the same way.
+
+def is_hopeless(job: Any) -> bool:
+    """Whether a failed job of Snakemake's would fail again in the same way: all that it could not make, by the user."""
+    failed = failed_parts(job)
+    return bool(failed) and all(any(map(failed_by_user_error, member.output)) for member in failed)
+
+
+def _are_there(files: Iterable[str]) -> bool:
+    return all(Path(file).exists() for file in files)
+
+
+def patch_executor() -> None:
+    """Patch Snakemake (9.27) and its executor (2.8.0) in three places.
+
+    The executor gets states from `executor_states`: it would otherwise wait for ever for jobs that are gone. It does
+    not resubmit a job that failed by a user's error, since the job would fail again in the same way. And of a job that
+    has several artifacts to make, what failed is told as of any other job: Snakemake leaves out what SLURM said.
     """
     import snakemake_executor_plugin_slurm as executor
+    from snakemake.jobs import GroupJob
 
     query_job_status = executor.query_job_status
 
@@ -145,11 +163,17 @@ def patch_executor() -> None:
     handle_job_error = executor.Executor.handle_job_error
 
     def handle_user_error(self: Any, job: Any) -> None:
-        if any(failed_by_user_error(output) for output in job.output):
+        if is_hopeless(job):
             job.attempt = max(job.attempt, job.restart_times + 1)
         handle_job_error(self, job)
 
     executor.Executor.handle_job_error = handle_user_error
+
+    def log_error(self: Any, msg: str | None = None, **fields: Any) -> None:
+        for job in sorted(failed_parts(self), key=lambda job: str(job.output)):
+            job.log_error(msg, **fields)
+
+    GroupJob.log_error = log_error
 
 
 def job_deadline() -> str:
