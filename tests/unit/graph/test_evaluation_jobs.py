@@ -1,6 +1,7 @@
 """What an evaluation asks for, and which evaluations are one job."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -22,11 +23,12 @@ RESOURCES = {
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A study whose collections are planned, of which no size is known."""
+    """A study whose collections are planned, and not there."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     write_data(Path("data"))
-    collections = {name: {"folder": "data/mine"} for name in ("small", "medium", "large", "unread")}
+    collections = {name: {"folder": "data/mine"} for name in ("small", "medium", "large")}
+    collections["unread"] = {"package": "numpy", "queries": 10}
     Path("config.yaml").write_text(
         yaml.safe_dump(json.loads(json.dumps(CONFIG | {"collections": collections, "resources": RESOURCES})))
     )
@@ -84,11 +86,15 @@ def test_what_is_no_evaluation_asks_for_what_the_config_says(study):
     assert EvaluationJobs(study).resource(model, "distillation", "mem_mb") == 3000
 
 
-def test_a_damaged_manifest_makes_no_plan_fail(study):
+@pytest.mark.parametrize("manifest", [None, "{", '{"outputs": {}, "facts": {}}'], ids=["none", "damaged", "other"])
+@pytest.mark.parametrize(("bytes_there", "one_job"), [(99_999_999, True), (100_000_000, False)])
+def test_a_folder_that_was_not_read_yet_counts_by_its_bytes(study, manifest, bytes_there, one_job):
     fetch(study, small=400)
     for path in Path().glob("resources/collections/*/manifest.json"):
-        path.write_text("{")
-    assert {EvaluationJobs(study).group(spec) for spec in evaluated(study, "all", "small")} == {None}
+        path.unlink() if manifest is None else path.write_text(manifest)
+    os.truncate("data/mine/corpus.jsonl", bytes_there)
+    index = evaluated(study, "all", "small")[0]
+    assert (EvaluationJobs(study).group(index) is not None) is one_job
 
 
 def test_of_the_papers_evaluations_those_on_17_collections_are_a_job_for_each_model(tmp_path):

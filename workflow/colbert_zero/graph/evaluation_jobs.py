@@ -3,15 +3,16 @@
 All of a model's on small collections are one, and each asks for less.
 
 Of BEIR's 26 collections, 17 have fewer than 100,000 documents, of which a GPU encodes the largest in two minutes: to
-wait in a queue and to start takes longer. How many documents a collection has is known from the registry, or once it is
-there; until then it counts as large.
+wait in a queue and to start takes longer. How many documents a collection has is known from the registry, guessed from
+the bytes of a folder, or known once it is there; until then it counts as large.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from colbert_zero.graph.artifact import MANIFEST_FILE, Spec, read_manifest
+from colbert_zero.graph.artifact import Spec, read_manifest
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.study import Study
@@ -20,6 +21,8 @@ KINDS = ("indexes", "runs", "measures")
 """What an evaluation makes."""
 FULL_DOCUMENTS = 2_000_000
 """Of a collection of so many documents or more, a step of the evaluation asks for what the config says."""
+BYTES_PER_DOCUMENT = 1000
+"""Of a folder's corpus, roughly: what encoding it takes goes with its bytes anyway."""
 LEAST = {"runtime": (5, 0.0), "mem_mb": (4000, 1 / 8)}
 """What a step asks for however small its collection is: so many minutes or MB, and this part of what the config says.
 Never more than the config says."""
@@ -62,7 +65,7 @@ class EvaluationJobs:
         """How many documents the collection of an artifact has."""
         collection = next(made_from for made_from in self._study.inputs_of(spec) if made_from.kind == "collections")
         if collection.name not in self._counted:
-            self._counted[collection.name] = _documents_of(collection)
+            self._counted[collection.name] = _documents_of(collection, self._study.paths.get(collection.key))
         return self._counted[collection.name]
 
     def _evaluated(self, spec: Spec) -> str:
@@ -75,14 +78,14 @@ class EvaluationJobs:
         return "bm25"
 
 
-def _documents_of(collection: Spec) -> int | None:
-    """How many documents a collection has; None if that is not known yet."""
+def _documents_of(collection: Spec, path: Path | None) -> int | None:
+    """How many documents a collection has, which may be fetched from a local folder; None if that is not known yet."""
     if "documents" in collection.settings:
         return int(collection.settings["documents"])
-    if not (collection.folder / MANIFEST_FILE).is_file():
-        return None
     try:
-        documents: int | None = read_manifest(collection.folder)["facts"].get("documents")
-    except UserError:  # whoever opens it says so
-        return None
+        documents: int = read_manifest(collection.folder)["facts"]["documents"]
+    except (UserError, KeyError):
+        if path is None:
+            return None
+        return sum(file.stat().st_size for file in path.glob("corpus.jsonl*")) // BYTES_PER_DOCUMENT
     return documents
