@@ -15,7 +15,6 @@ from filelock import FileLock
 from hypothesis import settings
 
 from colbert_zero.graph.paths import WORKFLOW
-from tiny_models import SENTENCES, tiny_bert, tiny_modernbert
 
 # What test modules import stays: it is not searched for garbage, neither meanwhile nor later.
 gc.disable()
@@ -32,11 +31,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_models import SENTENCES, tiny_modernbert  # here, since importing PyTorch takes seconds
+
     return tiny_modernbert(tmp_path_factory.mktemp("modernbert"), SENTENCES)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_models import SENTENCES, tiny_bert
+
     return tiny_bert(tmp_path_factory.mktemp("bert"), SENTENCES)
 
 

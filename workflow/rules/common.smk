@@ -200,6 +200,10 @@ wildcard_constraints:
 
 def input_specs(wildcards):
     """The `spec.json` of each input of an artifact; ancient, since names decide what is up to date, not dates."""
+    # In a job, which the profile's setting does not reach either, what fails keeps nothing else from being done. There
+    # are no settings before there are inputs.
+    if not workflow.is_main_process:
+        workflow.execution_settings.keep_going = True
     return [
         ancient(spec.folder / "spec.json")
         for spec in study.inputs_of(study.spec_of(wildcards.key))
@@ -289,10 +293,10 @@ def evaluation_group(step):
 
     def group(wildcards):
         if workflow.local_exec:
-            if not workflow.is_main_process:
-                # In that job: what fails keeps nothing else from being done. There is no option that reaches it.
-                workflow.execution_settings.keep_going = True
             return None
+        if not workflow.is_main_process:
+            # In the job, which the profile's setting does not reach.
+            workflow.group_settings.group_components = {"evaluation": sys.maxsize}
         name = evaluation_jobs.group(study.spec_of(wildcards.key))
         if name is None:
             return None
