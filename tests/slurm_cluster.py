@@ -23,8 +23,8 @@ from own_study import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tests" / "cluster" / "cluster.sh"
-STEPS = 1200
-"""Half a minute of training, and twice that where each core has a job of its own."""
+STEPS = 800
+"""Twenty seconds of training, and a multiple where several jobs share a core."""
 IMAGES = Path("/opt/colbert-zero-cluster/images")
 """All clones share this folder: an image that exists is not built again."""
 
@@ -116,16 +116,20 @@ def short_study(steps: int = STEPS, **resources: Any) -> Config:
     config["stages"]["unsupervised"] |= {"epochs": steps // 14, "learning_rate": 3.0e-4}
     config["recipes"]["all"]["stages"] = ["unsupervised"]
     config["collections"] = {"mine": {"folder": "data/mine"}}
-    training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 2} | resources
+    training = {"runtime": 30, "mem_mb": 1500, "checkpoint_seconds": 1} | resources
     config["resources"] = {"default": {"mem_mb": 1500, "runtime": 10}, "unsupervised": training}
     return config
 
 
 def model_spec(folder: Path) -> Spec:
     """The spec of the study's only model."""
-    study = Study(yaml.safe_load((folder / "config.yaml").read_text()), folder)
-    (row,) = [row for row in study.rows if row.name == "all"]
+    (row,) = [row for row in read_study(folder).rows if row.name == "all"]
     return row.stages[-1]
+
+
+def read_study(folder: Path) -> Study:
+    """The study in a folder."""
+    return Study(yaml.safe_load((folder / "config.yaml").read_text()), folder)
 
 
 def copy_without_model(training: Training, folder: Path) -> Training:

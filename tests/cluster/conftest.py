@@ -3,8 +3,9 @@
 import pytest
 
 from colbert_zero.graph.locks import acquire_lock
+from finished_study import make_in_another_process
 from own_study import write_data
-from slurm_cluster import Cluster, Training, copy_without_model, short_study
+from slurm_cluster import Cluster, Training, copy_without_model, read_study, short_study
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,8 @@ def prepared(tmp_path_factory):
             write_data(folder / "data")
             Cluster(folder).write(short_study())
             training = Training(folder)
+            # What the training needs, in one process and not in jobs: only the training is interrupted here.
+            make_in_another_process(folder, [spec.key for spec in read_study(folder).inputs_of(training.spec)])
             assert len(training.wait_until_published(training.start(training.target))) == 1
     training = Training(folder)
     assert training.digests(), "the study could not be prepared, see the output of another test"

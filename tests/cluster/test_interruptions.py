@@ -41,7 +41,7 @@ def test_time_limit(training, prepared):
     # Avoid the node that another test takes down.
     config = short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3")
     # Evaluations change no byte of the model, and take long enough for more than one attempt.
-    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(16, STEPS, 16)), "collections": ["mine"]}
+    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(3, STEPS, 3)), "collections": ["mine"]}
     training.write(config)
     attempts = training.wait_until_published(training.start(training.target))
     assert_resumed(training, prepared, attempts)
