@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ IMAGES = Path("/opt/colbert-zero-cluster/images")
 Config = dict[str, Any]
 
 
+@cache
 def mirror() -> str:
     """The Debian mirror that this machine installs from."""
     sites = subprocess.run(
