@@ -73,7 +73,7 @@ test-demo: demo
 # The embedded study on this machine is what the cluster's is compared with.
 test-cluster: demo cluster-images
 	eval "$$(tests/cluster/cluster.sh env)" && ALL_ROWS=$(ALL_ROWS) pytest tests/cluster/test_embedded_study.py
-	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 5 tests/cluster/test_interruptions.py tests/cluster/test_site.py
+	eval "$$(tests/cluster/cluster.sh env)" && pytest -n 3 tests/cluster/test_interruptions.py tests/cluster/test_site.py
 
 test-cluster-paper: .venv/installed cluster-images
 	eval "$$(tests/cluster/cluster.sh env)" && \
