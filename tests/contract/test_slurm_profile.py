@@ -196,8 +196,8 @@ def submitted(tmp_path_factory, programs, data):
     for line in (folder / "asked").read_text().splitlines():
         words, environment = json.loads(line)
         environments.append(environment)
-        rule, _, wildcards = words[words.index("--comment") + 1].partition("_wildcards_")
-        asked[rule.removeprefix("rule_"), wildcards.rpartition("_")[0]] = words
+        ((rule, label),) = re.findall(r"'(\w+):label=([^,']+)", words[-1])
+        asked[rule, label] = words
     return Submitted(folder / "study", asked, environments, said, models)
 
 
