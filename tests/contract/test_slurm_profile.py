@@ -382,7 +382,7 @@ def test_a_models_small_collections_are_one_job_that_asks_for_what_one_of_them_n
         re.search(r"--target-jobs (.*?) --allowed-rules", words[-1])[1].count("label="): words for words in commands
     }
     assert jobs.keys() == {9, 1}, "index, run and measures of three collections; and the large one's index"
-    for count, minutes, megabytes in ((9, 9 * 5, 8000), (1, 240, 64_000)):
+    for count, minutes, megabytes in ((9, 9 * 5, 16_000), (1, 240, 64_000)):
         words = jobs[count]
         assert words[words.index("-t") + 1] == str(minutes)
         assert words[words.index("--mem") + 1] == str(megabytes)

@@ -274,8 +274,8 @@ def step_command(wildcards):
 
 def sized(step, name):
     """A function of the wildcards: what a step of the evaluation asks for, by the size of the collection."""
-    return lambda wildcards: evaluation_jobs.resource(
-        study.spec_of(wildcards.key), step, name
+    return lambda wildcards, attempt: evaluation_jobs.resource(
+        study.spec_of(wildcards.key), step, name, attempt
     )
 
 

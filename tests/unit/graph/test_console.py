@@ -16,7 +16,7 @@ def test_only_while_a_step_is_imported_nothing_is_searched_for_garbage(monkeypat
     try:
         importlib.reload(colbert_zero)
         assert gc.isenabled() is searched
-        assert run_reporting_errors(lambda: int(gc.isenabled())) == 1
+        assert run_reporting_errors(lambda: 7 if gc.isenabled() else 8) == 7
         assert gc.isenabled()
     finally:
         gc.enable()

@@ -66,15 +66,20 @@ def test_what_a_step_asks_for_goes_with_its_collection(study):
     fetch(study, small=400, medium=50_000, large=1_000_000)
     groups = EvaluationJobs(study)
 
-    def asked(collection):
+    def asked(collection, attempt=1):
         index, run, measures = evaluated(study, "all", collection)
         steps = ((index, "build_index"), (run, "search_index"), (measures, "measure_run"))
-        return [(groups.resource(spec, step, "runtime"), groups.resource(spec, step, "mem_mb")) for spec, step in steps]
+        return [
+            tuple(groups.resource(spec, step, name, attempt) for name in ("runtime", "mem_mb")) for spec, step in steps
+        ]
 
-    # Never more than the config says, nor less than five minutes, 4000 MB and an eighth of the config's memory.
-    assert asked("small") == [(5, 8000), (5, 4000), (5, 3000)]
-    assert asked("medium") == [(12, 8000), (6, 4000), (5, 3000)]
-    assert asked("large") == [(240, 32_000), (120, 8000), (15, 3000)]
+    # Never more than the config says, nor less than five minutes and 16,000 MB.
+    assert asked("small") == [(5, 16_000), (5, 16_000), (5, 3000)]
+    assert asked("medium") == [(12, 16_000), (6, 16_000), (5, 3000)]
+    assert asked("large") == [(240, 32_000), (120, 16_000), (15, 3000)]
+    # Each attempt asks for twice as much as the one before.
+    assert asked("medium", 2) == [(24, 32_000), (12, 16_000), (10, 3000)]
+    assert asked("medium", 11) == [(480, 64_000), (240, 16_000), (30, 3000)]
     assert asked("unread") == [(480, 64_000), (240, 16_000), (30, 3000)]
     index = evaluated(study, "all", "small")[0]
     assert groups.resource(index, "build_index", "threads") == study.resource("build_index", "threads")

@@ -177,14 +177,7 @@ def failed(*output, rests_on=(), said=None):
 
 
 def group(*jobs):
-    return SimpleNamespace(jobs=frozenset(map(Hashed, jobs)), attempt=1, restart_times=10, is_group=lambda: True)
-
-
-class Hashed:
-    """A job that can be in a set, as Snakemake's can."""
-
-    def __init__(self, job):
-        self.__dict__.update(vars(job))
+    return SimpleNamespace(jobs=jobs, attempt=1, restart_times=10, is_group=lambda: True)
 
 
 def end_attempt(attempts_file, error, mistake):

@@ -23,9 +23,8 @@ FULL_DOCUMENTS = 2_000_000
 """Of a collection of so many documents or more, a step of the evaluation asks for what the config says."""
 BYTES_PER_DOCUMENT = 1000
 """Of a folder's corpus, roughly: what encoding it takes goes with its bytes anyway."""
-LEAST = {"runtime": (5, 0.0), "mem_mb": (4000, 1 / 8)}
-"""What a step asks for however small its collection is: so many minutes or MB, and this part of what the config says.
-Never more than the config says."""
+LEAST = {"runtime": 5, "mem_mb": 16_000}
+"""What a step asks for however small its collection is, in minutes and MB; but never more than the config says."""
 
 
 class EvaluationJobs:
@@ -47,19 +46,21 @@ class EvaluationJobs:
             return None
         return f"evaluation-{self._evaluated(spec)}"
 
-    def resource(self, spec: Spec, step: str, name: str) -> Any:
+    def resource(self, spec: Spec, step: str, name: str, attempt: int = 1) -> Any:
         """What the step that makes an artifact asks for: less for a small collection than the config says.
 
         Args:
             spec: The artifact; of one that is no index, run or measures, the config says it.
             step: The step.
             name: `mem_mb`, `runtime` (minutes) or another, which does not depend on sizes.
+            attempt: The number of the attempt, from 1: each asks for twice as much, up to what the config says, since
+                the guess may be too low for a machine.
         """
         configured = self._study.resource(step, name)
         if name not in LEAST or spec.kind not in KINDS or (documents := self._documents(spec)) is None:
             return configured
-        least, part = LEAST[name]
-        return min(configured, max(least, round(configured * part), -(-configured * documents // FULL_DOCUMENTS)))
+        of_this_size = max(LEAST[name], -(-configured * documents // FULL_DOCUMENTS))
+        return min(configured, of_this_size * 2 ** (attempt - 1))
 
     def _documents(self, spec: Spec) -> int | None:
         """How many documents the collection of an artifact has."""

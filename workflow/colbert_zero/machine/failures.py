@@ -99,8 +99,9 @@ def _cause(output: str, rule: str, fields: str, attempts: int, study: Study, kil
     step = spec.label if spec is not None and spec.kind == "models" else re.sub("_(source|collection)$", "", rule)
 
     def had(resource: str) -> int:
-        asked: int = EvaluationJobs(study).resource(spec, step, resource) if spec else study.resource(step, resource)
-        return asked
+        if spec is None:
+            return int(study.resource(step, resource))
+        return int(EvaluationJobs(study).resource(spec, step, resource, attempts))
 
     status_match = re.search(r"SLURM status is: '(\w+)", fields)
     status = status_match[1] if status_match else None
