@@ -265,10 +265,17 @@ def for_step(look_up, *arguments):
     )
 
 
+def scratch():
+    """The folder where a search merges what PLAID writes; empty for `TMPDIR`."""
+    return resource("search_index", "scratch") or ""
+
+
 def step_command(wildcards):
     """The module and the flags of a job that another rule than the artifact's own starts for a step."""
     made_by = rule_of(study.spec_of(wildcards.key))
     flags = ["--device", device(made_by.step)] if made_by.may_use_gpu else []
+    if made_by.step == "search_index":
+        flags.append(f"--scratch={scratch()}")
     return [f"colbert_zero.{made_by.module}", *flags]
 
 

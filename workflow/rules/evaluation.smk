@@ -40,6 +40,7 @@ rule search_index:
     input:
         input_specs,
         files_again,
+        shares,
         image=image_file("torch"),
     output:
         "results/runs/colbert.{label}-{key}/spec.json",
@@ -49,6 +50,7 @@ rule search_index:
         "benchmarks/runs/colbert.{label}-{key}.tsv"
     # Before other indexes are built, so that few are there at once where they are let go.
     priority: 1
+    retries: RESUMING_RETRIES
     group:
         evaluation_group("search_index")
     container:
@@ -63,7 +65,7 @@ rule search_index:
     params:
         spec=spec_file,
         device=device("search_index"),
-        scratch=resource("search_index", "scratch") or "",
+        scratch=scratch(),
         rows=row_names,
         let_go=let_go_command,
     message:

@@ -8,6 +8,7 @@ ruleorder: share_lucene_work > share_work
 rule share_work:
     input:
         input_specs,
+        files_again,
         shares_before,
         image=image_file("torch"),
     output:

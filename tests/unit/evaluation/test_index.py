@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import tempfile
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,6 +206,30 @@ def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(stud
     assert not [name for name in before if name.endswith((".pkl", "embeddings.npy"))]
     for query, documents in best["exact"].items():
         assert len(documents & best["plaid"][query]) >= 7
+
+
+@pytest.mark.parametrize("kind", ["exact", "plaid"])
+def test_a_search_in_pieces_resumes_is_shared_and_writes_the_same_bytes(
+    kind: str, study: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "PLAID_QUERIES_PER_BATCH", 1)
+    monkeypatch.setattr(search, "SCORES_IN_MEMORY", len(DOCUMENTS))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    built = run(index.make, index_spec(study, kind)).spec
+    spec = Spec("runs", "toy", {"depth": 3, "drop_self": False}, {"index": [built.name], "collection": [study[1]]})
+    alone = run(search.make, spec).file("run.trec").read_bytes()
+    shutil.rmtree(spec.folder)
+    share = ["--spec", spec.text, "--part", "queries", "--jobs", "2", "--share"]
+    for number in ("2", "1"):
+        assert run_step(search.make, None, [*share, number], add_device_option, search.PARTS) == 0
+        assert len(list(spec.state.glob("queries/[0-9]*"))) == 3 - int(number)
+    monkeypatch.setattr(search, "open_search", lambda *_: pytest.fail("a query is searched for again"))
+    assert run(search.make, spec).file("run.trec").read_bytes() == alone
+    assert {"queries": 2, "retrieved": 6}.items() <= Artifact.open(spec.name).facts.items()
+    gc.collect()
+    assert not list((tmp_path / "scratch").iterdir()), "PLAID's merged files are deleted"
 
 
 def test_a_plaid_index_is_built_as_pylate_does_by_default() -> None:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_zero.evaluation import disk_space, search
+from colbert_zero.evaluation import disk_space, plaid_search, search
 from colbert_zero.evaluation.search import maxsim, search_exact
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
@@ -48,7 +48,7 @@ def publish_index(ids: list[str], texts: dict[str, list[list[float]]], kind: str
         with VectorWriter(folder, "documents") as documents:
             documents.write(texts, [np.array(matrix, np.float32) for matrix in texts.values()])
 
-    publish(spec, write, {"kind": kind})
+    publish(spec, write, {"kind": kind, "documents": len(texts)})
     return spec
 
 
@@ -100,6 +100,8 @@ def test_queries_searched_in_batches_give_the_same_hits(tmp_path: Path, monkeypa
     expected = [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)]
     monkeypatch.setattr(search, "SCORES_IN_MEMORY", 18)
     assert [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)] == expected
+    some = search_exact(documents, queries, 4, positions=range(1, 4))
+    assert [(query, [name for name, _ in hits]) for query, hits in some] == expected[1:4]
 
 
 @pytest.mark.parametrize(("in_memory", "sizes"), [(18, [2, 2, 1]), (1, [1] * 5), (10**6, [5])])
@@ -133,7 +135,7 @@ def test_plaid_is_searched_as_pylate_does_by_default() -> None:
     from pylate.indexes import PLAID
 
     defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
-    assert (defaults["n_ivf_probe"], defaults["n_full_scores"]) == (search.PLAID_PROBES, search.PLAID_FULL_SCORES)
+    assert (defaults["n_ivf_probe"], defaults["n_full_scores"]) == (plaid_search.PROBES, plaid_search.FULL_SCORES)
 
 
 def test_time_and_speed_are_those_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +144,9 @@ def test_time_and_speed_are_those_of_the_search(tmp_path: Path, monkeypatch: pyt
     collection = publish_collection("toy", dict.fromkeys(texts, "text"), dict.fromkeys("pqr", "text"), {"p": {"a": 1}})
     run = run_spec(publish_index(["p"], texts), collection.name, depth=3)
     times = iter([100.0, 104.00042])
-    monkeypatch.setattr(search.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: next(times)))
     job: Any = SimpleNamespace(
-        options=SimpleNamespace(device="cpu"), threads=1, settings=run.settings, folder=tmp_path, spec=run,
+        options=SimpleNamespace(device="cpu"), threads=1, settings=run.settings, folder=tmp_path, state=tmp_path / "s",
         input=lambda role: Artifact.open(run.inputs[role][0]),
     )  # fmt: skip
     facts = search.make(job)
@@ -213,7 +215,7 @@ def test_where_plaid_writes_there_is_a_folder_with_room(
     files = {f"plaid/0.{name}.npy": {"bytes": 10**9} for name in ("codes", "residuals")}
     index: Any = SimpleNamespace(facts={"kind": "plaid"}, manifest={"outputs": files}, files=lambda: list(files))
     with pytest.raises(UserError, match=message):
-        list(search.search_index(index, random_vectors(tmp_path, "q", [2]), 3, "cpu", scratch))
+        search.open_search(index, random_vectors(tmp_path, "q", [2]), 3, "cpu", scratch)
 
 
 def test_an_exact_search_of_a_small_collection_takes_seconds_on_one_core(tmp_path: Path) -> None:

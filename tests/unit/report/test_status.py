@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -101,18 +100,18 @@ def test_a_step_on_another_node_is_not_taken_for_dead(own: Study) -> None:
     assert re.fullmatch(r"interrupted at 2026-01-01 \d\d:\d\d: OSError: full", describe(spec)), "it said how it ended"
 
 
-def test_shards_and_dense_indexes_say_how_much_of_them_is_done(own: Study) -> None:
+def test_work_in_pieces_says_how_much_of_them_is_done(own: Study) -> None:
     shards = next(spec for spec in own.specs.values() if spec.kind == "shards")
     for name, unit in (("files", "files of x read"), ("shards", "shards of x written")):
         Part(shards.state / name, 3, unit, lambda number, _: {}).make(slice(0, 3, 2) if name == "files" else slice(1))
     (shards.state / "files" / ".000001-x").mkdir()
     last = r"last written to at .*: 2 of 3 files of x read, 1 of 3 shards of x written"
     assert re.fullmatch(last, describe(shards))
-    index = Spec("indexes", "dense.mine", {}, {})
-    record_attempts(index, NOW)
-    (index.state / "documents.progress.json").write_text(json.dumps({"rows": 64, "made": {"total": 100}}))
-    with acquire_lock(lock_of(index), "encoding"):
-        assert describe(index).endswith(": 64 of 100 documents encoded")
+    run = Spec("runs", "colbert.mine", {}, {})
+    record_attempts(run, NOW)
+    Part(run.state / "queries", 5, "batches of 64 queries searched", lambda number, _: {}).make(slice(3))
+    with acquire_lock(lock_of(run), "searching"):
+        assert describe(run).endswith(": 3 of 5 batches of 64 queries searched")
 
 
 def test_what_waits_says_for_what_the_nearest_first(own: Study, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,7 +167,7 @@ def _search_tokens(
     """
     from colbert_zero.evaluation.encode import encode_texts
     from colbert_zero.evaluation.index import resolve_encoding
-    from colbert_zero.evaluation.search import search_exact, search_index
+    from colbert_zero.evaluation.search import open_search, search_exact
     from colbert_zero.evaluation.token_matches import match_tokens, read_text
     from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
     from colbert_zero.models.colbert import load_colbert
@@ -192,7 +192,7 @@ def _search_tokens(
         if is_published(index):
             artifact = Artifact.open(index.name)
             kind = artifact.facts["kind"]
-            ((_, hits),) = search_index(artifact, query, depth, device)
+            ((_, hits),) = open_search(artifact, query, depth, device)(range(1))
             if kind == "exact":
                 encoded = TokenVectors.open(artifact.file("documents.safetensors"), artifact.file("documents.parquet"))
         else:

@@ -3,41 +3,103 @@
     python -m colbert_zero.evaluation.search --spec '{"kind":"runs","label":"colbert.toy",...}' --threads 2 --device cpu
 
 A document's score is its MaxSim: the sum, over the query's token vectors, of the largest inner product with any of the
-document's (Khattab and Zaharia 2020, equation 3). An exact search scores all documents; PLAID scores only those near
-the query's tokens, from quantised vectors. PLAID merges its files in the folder `--scratch`, by default `TMPDIR`, which
-needs room for a second copy.
+document's (Khattab and Zaharia 2020, equation 3). An exact search scores all documents. PLAID (`plaid_search`) scores
+only those near the query's tokens, from quantised vectors; it merges its files in the folder `--scratch`, by default
+`TMPDIR`, which needs room for a second copy.
+
+The queries are searched for in batches, each a piece of the work (see `machine.pieces`), which jobs can share: `--part
+queries --share 2 --jobs 4`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.disk_space import check_space
 from colbert_zero.evaluation.trec import Hits, drop_self_match, write_run
 from colbert_zero.evaluation.vectors import TokenVectors
 from colbert_zero.graph.artifact import Artifact, Job, run_step
 from colbert_zero.graph.console import UserError, log
 from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.machine.pieces import Part
 
+RUN_FILE = "run.trec"
+QUERIES = "queries"
+"""Of the part of the work that jobs can share, and of the files with the queries' vectors and ids."""
 TOKENS_PER_BLOCK = {"cpu": (2048, 512), "cuda": (65536, 4096)}
 """Token vectors of documents and of queries that are multiplied at once: they fit a CPU's cache, or fill a GPU."""
 SCORES_IN_MEMORY = 2**26
 """Scores (queries x documents) in memory at once, of 4 bytes each."""
-PLAID_PROBES, PLAID_FULL_SCORES, PLAID_QUERIES_PER_BATCH = 8, 8192, 512
-"""Centroids looked up for each query token, documents scored in full (PyLate's defaults), and queries at once."""
+PLAID_QUERIES_PER_BATCH = 512
+
+Search = Callable[[range], Iterator[tuple[str, Hits]]]
+"""Searches for the queries at some positions; yields each one's id and its best documents."""
+
+
+class IndexSearch:
+    """The work on a run.
+
+    Attributes:
+        queries: The part of it that jobs can share: the hits of the queries, a batch in each piece.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Open a job's inputs; the index is opened for searches when there is something to search for.
+
+        Raises:
+            UserError: The index holds other queries than the collection.
+        """
+        self._job, self._device = job, choose_device(job)
+        self._index, collection = job.input("index"), Collection.open(job.input("collection"))
+        self._vectors = TokenVectors.open(*(self._index.file(f"{QUERIES}.{end}") for end in ("safetensors", "parquet")))
+        if self._vectors.ids != list(collection.judged_queries):
+            raise UserError(
+                f"{self._index.folder} was made for other queries than those of {collection.queries_file}; "
+                f"give the run the index of its own collection"
+            )
+        exact, count = self._index.facts["kind"] == "exact", len(self._vectors.ids)
+        most = queries_per_batch(self._index.facts["documents"]) if exact else PLAID_QUERIES_PER_BATCH
+        self._size = min(count, most)
+        batches = -(-count // self._size)
+        self.queries = Part(job.state / QUERIES, batches, f"batches of {self._size} queries searched", self._write)
+
+    @cached_property
+    def _search(self) -> Search:
+        depth = self._job.settings["depth"] + self._job.settings["drop_self"]
+        return open_search(self._index, self._vectors, depth, self._device, vars(self._job.options).get("scratch"))
+
+    def _write(self, number: int, folder: Path) -> Mapping[str, Any]:
+        """Write the lines of the run for a batch of queries."""
+        search, settings = self._search, self._job.settings
+        started = time.monotonic()
+        batch = range(len(self._vectors.ids))[number * self._size : (number + 1) * self._size]
+        results = {
+            query: drop_self_match(query, hits, settings["drop_self"])[: settings["depth"]]
+            for query, hits in search(batch)
+        }
+        seconds = time.monotonic() - started
+        write_run(folder / RUN_FILE, results, self._index.spec.inputs["model"][0])
+        return {
+            "queries": len(results),
+            "retrieved": sum(map(len, results.values())),
+            "queries_without_results": sum(not documents for documents in results.values()),
+            "searching_seconds": seconds,
+        }
+
+
+PARTS = {QUERIES: lambda job: IndexSearch(job).queries}
+"""The part of the work that jobs can share."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
@@ -46,29 +108,20 @@ def make(job: Job) -> Mapping[str, Any]:
     Raises:
         UserError: The index holds other queries than the collection.
     """
-    device = choose_device(job)
-    index, collection = job.input("index"), Collection.open(job.input("collection"))
-    queries = TokenVectors.open(index.file("queries.safetensors"), index.file("queries.parquet"))
-    if queries.ids != list(collection.judged_queries):
-        raise UserError(
-            f"{index.folder} was made for other queries than those of {collection.queries_file}; "
-            f"give the run the index of its own collection"
-        )
-    depth, drop_self = job.settings["depth"], job.settings["drop_self"]
-    started = time.monotonic()
-    ranked = search_index(index, queries, depth + drop_self, device, vars(job.options).get("scratch") or None)
-    results = {query: drop_self_match(query, hits, drop_self)[:depth] for query, hits in ranked}
-    seconds = time.monotonic() - started
-    write_run(job.folder / "run.trec", results, index.spec.inputs["model"][0])
-    empty = sum(not documents for documents in results.values())
-    if empty:
+    queries = IndexSearch(job).queries
+    queries.make()
+    with (job.folder / RUN_FILE).open("wb") as run:
+        for number in range(queries.count):
+            with (queries.piece(number) / RUN_FILE).open("rb") as lines:
+                shutil.copyfileobj(lines, run)
+    pieces = queries.facts()
+    facts = {name: sum(piece[name] for piece in pieces) for name in pieces[0]}
+    if empty := facts["queries_without_results"]:
         log.info("%d queries retrieved no document", empty)
-    return {
-        "queries": len(results),
-        "retrieved": sum(map(len, results.values())),
-        "queries_without_results": empty,
+    seconds = facts.pop("searching_seconds")
+    return facts | {
         "searching_seconds": round(seconds, 3),
-        "queries_per_second": round(len(results) / seconds, 1),
+        "queries_per_second": round(facts["queries"] / seconds, 1),
     }
 
 
@@ -78,22 +131,27 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scratch", help="a folder for what PLAID writes, $VARIABLES in it replaced (TMPDIR)")
 
 
-def search_index(
-    index: Artifact, queries: TokenVectors, depth: int, device: str, scratch: str | None = None
-) -> Iterator[tuple[str, Hits]]:
-    """Search an index of either kind for queries; yield each query's id and its best documents.
+def open_search(index: Artifact, queries: TokenVectors, depth: int, device: str, scratch: str | None = None) -> Search:
+    """Open an index of either kind, to search for batches of queries.
 
     Raises:
         UserError: `scratch`, where PLAID merges its files, is no folder, or has too little room.
     """
     if index.facts["kind"] == "exact":
         documents = TokenVectors.open(index.file("documents.safetensors"), index.file("documents.parquet"))
-        return search_exact(documents, queries, depth, device)
-    return _search_plaid(index, queries, depth, device, scratch)
+        return partial(search_exact, documents, queries, depth, device)
+    from colbert_zero.evaluation.plaid_search import PlaidSearch
+
+    return partial(PlaidSearch(index, device, scratch).search, queries, depth)
+
+
+def queries_per_batch(documents: int) -> int:
+    """How many queries are scored at once with all of so many documents."""
+    return max(1, SCORES_IN_MEMORY // documents)
 
 
 def search_exact(
-    documents: TokenVectors, queries: TokenVectors, depth: int, device: str = "cpu"
+    documents: TokenVectors, queries: TokenVectors, depth: int, device: str = "cpu", positions: range | None = None
 ) -> Iterator[tuple[str, Hits]]:
     """Score all documents by MaxSim and yield each query's best; equal scores go by descending id (trec_eval's order).
 
@@ -102,14 +160,16 @@ def search_exact(
         queries: At least one, of the same dimensions.
         depth: The number of documents for each query.
         device: Where to compute.
+        positions: The positions of the queries to search for; by default all.
 
     Yields:
         Each query's id and hits, in the order of `queries`.
     """
     by_descending_id = sorted(range(len(documents.ids)), key=lambda position: documents.ids[position], reverse=True)
-    queries_per_batch = max(1, SCORES_IN_MEMORY // len(documents.ids))
-    for start in range(0, len(queries.ids), queries_per_batch):
-        batch = range(start, min(start + queries_per_batch, len(queries.ids)))
+    positions = range(len(queries.ids)) if positions is None else positions
+    size = queries_per_batch(len(documents.ids))
+    for start in range(0, len(positions), size):
+        batch = positions[start : start + size]
         scores = maxsim(documents, queries, batch, device)[:, by_descending_id]
         for query, row in zip(batch, scores, strict=True):
             top = _top_k(row, depth)
@@ -188,41 +248,5 @@ def _top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
     return positions[np.argsort(-scores[positions], kind="stable")][:k]
 
 
-def _search_plaid(
-    index: Artifact, queries: TokenVectors, depth: int, device: str, scratch: str | None
-) -> Iterator[tuple[str, Hits]]:
-    from fast_plaid.search import FastPlaid
-
-    parent = Path(os.path.expandvars(scratch) if scratch else tempfile.gettempdir())
-    if not parent.is_dir():
-        raise UserError(f"{parent} is no folder on this machine; name one under resources.search_index.scratch")
-    merged = [name for name in index.files() if name.endswith((".codes.npy", ".residuals.npy"))]
-    needed = sum(index.manifest["outputs"][name]["bytes"] for name in merged)
-    check_space(
-        parent, needed, "the merged files of PLAID", "name a larger folder under resources.search_index.scratch"
-    )
-    ids = pq.read_table(index.file("documents.parquet"))["id"].to_pylist()
-    matrices = torch.split(queries.vectors, queries.lengths.tolist())
-    with tempfile.TemporaryDirectory(prefix="colbert-zero-", dir=parent) as folder:
-        # fast-plaid writes into the folder that it searches: give it a folder of links instead of the published one.
-        for name in index.files():
-            if name.startswith("plaid/"):
-                (Path(folder) / Path(name).name).symlink_to(index.file(name).resolve())
-        plaid = FastPlaid(index=folder, device=device)
-        for start in range(0, len(queries.ids), PLAID_QUERIES_PER_BATCH):
-            batch = slice(start, start + PLAID_QUERIES_PER_BATCH)
-            results = plaid.search(
-                [matrix.float() for matrix in matrices[batch]],
-                top_k=depth,
-                n_ivf_probe=PLAID_PROBES,
-                n_full_scores=max(PLAID_FULL_SCORES, depth),
-                show_progress=False,
-                n_processes=1,
-            )
-            for query, hits in zip(queries.ids[batch], results, strict=True):
-                yield query, [(ids[position], score) for position, score in hits]
-        plaid.close()
-
-
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_search_options))
+    sys.exit(run_step(make, __doc__, add_options=add_search_options, parts=PARTS))

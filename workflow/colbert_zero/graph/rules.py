@@ -65,7 +65,9 @@ RULES: dict[tuple[str, str], Rule] = {
         "build_index", "build_index", may_use_gpu=True, module="evaluation.index", parts=("documents",)
     ),
     ("runs", "dense"): Rule("search_embeddings", "search_embeddings", may_use_gpu=True),
-    ("runs", "colbert"): Rule("search_index", "search_index", may_use_gpu=True),
+    ("runs", "colbert"): Rule(
+        "search_index", "search_index", may_use_gpu=True, module="evaluation.search", parts=("queries",)
+    ),
     ("runs", "bm25"): Rule("search_bm25", "search_bm25"),
     ("measures", ""): Rule("measure_run", "measure_run"),
     ("contamination", ""): Rule("find_contamination", "find_contamination"),

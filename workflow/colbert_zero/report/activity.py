@@ -81,10 +81,6 @@ def _how_far(spec: Spec) -> Iterator[str]:
     if spec.kind == "models":
         yield from _training(read_progress(spec.state))
     yield from _pieces(spec)
-    if spec.kind == "indexes":
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            progress = json.loads((spec.state / "documents.progress.json").read_bytes())
-            yield f"{int(progress['rows'])} of {int(progress['made']['total'])} documents encoded"
 
 
 def _training(progress: Mapping[str, Any]) -> Iterator[str]:
