@@ -20,6 +20,7 @@ WORDS = ["amber", "birch", "cedar", "daisy", "ember", "fjord", "grove", "heath",
 INTERRUPTIONS = {
     "candidates/bm25": "cancelled",
     "candidates/dense": "requeued",
+    "negatives/": "cancelled",
     "scores/neural": "node down",
     "indexes/dense": "cancelled",
     "indexes/": "time limit",

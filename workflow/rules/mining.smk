@@ -64,6 +64,7 @@ rule mine_dense:
 rule filter_negatives:
     input:
         input_specs,
+        shares,
         image=image_file("torch"),
     output:
         "results/negatives/{label}-{key}/spec.json",
@@ -72,6 +73,7 @@ rule filter_negatives:
     benchmark:
         "benchmarks/negatives/{label}-{key}.tsv"
     priority: 1
+    retries: RESUMING_RETRIES
     container:
         image("torch")
     threads: resource("filter_negatives", "threads")

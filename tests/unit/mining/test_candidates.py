@@ -52,6 +52,9 @@ def test_candidates_are_read_as_they_were_written_and_counted(
             assert candidates.documents.tolist() == expected.documents.tolist()
             assert candidates.scores.tolist() == expected.scores.tolist()
             assert candidates.positive_score == expected.positive_score
+    for rows in (range(2, 6), range(3, 4), range(7), range(6, 7)):
+        some = [candidates.documents.tolist() for candidates in read_candidates(made, rows)]
+        assert some == [ROWS[row].documents.tolist() for row in rows]
     # Nobody filters by them, and they would be a part of the bytes.
     group = pq.read_metadata(made.file("candidates.parquet")).row_group(0)
     assert not any(group.column(column).is_stats_set for column in range(group.num_columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import MonkeyPatch
 
-from colbert_zero.graph.artifact import Artifact, Job, Spec
+from colbert_zero.graph.artifact import Artifact, Job, Spec, file_digests, run_step
+from colbert_zero.mining import negatives
 from colbert_zero.mining.candidates import Candidates
 from colbert_zero.mining.filters import Miner
 from colbert_zero.mining.judge import NO_JUDGEMENT, Judge, Judgement
-from colbert_zero.mining.negatives import NegativeSampler, make
+from colbert_zero.mining.negatives import make
+from colbert_zero.mining.sampler import NegativeSampler
 from colbert_zero.teaching.scoring import choose_documents, write_scores
 from mined import publish_candidates, publish_shards, publish_step, rows_in
 
@@ -122,3 +125,23 @@ def test_a_teachers_scores_judge_the_rows_that_it_scored() -> None:
     assert counting.facts["above_the_positive"] == {"a": 0, "judge": 6}
     assert sum(counting.facts["score_histograms"]["judge"]["positives"]) == 6
     assert counting.facts["rows_dropped"] == 0 and refusing.facts["rows_dropped"] == 2
+
+
+def test_rows_filtered_in_pieces_resume_are_shared_and_give_the_same_bytes(monkeypatch: MonkeyPatch) -> None:
+    shards = publish_shards([(f"query {row}", text) for row, text in enumerate(TEXTS)], rows_per_shard=3)
+    lists = [([row, *((row + step) % 8 for step in (1, 2, 3))], [9.0, 5.0, 4.0 - row, 3.0], 9.0) for row in range(8)]
+    candidates = publish_candidates(shards, lists)
+    scores = teacher(shards, candidates, [[2.0, 3.0, 1.5, 0.5]] * 5 + [[1.0] * 4] + [[2.0, 3.0, 1.5, 0.5]] * 2, 4)
+    inputs = {"shards": [shards.name], "candidates": [candidates.name], "scores": [scores.name]}
+    spec = Spec("negatives", "mine", {**SETTINGS, "judge": {}}, inputs)
+    alone = publish_step(make, spec)
+    files, facts = file_digests(alone.folder), alone.facts
+    shutil.rmtree(alone.folder)
+    monkeypatch.setattr(negatives, "ROWS_PER_PIECE", 3)
+    for share, pieces in (("2", 1), ("1", 3)):
+        words = ["--spec", spec.text, "--threads", "2", "--part", "rows", "--share", share, "--jobs", "2"]
+        assert run_step(make, None, words, parts=negatives.PARTS) == 0
+        assert len(list(spec.state.glob("rows/[0-9]*"))) == pieces
+    monkeypatch.setattr(NegativeSampler, "sample", lambda *_: pytest.fail("a row is filtered again"))
+    together = publish_step(make, spec)
+    assert (file_digests(together.folder), together.facts) == (files, facts)

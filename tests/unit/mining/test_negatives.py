@@ -16,7 +16,8 @@ from colbert_zero.graph.draws import draw
 from colbert_zero.mining.candidates import Candidates, fuse
 from colbert_zero.mining.examples import Examples
 from colbert_zero.mining.filters import Miner
-from colbert_zero.mining.negatives import NegativeSampler, make
+from colbert_zero.mining.negatives import make
+from colbert_zero.mining.sampler import NegativeSampler
 from mined import publish_candidates, publish_shards, publish_step, rows_in
 
 PAIRS = [(f"query {row}", f"document {row}") for row in range(12)]

@@ -18,6 +18,13 @@ def test_counts_are_numpys_of_the_same_bins_in_any_order(rows, shuffled):
             histogram.add(np.float32(positive), np.array([*negatives, np.nan], np.float32))
     facts = one.facts
     assert facts == other.facts
+    together = ScoreHistogram()
+    for some in (rows[::2], rows[1::2], []):
+        part = ScoreHistogram()
+        for positive, negatives in some:
+            part.add(np.float32(positive), np.array(negatives, np.float32))
+        together.include(part.facts)
+    assert together.facts == facts
     bins = len(facts["positives"])
     edges = facts["low"] + facts["width"] * np.arange(bins + 1)
     of_rows = {

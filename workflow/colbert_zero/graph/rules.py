@@ -47,7 +47,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("candidates", "dense"): Rule(
         "mine_dense", "mine_dense", may_use_gpu=True, module="mining.dense", parts=("documents", "queries")
     ),
-    ("negatives", ""): Rule("filter_negatives", "filter_negatives"),
+    ("negatives", ""): Rule("filter_negatives", "filter_negatives", module="mining.negatives", parts=("rows",)),
     ("scores", "bm25"): Rule("teach_bm25", "teach_bm25"),
     ("scores", "neural"): Rule(
         "teach_neural", "teach_neural", may_use_gpu=True, module="teaching.neural", parts=("rows",)

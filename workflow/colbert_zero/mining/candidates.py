@@ -106,25 +106,29 @@ def _parquet_writer(folder: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(folder / CANDIDATES_FILE, SCHEMA, compression="zstd", write_statistics=False)
 
 
-def read_candidates(artifact: Artifact) -> Iterator[Candidates]:
-    """Yield one miner's candidates, row by row.
+def read_candidates(artifact: Artifact, rows: range | None = None) -> Iterator[Candidates]:
+    """Yield one miner's candidates, row by row: those of all rows, or of consecutive `rows`.
 
     Raises:
         UserError: The file is missing, truncated or edited.
     """
     with pq.ParquetFile(artifact.file(CANDIDATES_FILE)) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP):
+        rows = range(file.metadata.num_rows) if rows is None else rows
+        groups = range(rows.start // ROWS_PER_GROUP, -(-rows.stop // ROWS_PER_GROUP))
+        for group, batch in zip(groups, file.iter_batches(ROWS_PER_GROUP, list(groups)), strict=True):
+            first = group * ROWS_PER_GROUP
             documents = batch.column("documents")
             offsets, numbers = documents.offsets.to_numpy(), documents.values.to_numpy()
             scores = batch.column("scores").values.to_numpy()
-            for row, positive_score in enumerate(batch.column("positive_score").to_numpy()):
+            positive_scores = batch.column("positive_score").to_numpy()
+            for row in range(max(rows.start - first, 0), min(rows.stop - first, len(batch))):
                 of_row = slice(offsets[row], offsets[row + 1])
-                yield Candidates(numbers[of_row], scores[of_row], positive_score)
+                yield Candidates(numbers[of_row], scores[of_row], positive_scores[row])
 
 
-def read_lists(miners: Sequence[Artifact]) -> Iterator[tuple[Candidates, ...]]:
-    """Yield the candidates of each row: a list from every miner, in the order of `miners`."""
-    yield from zip(*map(read_candidates, miners), strict=True)
+def read_lists(miners: Sequence[Artifact], rows: range | None = None) -> Iterator[tuple[Candidates, ...]]:
+    """Yield the candidates of each row, or of consecutive `rows`: a list from every miner, in the order of `miners`."""
+    yield from zip(*(read_candidates(miner, rows) for miner in miners), strict=True)
 
 
 def fuse(lists: Sequence[Candidates], fusion: str = DEFAULT_FUSION) -> Candidates:

@@ -14,21 +14,28 @@ EXAMPLES = 3
 
 
 class Examples:
-    """Some of the rows that pass by: those with the lowest draws."""
+    """Some of the rows that pass by: those with the lowest draws.
+
+    Attributes:
+        drawn: The draw of each, and the row.
+    """
 
     def __init__(self, seed: int, label: str) -> None:
         """Draw by the study's seed and the source."""
         self._seed, self._label = seed, label
-        self._drawn: list[tuple[int, dict[str, Any]]] = []
+        self.drawn: list[tuple[int, dict[str, Any]]] = []
 
     def drawn_from(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield rows as they are, and remember some."""
         for row in rows:
-            number = draw(self._seed, "examples", self._label, row["row"])
-            self._drawn = sorted([*self._drawn, (number, row)], key=itemgetter(0))[:EXAMPLES]
+            self.include([(draw(self._seed, "examples", self._label, row["row"]), row)])
             yield row
+
+    def include(self, drawn: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        """Remember some of what was drawn from other rows."""
+        self.drawn = sorted([*self.drawn, *drawn], key=itemgetter(0))[:EXAMPLES]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows, in the order of their numbers."""
-        return sorted((row for _, row in self._drawn), key=itemgetter("row"))
+        return sorted((row for _, row in self.drawn), key=itemgetter("row"))

@@ -8,14 +8,15 @@ keeps nothing of it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from colbert_zero.data.rows import RowReader
+from colbert_zero.data.rows import ROWS_PER_GROUP, RowReader
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.mining.filters import score_tests
 
@@ -73,18 +74,28 @@ class Judge:
         return refused
 
 
-def judgements(scores: Artifact, rows: int) -> Iterator[Judgement]:
-    """Yield what a teacher says of each row of the shards, of which there are `rows`.
+def judgements(scores: Artifact, rows: range) -> Iterator[Judgement]:
+    """Yield what a teacher says of each of some consecutive rows of the shards.
 
     Raises:
         UserError: A file of the scores is missing, truncated or edited.
     """
-    judged = (record for batch in RowReader(scores).scan(("row", "documents", "raw")) for record in batch.to_pylist())
+    reader = RowReader(scores)
+    # A teacher leaves out rows, so the first is looked for.
+    first = bisect_left(range(len(reader)), rows.start, key=lambda at: reader.read(at, at + 1)["row"][0].as_py())
+    judged = _records(reader, first)
     following = next(judged, None)
-    for row in range(rows):
+    for row in rows:
         if following is None or following["row"] != row:
             yield NO_JUDGEMENT
             continue
         # A teacher scores a row's own document first.
         yield Judgement(following["raw"][0], dict(zip(following["documents"], following["raw"], strict=True)))
         following = next(judged, None)
+
+
+def _records(reader: RowReader, first: int) -> Iterator[dict[str, Any]]:
+    """The records of a teacher's scores, from the one with a number on."""
+    for start in range(first, len(reader), ROWS_PER_GROUP):
+        table = reader.read(start, min(start + ROWS_PER_GROUP, len(reader)))
+        yield from table.select(["row", "documents", "raw"]).to_pylist()

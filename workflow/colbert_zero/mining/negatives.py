@@ -1,190 +1,135 @@
 """Choose each row's negatives among its candidates, except those too close to the positive.
 
-    python -m colbert_zero.mining.negatives --spec JSON
+    python -m colbert_zero.mining.negatives --spec JSON --threads 2
 
 Candidates are dropped that are known to answer the query, that score nearly as much as the positive (`filters`), also
 by a teacher that judges them (`judge`), or whose text is nearly that of a positive (`resemblance`); of the others, as
-many as are asked for are chosen.
+many as are asked for are chosen (`sampler`).
+
+A slice of the rows is a piece of the work (see `machine.pieces`), for `--threads` processes or for several jobs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from colbert_zero.data.rows import MINED_SCHEMA, RowWriter
-from colbert_zero.graph.artifact import Job, step_main
-from colbert_zero.graph.console import UserError, progress
-from colbert_zero.graph.draws import sample
-from colbert_zero.graph.limits import DEFAULT_FUSION
-from colbert_zero.mining.candidates import Candidates, fuse, raw_scores, read_lists
+from colbert_zero.data.rows import MINED_SCHEMA, ROWS_PER_GROUP, RowWriter, shard_file_name
+from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
+from colbert_zero.graph.console import UserError
+from colbert_zero.machine.pieces import Part
+from colbert_zero.mining.candidates import CANDIDATES_FILE, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
 from colbert_zero.mining.examples import EXAMPLES_FILE, Examples
-from colbert_zero.mining.filters import SCORE_REASONS, Miner, refused_by_scores
-from colbert_zero.mining.judge import JUDGE, JUDGE_REASONS, NO_JUDGEMENT, Judge, Judgement, judgements
-from colbert_zero.mining.resemblance import resemblance, shingles
-from colbert_zero.mining.score_histogram import ScoreHistogram
+from colbert_zero.mining.filters import Miner
+from colbert_zero.mining.judge import JUDGE, NO_JUDGEMENT, Judge, judgements
+from colbert_zero.mining.sampler import NegativeSampler
 
-REASONS = (
-    "known positive",
-    "skipped rank",
-    "beyond the last rank",
-    *SCORE_REASONS,
-    *JUDGE_REASONS,
-    "near-duplicate of a positive",
-    "beyond what was asked",
-    "too few for the row",
-)
-"""Why candidates are dropped, in the order in which they are asked: the first reason counts."""
+ROWS_PER_PIECE = 16_384
 
 
-@dataclass
-class NegativeSampler:
-    """Chooses negatives, and counts for every candidate whether it is kept, or for which reason it is dropped.
+@dataclass(frozen=True)
+class RowFilter:
+    """Chooses the negatives of slices of a source's rows, in whichever process.
 
     Attributes:
-        p: The fraction of the positive's score that a candidate's score must lie below.
-        negatives: Number of negatives per row; a row with fewer is dropped.
-        skip: Number of best candidates to skip, known positives not counted.
-        choose: `top` for the best candidates that are left, or `random` for a random sample of them.
-        seed: The study's seed, for the random sample.
-        label: The source, for the random sample.
-        miners: What proposed the candidates; each of a row's lists comes from one.
-        last_rank: The rank of the last candidate to choose from, known positives not counted; None: all.
-        fusion: How the lists of several miners are put in one order; see `candidates.fuse`.
-        near_duplicates: The resemblance to a known positive from which on a candidate is dropped; None: not asked.
-        judge: What is asked besides about the candidates; None: nothing is.
-        texts: The documents' texts, of which near-duplicates are told, and by which a judge knows documents.
+        spec: What is made.
+        shards: The source's rows.
+        candidates: Those of each miner.
+        scores: What a judge says of them, if there is one.
+        rows_per_piece: The size of a slice.
     """
 
-    p: float
-    negatives: int
-    skip: int
-    choose: str
-    seed: int
-    label: str
-    miners: Sequence[Miner]
-    last_rank: int | None = None
-    fusion: str = DEFAULT_FUSION
-    near_duplicates: float | None = None
-    judge: Judge | None = None
-    texts: Sequence[str] = ()
-    rows: int = 0
-    rows_kept: int = 0
-    candidates: int = 0
-    dropped: dict[str, int] = field(init=False)
-    above_the_positive: dict[str, int] = field(init=False)
-    histograms: dict[str, ScoreHistogram] = field(init=False)
+    spec: Spec
+    shards: Artifact
+    candidates: Sequence[Artifact]
+    scores: Artifact | None
+    rows_per_piece: int
 
-    def __post_init__(self) -> None:
-        """Start counting."""
-        self.dropped = {reason: 0 for reason in REASONS if self.judge is not None or reason not in JUDGE_REASONS}
-        names = [miner.name for miner in self.miners]
-        fused = ["fused"] if len(names) > 1 else []
-        judge = [JUDGE] if self.judge is not None else []
-        self.above_the_positive = dict.fromkeys([*names, *fused, *judge], 0)
-        self.histograms = {name: ScoreHistogram() for name in [*names, *judge]}
+    @classmethod
+    def of(cls, job: Job) -> RowFilter:
+        """That of a job, with its candidates verified: once, and not by each process.
 
-    def sample(
-        self,
-        row: int,
-        lists: Sequence[Candidates],
-        known_positives: npt.NDArray[np.int32],
-        judgement: Judgement = NO_JUDGEMENT,
-    ) -> list[int] | None:
-        """Choose a row's negatives: their numbers, best first, or None if there are too few.
-
-        Args:
-            row: The row's number, which seeds the random sample.
-            lists: The row's candidates, a list from each miner, in their order.
-            known_positives: Numbers of the documents known to answer the row's query.
-            judgement: What the judge says of the row, if there is one.
+        Raises:
+            UserError: A file of the candidates is missing, truncated or edited.
         """
-        fused = fuse(lists, self.fusion)
-        raw = [raw_scores(candidates, fused.documents) for candidates in lists]
-        # What each says of the documents, and of the row's own. A single miner's list is the fused one.
-        scored = {
-            miner.name: (scores, float(candidates.positive_score))
-            for miner, scores, candidates in zip(self.miners, raw, lists, strict=True)
+        candidates = job.inputs("candidates")
+        for artifact in candidates:
+            artifact.file(CANDIDATES_FILE)
+        scores = job.input("scores") if JUDGE in job.settings else None
+        return cls(job.spec, job.input("shards"), candidates, scores, ROWS_PER_PIECE)
+
+    def corpus(self) -> TrainingCorpus:
+        """The source's documents and queries."""
+        return TrainingCorpus.from_shards(self.shards, self.spec.state)
+
+    def sampler(self, texts: Sequence[str] = ()) -> NegativeSampler:
+        """What chooses among documents with these texts, or only counts."""
+        settings = {
+            name: value for name, value in self.spec.settings.items() if name not in ("filter", "margins", JUDGE)
         }
-        if len(lists) > 1:
-            scored["fused"] = fused.scores, float(fused.positive_score)
-        self.rows += 1
-        self.candidates += len(fused.documents)
-        left = np.arange(len(fused.documents))
-        left = self._drop("known positive", left, np.isin(fused.documents, known_positives))
-        ranks = np.arange(len(left)) + 1
-        left = self._drop("skipped rank", left, ranks <= self.skip)
-        if self.last_rank is not None:
-            left = self._drop("beyond the last rank", left, ranks[self.skip :] > self.last_rank)
-        for reason, refused in refused_by_scores(self.miners, lists, raw, known_positives, self.p).items():
-            left = self._drop(reason, left, refused[left])
-        if self.judge is not None:
-            of_judge = judgement.scores([self.texts[number] for number in fused.documents])
-            for reason, refused in self.judge.refused(of_judge, judgement.positive_score).items():
-                left = self._drop(reason, left, refused[left])
-            scored[JUDGE] = of_judge, judgement.positive_score
-        left = self._drop("near-duplicate of a positive", left, self._repeats(fused.documents[left], known_positives))
-        kept: list[int] = left.tolist()
-        if len(kept) < self.negatives:
-            self.dropped["too few for the row"] += len(kept)
-            return None
-        self.dropped["beyond what was asked"] += len(kept) - self.negatives
-        self.rows_kept += 1
-        if self.choose == "random":
-            chosen = sample(kept, self.negatives, self.seed, "negatives", self.label, row)
-        else:
-            chosen = kept[: self.negatives]
-        for name, (scores, positive_score) in scored.items():
-            self.above_the_positive[name] += int((scores[chosen] > positive_score).sum())
-            if name in self.histograms and not np.isnan(positive_score):
-                self.histograms[name].add(positive_score, scores[chosen])
-        numbers: list[int] = fused.documents[chosen].tolist()
-        return numbers
+        judge = Judge(**self.spec.settings[JUDGE]) if JUDGE in self.spec.settings else None
+        return NegativeSampler(**settings, label=self.spec.label, miners=self._miners(), judge=judge, texts=texts)
 
-    def _drop(self, reason: str, left: npt.NDArray[np.int64], refused: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Count what is refused of the candidates that are left, and return the others."""
-        self.dropped[reason] += int(refused.sum())
-        return left[~refused]
+    def __call__(self, number: int, folder: Path) -> Mapping[str, Any]:
+        """Write the rows of the slice with a number that have enough negatives; return what was counted."""
+        corpus = self.corpus()
+        sampler = self.sampler(corpus.texts)
+        examples = Examples(sampler.seed, sampler.label)
+        rows = range(len(corpus.queries))[number * self.rows_per_piece :][: self.rows_per_piece]
+        with RowWriter(folder, MINED_SCHEMA, self.rows_per_piece) as writer:
+            writer.write_records(examples.drawn_from(self._mined_rows(corpus, sampler, rows)))
+        return {"examples": examples.drawn, "report": sampler.report}
 
-    def _repeats(
-        self, documents: npt.NDArray[np.int32], known_positives: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.bool_]:
-        """Which of some documents are near-duplicates of a known positive, if that is asked."""
-        repeats = np.zeros(len(documents), np.bool_)
-        if self.near_duplicates is not None:
-            positives = [shingles(self.texts[number]) for number in known_positives]
-            for at, number in enumerate(documents):
-                of_document = shingles(self.texts[number])
-                repeats[at] = any(resemblance(of_document, other) >= self.near_duplicates for other in positives)
-        return repeats
+    def _miners(self) -> list[Miner]:
+        """The miners of the candidates.
 
-    @property
-    def report(self) -> dict[str, Any]:
-        """How many candidates and rows were kept and dropped; `candidates` is the sum of `kept` and `dropped`.
-
-        `above_the_positive` says how many of the kept have a score above that of the row's own document: by each
-        miner's scores, among those that it retrieved, and by the fused ones. `score_histograms` has the scores of the
-        rows that were kept, by miner: those of their own documents, and of the negatives that it retrieved. A judge
-        is counted beside the miners.
+        The setting `filter` has the positions of those that filter, of several; `margins` has the margin of each, or
+        null.
         """
-        return {
-            "source": self.label,
-            "candidates": self.candidates,
-            "dropped": self.dropped,
-            "kept": self.rows_kept * self.negatives,
-            "above_the_positive": self.above_the_positive,
-            "score_histograms": {name: histogram.facts for name, histogram in self.histograms.items()},
-            "rows_read": self.rows,
-            "rows_kept": self.rows_kept,
-            "rows_dropped": self.rows - self.rows_kept,
-        }
+        settings = self.spec.settings
+        filters = settings.get("filter", range(len(self.candidates)))
+        margins = settings.get("margins", [None] * len(self.candidates))
+        names = [artifact.spec.label.partition(".")[0] for artifact in self.candidates]
+        return [
+            Miner(
+                name if names.count(name) == 1 else f"{name}-{artifact.spec.key}",
+                artifact.spec.settings["depth"],
+                at in filters,
+                margin,
+            )
+            for at, (name, artifact, margin) in enumerate(zip(names, self.candidates, margins, strict=True))
+        ]
+
+    def _mined_rows(self, corpus: TrainingCorpus, sampler: NegativeSampler, rows: range) -> Iterator[dict[str, Any]]:
+        lists = read_lists(self.candidates, rows)
+        of_judge = repeat(NO_JUDGEMENT, len(rows)) if self.scores is None else judgements(self.scores, rows)
+        for row, of_row, judgement in zip(rows, lists, of_judge, strict=True):
+            negatives = sampler.sample(row, of_row, corpus.known_positives(row), judgement)
+            if negatives is not None:
+                yield {
+                    "row": row,
+                    "query": corpus.queries[row],
+                    "document": corpus.texts[corpus.positives[row]],
+                    "negatives": [corpus.texts[number] for number in negatives],
+                }
+
+
+def _rows(job: Job) -> Part:
+    write = RowFilter.of(job)
+    count = -(-len(write.corpus().queries) // ROWS_PER_PIECE)
+    return Part(job.state / "rows", count, f"slices of {ROWS_PER_PIECE} rows filtered", write, job.threads)
+
+
+PARTS = {"rows": _rows}
+"""The part of the work that jobs can share."""
 
 
 def make(job: Job) -> Mapping[str, Any]:
@@ -193,15 +138,18 @@ def make(job: Job) -> Mapping[str, Any]:
     Raises:
         UserError: No row has enough negatives.
     """
-    shards = job.input("shards")
-    corpus = TrainingCorpus.from_shards(shards, job.state)
-    settings = {name: value for name, value in job.settings.items() if name not in ("filter", "margins", JUDGE)}
-    judge = Judge(**job.settings[JUDGE]) if JUDGE in job.settings else None
-    sampler = NegativeSampler(**settings, label=job.spec.label, miners=_miners(job), judge=judge, texts=corpus.texts)
-    with RowWriter(job.folder, MINED_SCHEMA, shards.spec.settings["rows_per_shard"]) as writer:
-        examples = Examples(sampler.seed, sampler.label)
-        mined = progress(_mined_rows(job, corpus, sampler), len(corpus.queries), "rows")
-        writer.write_records(examples.drawn_from(mined))
+    rows = _rows(job)
+    rows.make()
+    sampler = RowFilter.of(job).sampler()
+    examples = Examples(sampler.seed, sampler.label)
+    for facts in rows.facts():
+        sampler.include(facts["report"])
+        examples.include(facts["examples"])
+    with RowWriter(job.folder, MINED_SCHEMA, job.input("shards").spec.settings["rows_per_shard"]) as writer:
+        for number in range(rows.count):
+            with pq.ParquetFile(rows.piece(number) / shard_file_name(0)) as piece:
+                for batch in piece.iter_batches(ROWS_PER_GROUP):
+                    writer.write(pa.Table.from_batches([batch]))
     if not writer.rows:
         raise UserError(
             f"{job.spec.label}: no row has {sampler.negatives} negatives left ({sampler.report['dropped']}): "
@@ -212,40 +160,5 @@ def make(job: Job) -> Mapping[str, Any]:
     return {**writer.facts, **sampler.report}
 
 
-def _miners(job: Job) -> list[Miner]:
-    """The miners of a job's candidates.
-
-    Its setting `filter` has the positions of those that filter, of several; `margins` has the margin of each, or null.
-    """
-    artifacts = job.inputs("candidates")
-    filters = job.settings.get("filter", range(len(artifacts)))
-    margins = job.settings.get("margins", [None] * len(artifacts))
-    names = [artifact.spec.label.partition(".")[0] for artifact in artifacts]
-    return [
-        Miner(
-            name if names.count(name) == 1 else f"{name}-{artifact.spec.key}",
-            artifact.spec.settings["depth"],
-            at in filters,
-            margin,
-        )
-        for at, (name, artifact, margin) in enumerate(zip(names, artifacts, margins, strict=True))
-    ]
-
-
-def _mined_rows(job: Job, corpus: TrainingCorpus, sampler: NegativeSampler) -> Iterator[dict[str, Any]]:
-    all_lists = read_lists(job.inputs("candidates"))
-    rows = len(corpus.queries)
-    of_judge = judgements(job.input("scores"), rows) if sampler.judge is not None else repeat(NO_JUDGEMENT, rows)
-    for row, (lists, judgement) in enumerate(zip(all_lists, of_judge, strict=True)):
-        negatives = sampler.sample(row, lists, corpus.known_positives(row), judgement)
-        if negatives is not None:
-            yield {
-                "row": row,
-                "query": corpus.queries[row],
-                "document": corpus.texts[corpus.positives[row]],
-                "negatives": [corpus.texts[number] for number in negatives],
-            }
-
-
 if __name__ == "__main__":
-    step_main(make, __doc__)
+    step_main(make, __doc__, PARTS)

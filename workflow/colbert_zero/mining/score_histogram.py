@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,20 @@ class ScoreHistogram:
         """Count the score of a row's own document, and those of its negatives, without those that are NaN."""
         for name, some in (("positives", np.array([positive_score])), ("negatives", scores[~np.isnan(scores)])):
             self._counts[name].update(np.floor(some.astype(np.float64) / self._width).astype(np.int64).tolist())
-        while len(self._bins) > MOST_BINS:
+        self._widen()
+
+    def include(self, facts: Mapping[str, Any]) -> None:
+        """Count what another histogram has, by its facts."""
+        self._widen(facts["width"])
+        for name, counts in self._counts.items():
+            for number, count in enumerate(facts[name]):
+                if count:
+                    counts[math.floor((facts["low"] + number * facts["width"]) / self._width)] += count
+        self._widen()
+
+    def _widen(self, least: float = SMALLEST_WIDTH) -> None:
+        """Make the bins as wide as they must be, and `least` at least."""
+        while len(self._bins) > MOST_BINS or self._width < least:
             self._width *= 2
             for name, counts in self._counts.items():
                 wider: Counter[int] = Counter()
