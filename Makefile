@@ -18,6 +18,7 @@
 # make check-gpu       on a machine with a GPU: what a training computes there against PyLate, and the table of speeds
 # make bench-eval      encoding, indexes and searches against PyLate's, with the same vectors: documents/s and queries/s
 # make bench-statistics the tests of the report's differences, at the paper's size: time and memory
+# make bench-scale     a study of a million documents, killed ten times: memory, disk, and the same bytes; hours
 # make bench-audit     how fast a study is verified, against OpenSSL's SHA-256 on the same bytes
 # make mutants         small changes of the code that no unit test notices; hours, or CHANGED=mining/corpus.py
 # make lock            the locks anew, from envs/*.in (needs uv)
@@ -27,7 +28,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster test-cluster-paper
 .PHONY: cluster-images cluster-stop
-.PHONY: bench-audit bench-data bench-eval bench-mining bench-statistics bench-teaching bench-train check-gpu mutants lock
+.PHONY: bench-audit bench-data bench-eval bench-mining bench-scale bench-statistics bench-teaching bench-train check-gpu mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -84,7 +85,7 @@ bench-teaching bench-train check-gpu: .venv/peers/installed
 check-gpu: .venv/installed
 	python tests/benchmarks/check_gpu.py --threads $$(nproc)
 
-bench-audit bench-data bench-eval bench-mining bench-statistics bench-teaching bench-train: .venv/installed
+bench-audit bench-data bench-eval bench-mining bench-scale bench-statistics bench-teaching bench-train: .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
 
 mutants: .venv/installed

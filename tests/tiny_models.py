@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoTokenizer,
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -68,6 +70,16 @@ def tiny_bert(folder: Path, texts: Sequence[str]) -> Path:
         max_position_embeddings=256, initializer_range=0.1,
     )  # fmt: skip
     return _save(BertModel, config, tokenizer, folder)
+
+
+def tiny_cross_encoder(folder: Path, bert: Path) -> Path:
+    """A cross-encoder of the shape, and with the tokenizer, of a BERT."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        kind: Any = BertForSequenceClassification
+        kind(BertConfig.from_pretrained(bert, num_labels=1)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return folder
 
 
 def tiny_dense(folder: Path, base: Path) -> Path:

@@ -61,7 +61,7 @@ def measure(command: Sequence[str], folder: Path, **variables: str) -> Measured:
         )
         try:
             while process.poll() is None:
-                each = [_memory(found) for found in _family(process.pid)]
+                each = [memory_of(found) for found in family(process.pid)]
                 resident = max(resident, sum(both for both, _ in each))
                 anonymous = max(anonymous, sum(own for _, own in each))
                 largest = max(largest, max((both for both, _ in each), default=0))
@@ -77,7 +77,8 @@ def measure(command: Sequence[str], folder: Path, **variables: str) -> Measured:
     return Measured(seconds, resident // MIB, anonymous // MIB, largest // MIB, said)
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it has started, as far as they run."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -85,7 +86,7 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _memory(process: psutil.Process) -> tuple[int, int]:
+def memory_of(process: psutil.Process) -> tuple[int, int]:
     """Bytes in memory, and those of them that are no pages of files."""
     try:
         memory = process.memory_info()

@@ -12,8 +12,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
 )
 
 from colbert_zero.data.rows import min_max
@@ -26,7 +24,7 @@ from colbert_zero.teaching.late_interaction import LateInteractionTeacher
 from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from colbert_zero.teaching.scoring import choose_documents, write_scores
 from mined import publish_candidates, publish_model, publish_shards, publish_step, rows_in
-from tiny_models import late_interaction_model, tiny_causal_lm, tiny_modernbert
+from tiny_models import late_interaction_model, tiny_causal_lm, tiny_cross_encoder, tiny_modernbert
 
 PAIRS = [
     ("red apple", "an apple is red"),
@@ -116,13 +114,7 @@ def test_bm25_teaches_with_lucenes_scores() -> None:
 
 @pytest.fixture(scope="module")
 def cross_encoder(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cross")
-    config = BertConfig.from_pretrained(bert, num_labels=1)
-    torch.manual_seed(2)
-    kind: Any = BertForSequenceClassification
-    kind(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
-    return folder
+    return tiny_cross_encoder(tmp_path_factory.mktemp("cross"), bert)
 
 
 @pytest.fixture(scope="module")
