@@ -28,7 +28,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: demo demo-pretrained test test-demo lint host browser test-browser cluster test-cluster test-cluster-paper
 .PHONY: cluster-images cluster-stop
-.PHONY: bench-audit bench-data bench-eval bench-mining bench-scale bench-statistics bench-teaching bench-train check-gpu mutants lock
+BENCHES = $(addprefix bench-,audit data eval mining scale statistics teaching train)
+.PHONY: $(BENCHES) check-gpu mutants lock
 
 demo: .venv/installed
 	snakemake --profile local
@@ -85,7 +86,7 @@ bench-teaching bench-train check-gpu: .venv/peers/installed
 check-gpu: .venv/installed
 	python tests/benchmarks/check_gpu.py --threads $$(nproc)
 
-bench-audit bench-data bench-eval bench-mining bench-scale bench-statistics bench-teaching bench-train: .venv/installed
+$(BENCHES): .venv/installed
 	python tests/benchmarks/$(subst -,_,$@).py
 
 mutants: .venv/installed
