@@ -65,7 +65,7 @@ def config(resources):
         "sources": {name: {"file": f"data/{name}.jsonl"} for name in sources},
         "models": {name: {"folder": f"models/{name}"} for name in ("base", "dense", "late")},
         "miners": {"bm25": {"bm25": {}, "depth": 4}, "lsa": {"lsa": {"dimensions": 4}, "depth": 4}},
-        "mining": {"fused": {"miners": ["bm25", "lsa"], "negatives": 2}},
+        "mining": {"fused": {"miners": ["bm25", "lsa"], "filter": ["bm25"], "negatives": 2}},
         "teachers": {"late": {"late-interaction": {"model": "late"}, "miners": ["bm25"], "documents": 3}},
         "stages": {
             "supervised": stage | {"temperature": 0.1, "mining": "fused", "negatives": 2, "sources": ["many"]},
