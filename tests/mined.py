@@ -34,7 +34,7 @@ def publish_candidates(
 
     Lists shorter than `depth` have all documents that score anything.
     """
-    positives = TrainingCorpus.from_shards(shards, Path("corpora") / shards.spec.key).positives
+    positives = TrainingCorpus.open(shards, [], Path("corpora") / shards.spec.key).positives
     rows = [
         Candidates(np.array(documents, np.int32), np.array(scores, np.float32), np.float32(positive_score))
         for documents, scores, positive_score in lists

@@ -156,6 +156,22 @@ CONTRADICTIONS = {
         {"miners/other": EMBEDDED["miners"]["bm25"], "mining/fused/miners": ["bm25", "other"]},
         "mining.fused: miners bm25 and other are the same",
     ),
+    "miners that search different corpora": (
+        {"miners/lsa/corpus": "numpy"},
+        "mining.fused: miner bm25 searches the source's own documents, and lsa numpy; give both the same corpus",
+    ),
+    "a corpus that is no collection": (
+        {"miners/bm25/corpus": "nunpy", "miners/lsa/corpus": "nunpy"},
+        "miners.bm25.corpus: nunpy is not in collections; did you mean numpy?",
+    ),
+    "a corpus of several collections": (
+        {
+            "collections/cqadupstack": {"registry": "cqadupstack"},
+            "miners/bm25/corpus": "cqadupstack",
+            "miners/lsa/corpus": "cqadupstack",
+        },
+        "miners.bm25.corpus: cqadupstack has several corpora: name one of cqadupstack-android",
+    ),
     "no scores": (
         {"stages/distillation/teacher": None},
         "stage distillation: source pandas has no scores; name an entry of teachers",
@@ -474,3 +490,17 @@ def test_what_a_baseline_of_the_hub_leaves_out_is_read_when_it_is_there():
     study = plan(changes)
     (row,) = [row for row in study.rows if row.name == "theirs"]
     assert study.inputs_of(_run(study, row.measures["nfcorpus"]))[0].settings["changed"] == ["document_length"]
+
+
+def test_a_corpus_to_mine_in_is_an_input_of_all_that_is_made_of_its_documents():
+    """And of nothing else: the keys of what a miner does not decide stay."""
+    before, after = plan({}), plan({"miners/bm25/corpus": "numpy", "miners/lsa/corpus": "numpy"})
+    (corpus,) = (spec.name for spec in after.specs.values() if spec.label == "package.numpy")
+    mined = ("candidates", "negatives", "scores")
+    for spec in after.specs.values():
+        assert spec.inputs.get("corpus", []) == ([corpus] if spec.kind in mined else [])
+    stays = ("sources", "collections", "shards", "bases")
+    for kind in stays:
+        assert {key for key, spec in before.specs.items() if spec.kind == kind} == {
+            key for key, spec in after.specs.items() if spec.kind == kind
+        }

@@ -13,7 +13,9 @@ from colbert_zero.data import rows as data_rows
 from colbert_zero.data.rows import PAIR_SCHEMA, TRIPLE_SCHEMA, RowWriter
 from colbert_zero.data.text import normalise
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests
+from colbert_zero.mining import corpus as mining_corpus
 from colbert_zero.mining.corpus import TrainingCorpus
+from publishing import publish_collection
 
 
 def write_shards(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int = 3) -> Artifact:
@@ -24,7 +26,7 @@ def write_shards(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int =
 
 def corpus_of(folder: Path, rows: list[dict[str, Any]], rows_per_shard: int = 3) -> TrainingCorpus:
     (folder / "shards").mkdir()
-    return TrainingCorpus.from_shards(write_shards(folder / "shards", rows, rows_per_shard), folder / "state")
+    return TrainingCorpus.open(write_shards(folder / "shards", rows, rows_per_shard), [], folder / "state")
 
 
 def test_a_text_is_numbered_once_by_first_occurrence(tmp_path: Path) -> None:
@@ -62,12 +64,30 @@ def test_texts_are_found_by_number_in_whichever_batch_they_are(tmp_path: Path, m
 
 def test_the_corpus_is_read_from_the_shards_once(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, [{"query": "q", "document": text} for text in "abac"])
-    first = TrainingCorpus.from_shards(shards, tmp_path / "state")
+    first = TrainingCorpus.open(shards, [], tmp_path / "state")
     for name in shards.files():
         (tmp_path / name).unlink()
-    again = TrainingCorpus.from_shards(shards, tmp_path / "state")
+    again = TrainingCorpus.open(shards, [], tmp_path / "state")
     assert list(again.texts) == list(first.texts) == ["a", "b", "c"]
     assert again.known_positives(0).tolist() == [0, 1, 2]
+
+
+def test_a_collections_documents_come_after_the_rows_own_and_each_text_once(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mining_corpus, "ROWS_PER_GROUP", 2)
+    rows = [
+        {"query": "a", "document": "one", "negatives": ["of the row"]},
+        {"query": "b", "document": "two", "negatives": ["of the row"]},
+    ]
+    documents = {"d1": "three", "d2": "TWO", "d3": "", "d4": "three ", "d5": "four"}
+    collection = publish_collection("toy", documents, {"q": "x"}, {"q": {"d1": 1}})
+    shards = write_shards(tmp_path, rows)
+    corpus = TrainingCorpus.open(shards, [collection], tmp_path / "state")
+    assert list(corpus.texts) == ["one", "two", "three", "four"]
+    assert (list(corpus.queries), corpus.positives.tolist()) == (["a", "b"], [0, 1])
+    assert corpus.known_positives(1).tolist() == [1]
 
 
 texts = st.sampled_from(["a", "A", " a", "b", "B b", "b  b", "ﬁ", "fi", "c"])

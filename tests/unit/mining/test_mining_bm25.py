@@ -10,10 +10,12 @@ from bm25_texts import DOCUMENTS, K1, QUERIES, B
 from colbert_zero.graph.artifact import Spec, run_step
 from colbert_zero.mining import bm25 as mining_bm25
 from colbert_zero.mining import candidates as mining_candidates
+from colbert_zero.mining import negatives
 from colbert_zero.mining.bm25 import PARTS, make
 from colbert_zero.mining.candidates import read_candidates
 from colbert_zero.models.lucene import LuceneIndex, add_heap_option
-from mined import publish_shards, publish_step
+from mined import publish_shards, publish_step, rows_in
+from publishing import publish_collection
 
 
 def test_candidates_are_the_best_documents_and_every_positive_is_scored(
@@ -53,3 +55,22 @@ def test_several_jobs_find_the_same_candidates_in_slices(tmp_path: Path, monkeyp
     found = publish_step(make, spec, add_options=add_heap_option)
     assert found.manifest["outputs"] == expected.manifest["outputs"]
     assert found.facts == expected.facts
+
+
+def test_negatives_come_from_the_collection_that_is_mined_in(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = publish_shards([(DOCUMENTS[row][:40], DOCUMENTS[row]) for row in range(20)])
+    others = {f"d{number}": text for number, text in enumerate(DOCUMENTS[20:120])}
+    collection = publish_collection("toy", others, {"q": "x"}, {"q": {"d1": 1}})
+    inputs = {"shards": [source.name], "corpus": [collection.name]}
+    spec = Spec("candidates", "bm25.mine", {"k1": K1, "b": B, "depth": 50}, inputs)
+    found = publish_step(make, spec, "--threads", "2", add_options=add_heap_option)
+    assert (found.facts["rows"], found.facts["documents"]) == (20, 120)
+    settings = {"p": 0.95, "negatives": 2, "skip": 0, "choose": "random", "seed": 1}
+    made = publish_step(
+        negatives.make,
+        Spec("negatives", "mine", settings, {**inputs, "candidates": [found.name]}),
+        parts=negatives.PARTS,
+    )
+    chosen = [text for row in rows_in(made) for text in row["negatives"]]
+    assert {*chosen} & {*others.values()} and {*chosen} <= {*DOCUMENTS[:120]}

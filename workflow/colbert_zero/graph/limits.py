@@ -8,6 +8,8 @@ DEFAULT_FUSION = "normalised"
 """How the candidates of several miners are put in one order."""
 DEFAULT_RECALL = 0.95
 """What share of an exact search's documents an approximate one of a miner must find."""
+CORPUS_ROLE = "corpus"
+"""The role of a collection that is mined in, among the inputs of what is made of its documents."""
 MINIMUM_TEXT_TOKENS = 2
 """Tokens of a text that must fit beside prompt, marker and special tokens."""
 PLAID_MIN_DOCUMENTS = 100_000

@@ -1,4 +1,4 @@
-"""The corpus to mine in: the distinct documents of one source's shards, numbered.
+"""The corpus to mine in: the distinct documents of one source's shards, or of a collection and its rows, numbered.
 
 Its texts are in Arrow files in the state folder of the artifact that is made of it, and are mapped into memory, not
 read: whoever opens a corpus holds some numbers for each row, and the pages of the texts that are being used.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from colbert_zero.data.rows import RowReader, text_digests
-from colbert_zero.graph.artifact import Artifact
+from colbert_zero.data.beir import Collection
+from colbert_zero.data.rows import ROWS_PER_GROUP, RowReader, text_digests
+from colbert_zero.data.text import document_text
+from colbert_zero.graph.artifact import Artifact, Job
+from colbert_zero.graph.limits import CORPUS_ROLE
 from colbert_zero.machine.pieces import make_once
 
 TEXTS_SCHEMA = pa.schema([("text", pa.large_string())])
@@ -60,11 +64,12 @@ class MappedTexts(Sequence[str]):
 
 @dataclass(frozen=True)
 class TrainingCorpus:
-    """The distinct documents of a source, and which of them are known to answer each row's query.
+    """The distinct documents to mine in, and which of them are known to answer each row's query.
 
     Attributes:
-        texts: The documents (positives and, if the rows have some, negatives) in order of first occurrence. Of texts
-            that `normalise` maps to the same string, the first one is kept. A document's number is its index here.
+        texts: The documents in order of first occurrence: positives and, if the rows have some, negatives; or
+            positives, and then a collection's. Of texts that `normalise` maps to the same string, the first one is
+            kept. A document's number is its index here.
         queries: The query of each row.
         positives: The number of each row's own document (rows).
         query_of_row: The number of each row's query among the distinct queries (rows).
@@ -76,18 +81,29 @@ class TrainingCorpus:
     query_of_row: npt.NDArray[np.int32]
 
     @classmethod
-    def from_shards(cls, shards: Artifact, state: Path) -> TrainingCorpus:
-        """Open the corpus of a `shards/*` artifact.
-
-        Args:
-            shards: The shards.
-            state: The state folder of what is made from the corpus. If the corpus is not there, it is read from the
-                shards: once, by one job, while those that share the work wait for it.
+    def of(cls, job: Job) -> TrainingCorpus:
+        """Open the corpus that a job's artifact is made from.
 
         Raises:
             UserError: A file is missing, truncated or edited.
         """
-        folder = make_once(state / "corpus", f"reading the corpus of {shards.name}", partial(_read, shards))
+        return cls.open(job.input("shards"), job.inputs(CORPUS_ROLE), job.state)
+
+    @classmethod
+    def open(cls, shards: Artifact, collections: Sequence[Artifact], state: Path) -> TrainingCorpus:
+        """Open the corpus of a `shards/*` artifact.
+
+        Args:
+            shards: The shards.
+            collections: The collection to mine in, or none: then it is all documents of the shards.
+            state: The state folder of what is made from the corpus. If the corpus is not there, it is read: once, by
+                one job, while those that share the work wait for it.
+
+        Raises:
+            UserError: A file is missing, truncated or edited.
+        """
+        doing = f"reading the corpus of {shards.name}"
+        folder = make_once(state / "corpus", doing, partial(_read, shards, collections))
         positives, query_of_row = (np.load(folder / f"{name}.npy") for name in ("positives", "query_of_row"))
         return cls(
             MappedTexts(folder / "documents.arrow"), MappedTexts(folder / "queries.arrow"), positives, query_of_row
@@ -111,10 +127,12 @@ class TrainingCorpus:
         return (pairs & 0xFFFFFFFF).astype(np.int32), np.searchsorted(pairs >> 32, np.arange(queries + 1))
 
 
-def _read(shards: Artifact, folder: Path) -> Mapping[str, Any]:
-    """Write the corpus of some shards. It takes some 60 bytes of memory for each text, however long the texts are."""
+def _read(shards: Artifact, collections: Sequence[Artifact], folder: Path) -> Mapping[str, Any]:
+    """Write a corpus. It takes some 60 bytes of memory for each text, however long the texts are."""
     reader = RowReader(shards)
+    # Where there is a collection to mine in, the rows' negatives are no part of the corpus.
     columns = [name for name in ("query", "document", "negatives") if name in reader.schema.names]
+    columns = columns[:2] if collections else columns
     query_digests, document_digests = bytearray(), bytearray()
     documents_of_row: list[npt.NDArray[np.int32]] = []
     for batch in reader.scan(columns):
@@ -122,23 +140,35 @@ def _read(shards: Artifact, folder: Path) -> Mapping[str, Any]:
         query_digests += b"".join(text_digests(batch.column("query").cast(pa.large_string())))
         document_digests += b"".join(text_digests(documents))
         documents_of_row.append(of_row)
+    for documents in _texts_of(collections):
+        document_digests += b"".join(text_digests(documents))
     query_of_row, _ = _number(query_digests)
     numbers, is_first = _number(document_digests)
     counts = np.concatenate(documents_of_row)
     np.save(folder / "positives.npy", numbers[np.cumsum(counts, dtype=np.int64) - counts], allow_pickle=False)
     np.save(folder / "query_of_row.npy", query_of_row, allow_pickle=False)
+    with pa.ipc.new_file(str(folder / "queries.arrow"), TEXTS_SCHEMA) as file:
+        for batch in reader.scan(["query"]):
+            _write(file, batch.column("query").cast(pa.large_string()))
     seen = 0
-    with (
-        pa.ipc.new_file(str(folder / "queries.arrow"), TEXTS_SCHEMA) as queries_file,
-        pa.ipc.new_file(str(folder / "documents.arrow"), TEXTS_SCHEMA) as documents_file,
-    ):
-        for batch in reader.scan(columns):
-            documents, _ = _documents(batch)
-            first = documents.filter(pa.array(is_first[seen : seen + len(documents)]))
+    with pa.ipc.new_file(str(folder / "documents.arrow"), TEXTS_SCHEMA) as file:
+        for documents in chain((_documents(batch)[0] for batch in reader.scan(columns)), _texts_of(collections)):
+            _write(file, documents.filter(pa.array(is_first[seen : seen + len(documents)])))
             seen += len(documents)
-            for file, texts in ((queries_file, batch.column("query").cast(pa.large_string())), (documents_file, first)):
-                file.write_batch(pa.record_batch([texts], schema=TEXTS_SCHEMA))
     return {"documents": int(is_first.sum()), "rows": len(query_of_row)}
+
+
+def _write(file: pa.ipc.RecordBatchFileWriter, texts: pa.LargeStringArray) -> None:
+    file.write_batch(pa.record_batch([texts], schema=TEXTS_SCHEMA))
+
+
+def _texts_of(collections: Sequence[Artifact]) -> Iterator[pa.LargeStringArray]:
+    """The documents of collections, as models see them, without those that have no text."""
+    for collection in collections:
+        shown = (document_text(each.title, each.text) for each in Collection.open(collection).documents())
+        texts = filter(None, shown)
+        while some := list(islice(texts, ROWS_PER_GROUP)):
+            yield pa.array(some, pa.large_string())
 
 
 def _documents(batch: pa.RecordBatch) -> tuple[pa.LargeStringArray, npt.NDArray[np.int32]]:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from colbert_zero.data.rows import MINED_SCHEMA, ROWS_PER_GROUP, RowWriter, shard_file_name
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.limits import CORPUS_ROLE
 from colbert_zero.machine.pieces import Part
 from colbert_zero.mining.candidates import CANDIDATES_FILE, read_lists
 from colbert_zero.mining.corpus import TrainingCorpus
@@ -42,6 +43,7 @@ class RowFilter:
     Attributes:
         spec: What is made.
         shards: The source's rows.
+        collections: The collection that is mined in, if any.
         candidates: Those of each miner.
         scores: What a judge says of them, if there is one.
         rows_per_piece: The size of a slice.
@@ -49,6 +51,7 @@ class RowFilter:
 
     spec: Spec
     shards: Artifact
+    collections: Sequence[Artifact]
     candidates: Sequence[Artifact]
     scores: Artifact | None
     rows_per_piece: int
@@ -64,11 +67,11 @@ class RowFilter:
         for artifact in candidates:
             artifact.file(CANDIDATES_FILE)
         scores = job.input("scores") if JUDGE in job.settings else None
-        return cls(job.spec, job.input("shards"), candidates, scores, ROWS_PER_PIECE)
+        return cls(job.spec, job.input("shards"), job.inputs(CORPUS_ROLE), candidates, scores, ROWS_PER_PIECE)
 
     def corpus(self) -> TrainingCorpus:
-        """The source's documents and queries."""
-        return TrainingCorpus.from_shards(self.shards, self.spec.state)
+        """The documents and queries."""
+        return TrainingCorpus.open(self.shards, self.collections, self.spec.state)
 
     def sampler(self, texts: Sequence[str] = ()) -> NegativeSampler:
         """What chooses among documents with these texts, or only counts."""

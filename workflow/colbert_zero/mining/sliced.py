@@ -28,7 +28,7 @@ class SlicedMining(ABC):
     def __init__(self, job: Job) -> None:
         """Open the corpus; what searches is loaded when there is something to do."""
         self._job = job
-        self.corpus = TrainingCorpus.from_shards(job.input("shards"), job.state)
+        self.corpus = TrainingCorpus.of(job)
 
     @abstractmethod
     def prepare(self, number: int, folder: Path) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ def choose_documents(job: Job) -> DocumentsToScore:
     Raises:
         UserError: No row has enough candidates.
     """
-    corpus = TrainingCorpus.from_shards(job.input("shards"), job.state)
+    corpus = TrainingCorpus.of(job)
     doing = f"choosing the documents of {job.spec.label}"
     folder = make_once(job.state / "documents", doing, partial(_choose, job, corpus))
     rows, documents = (

@@ -40,7 +40,8 @@ class NegativesPlanner:
             settings["filter"] = sorted(map(miners.index, filters))
         if margin:
             settings["margins"] = [margin.get(miner) for miner in miners]
-        inputs: dict[str, Spec | list[Spec]] = {"shards": shards, "candidates": candidates}
+        corpus = self._mining.corpus(miners, f"mining.{name}")
+        inputs: dict[str, Spec | list[Spec]] = {"shards": shards, "candidates": candidates, **corpus}
         if "judge" in settings:
             settings["judge"], inputs["scores"] = self._judge(name, mining, shards)
         return self._draft.add("negatives", shards.label, settings, inputs)

@@ -34,7 +34,9 @@ class TeacherPlanner:
             return self._ensemble(name, teacher[ENSEMBLE], shards)
         check_documents(teacher, self._mining.entries(teacher["miners"], f"teachers.{name}"), f"teachers.{name}")
         candidates = self._mining.candidates(teacher["miners"], shards, f"teachers.{name}")
-        return KINDS[kind](self._draft, self._bases, name, teacher, shards, candidates)
+        corpus = self._mining.corpus(teacher["miners"], f"teachers.{name}")
+        texts: Texts = {"shards": [shards], "candidates": candidates, **{role: [spec] for role, spec in corpus.items()}}
+        return KINDS[kind](self._draft, self._bases, name, teacher, texts)
 
     def _ensemble(self, name: str, ensemble: Config, shards: Spec) -> Spec:
         """The mean of other teachers' scores. Members are sorted by name, so that their order decides nothing."""
@@ -56,22 +58,17 @@ class TeacherPlanner:
         return self._draft.add("scores", f"{ENSEMBLE}.{shards.label}", settings, {"shards": shards, "members": specs})
 
 
-def _bm25(draft: Draft, _bases: BasePlanner, _name: str, teacher: Config, shards: Spec, candidates: list[Spec]) -> Spec:
+Texts = Mapping[str, list[Spec]]
+"""What is scored: `shards`, `candidates`, and perhaps the corpus that they were found in."""
+
+
+def _bm25(draft: Draft, _bases: BasePlanner, _name: str, teacher: Config, texts: Texts) -> Spec:
     """BM25."""
     settings = {"documents": teacher["documents"], **teacher["bm25"]}
-    return draft.add("scores", f"bm25.{shards.label}", settings, {"shards": shards, "candidates": candidates})
+    return draft.add("scores", f"bm25.{texts['shards'][0].label}", settings, texts)
 
 
-def _neural(
-    draft: Draft,
-    bases: BasePlanner,
-    name: str,
-    teacher: Config,
-    shards: Spec,
-    candidates: list[Spec],
-    *,
-    kind: str,
-) -> Spec:
+def _neural(draft: Draft, bases: BasePlanner, name: str, teacher: Config, texts: Texts, *, kind: str) -> Spec:
     """A re-ranker, or a late-interaction model, whose folder says its lengths."""
     neural = dict(teacher[kind])
     model = bases.base(neural.pop("model"), f"teachers.{name}")
@@ -79,11 +76,10 @@ def _neural(
         model, f"teachers.{name}", {length: neural[length] for length in ("maximum_length",) if length in neural}
     )
     settings = {"documents": teacher["documents"], "teacher": {"kind": kind, **neural}}
-    inputs: dict[str, Spec | list[Spec]] = {"shards": shards, "candidates": candidates, "model": model}
-    return draft.add("scores", f"neural.{shards.label}", settings, inputs)
+    return draft.add("scores", f"neural.{texts['shards'][0].label}", settings, {**texts, "model": [model]})
 
 
-KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Spec, list[Spec]], Spec]] = {
+KINDS: Mapping[str, Callable[[Draft, BasePlanner, str, Config, Texts], Spec]] = {
     "bm25": _bm25,
     "cross-encoder": partial(_neural, kind="cross-encoder"),
     "causal-lm": partial(_neural, kind="causal-lm"),
