@@ -130,10 +130,10 @@ def test_of_the_other_parts_only_the_template_reaches_an_artifact(found, reposit
     assert result["changes"]
 
 
-def test_libraries_python_processor_and_gpu_are_compared(found, study):
+def test_libraries_python_processor_c_library_and_gpu_are_compared(found, study):
     edit_manifests(study, "runs", packages={"torch": "1.0", "nosuchpackage": "2.0"}, python="3.10.1")
-    edit_manifests(study, "shards", processor="Z80")
-    edit_manifests(study, "models", processor="Z80")
+    edit_manifests(study, "shards", processor="Z80", platform="CP/M-with-glibc9.9")
+    edit_manifests(study, "models", processor="Z80", platform="CP/M-with-glibc9.9")
     path = next(study.glob("results/indexes/*/manifest.json"))
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"facts": manifest["facts"] | {"device": "NVIDIA Z80"}}))
@@ -142,8 +142,8 @@ def test_libraries_python_processor_and_gpu_are_compared(found, study):
     assert status == 1
     assert reached[("library", "reaches")] == reached[("Python", "reaches")] == {"runs"}
     assert reached[("library", "may reach")] == {"runs"}
-    # Where PyTorch does not compute, the processor decides nothing.
-    assert reached[("processor", "reaches")] == {"models"}
+    # Where PyTorch does not compute, neither the processor nor the C library decides anything.
+    assert reached[("processor", "reaches")] == reached[("C library", "reaches")] == {"models"}
     assert "indexes" in set().union(*(names for (aspect, _), names in reached.items() if aspect == "GPU"))
     assert result["again"]["gpu_hours"] >= 0
 

@@ -12,9 +12,11 @@ from colbert_zero.audit.replay import default_seed, draw_sample
 from colbert_zero.audit.sandbox import Sandbox, module_of
 from colbert_zero.audit.selection import open_artifacts, seconds_of, select
 from colbert_zero.cli import main
+from colbert_zero.graph import provenance
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.paths import REPOSITORY
 
 
 @pytest.fixture
@@ -287,3 +289,17 @@ def test_a_damaged_record_cannot_be_told(study, replayed, values):
     change_manifest(folder, **values)
     status, output = replayed(folder.name[-12:])
     assert status == 2 and output[0].startswith("could not tell")
+
+
+def test_another_processor_or_c_library_is_a_reason_for_other_bytes():
+    here = provenance.machine()
+    manifest = {"facts": {}, "code": {}, "packages": provenance.package_versions(), **here}
+    for changed, reason in (
+        ({"processor": "Z80"}, "made on another processor (Z80)"),
+        ({"platform": "CP/M-with-glibc9.9"}, "made with another C library (glibc9.9, here "),
+    ):
+        artifact = Artifact(Spec("models", "x", {}), manifest | changed, REPOSITORY)
+        assert any(text.startswith(reason) for text in replay.reasons(artifact, []))
+        assert replay.SAME_MACHINE not in replay.reasons(artifact, [])
+    known = [text for text in replay.reasons(Artifact(Spec("models", "x", {}), manifest, REPOSITORY), [])]
+    assert not [text for text in known if "processor" in text or "C library" in text]

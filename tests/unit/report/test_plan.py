@@ -158,6 +158,21 @@ def test_a_small_index_is_exact_and_a_model_has_four_bytes_a_parameter(paper: Pl
     assert disk.state(model) == pytest.approx(3 * 1.8e9, rel=0.01), "two checkpoints with AdamW's state, and a third"
 
 
+def test_mining_takes_the_corpus_what_is_searched_and_what_is_made_beside_the_rest(own: Path) -> None:
+    plan = plan_of(CONFIG)
+    disk, shards = Disk(plan.sizes), of_kind(plan, "shards", "lines")
+    assert disk.mining(of_kind(plan, "candidates", "dense.lines")) is None, "the source is not there"
+    record(shards, outputs={"rows-00000.parquet": 1000}, facts={"rows": 100})
+    record(of_kind(plan, "sources", "file.lines"), outputs={"rows.parquet": 10}, facts={"rows": 100})
+    plan = plan_of(CONFIG)
+    disk = Disk(plan.sizes)
+    dense, bm25 = (of_kind(plan, "candidates", f"{kind}.lines") for kind in ("dense", "bm25"))
+    texts, found = 3 * 1000, 100 * 20 * 8
+    assert disk.mining(dense) == texts + found + 100 * 8 * 4
+    assert disk.mining(bm25) == texts + found + texts
+    assert disk.mining(of_kind(plan, "negatives", "lines")) == texts + 1000 * 3
+
+
 def test_what_is_there_counts_by_its_own_size_and_the_peak_is_no_less_than_the_end(paper: Plan) -> None:
     before = paper.space
     assert before.now == Sum(0.0) and before.peak.known >= before.end.known and before.end.unknown

@@ -36,7 +36,7 @@ from colbert_zero.audit.selection import (
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.code import module_digests, part_digests
 from colbert_zero.graph.console import one_line
-from colbert_zero.graph.provenance import machine, package_versions
+from colbert_zero.graph.provenance import c_library, machine, package_versions
 from colbert_zero.machine.images import CONTENTS_LABEL, IMAGE_NAMES, Image
 
 IMAGE_LABEL = "colbert-zero.image"
@@ -65,7 +65,8 @@ class Change:
     """Something that is otherwise now than when an artifact was made.
 
     Attributes:
-        aspect: What: `code`, `library`, `image`, `Python`, `processor`, `GPU`, `attempt`, or a part of the code.
+        aspect: What: `code`, `library`, `image`, `Python`, `C library`, `processor`, `GPU`, `attempt`, or a part of the
+            code.
         text: What has changed, for people.
         reach: Whether it reaches the artifact.
     """
@@ -83,6 +84,7 @@ class Today:
         parts: The digest of each part of the code.
         packages: The versions of the recorded libraries.
         python: Python's version.
+        platform: The platform's name, which ends with the C library's.
         processor: The processor's model.
         gpus: The GPUs' models.
     """
@@ -90,13 +92,16 @@ class Today:
     parts: Mapping[str, str | None]
     packages: Mapping[str, str]
     python: str
+    platform: str
     processor: str
     gpus: tuple[str, ...]
 
     @classmethod
     def look(cls) -> Today:
         """Look at this clone and this machine."""
-        return cls(part_digests(), package_versions(), platform.python_version(), machine()["processor"], gpus_here())
+        here = machine()
+        python = platform.python_version()
+        return cls(part_digests(), package_versions(), python, here["platform"], here["processor"], gpus_here())
 
 
 def gpus_here() -> tuple[str, ...]:
@@ -209,14 +214,19 @@ def locked_versions(name: str) -> dict[str, str]:
 
 def _hardware_changes(artifact: Artifact, today: Today) -> Iterator[Change]:
     gpu, device = gpu_of(artifact.manifest), artifact.facts.get("device")
-    processor = artifact.manifest.get("processor")
+    processor, library = artifact.manifest.get("processor"), c_library(str(artifact.manifest.get("platform")))
     if gpu is not None:
         if not today.gpus:
             yield Change("GPU", f"{gpu}, none here to compare with", Reach.UNKNOWN)
         elif gpu not in today.gpus:
             yield Change("GPU", f"{gpu}, here {', '.join(sorted(set(today.gpus)))}", Reach.YES)
-    elif device == "cpu" and isinstance(processor, str) and processor != today.processor:
-        yield Change("processor", f"{processor}, here {today.processor}", Reach.YES)
+    elif device == "cpu":
+        if isinstance(processor, str) and processor != today.processor:
+            yield Change("processor", f"{processor}, here {today.processor}", Reach.YES)
+        # An image brings its own.
+        here = c_library(today.platform)
+        if library is not None and library != here and artifact.manifest.get("image") is None:
+            yield Change("C library", f"{library}, here {here}", Reach.YES)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ from colbert_zero.graph.code import part_digests
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.digests import digest
 from colbert_zero.graph.draws import draw
-from colbert_zero.graph.provenance import machine, package_versions
+from colbert_zero.graph.provenance import c_library, machine, package_versions
 
 BUDGET_SECONDS = 600.0
 """How long the artifacts of a sample took to make, together, at most."""
@@ -126,7 +126,11 @@ def reasons(artifact: Artifact, notes: Sequence[str]) -> Iterator[str]:
     other_machine = manifest.get("processor") != machine()["processor"]
     if other_machine:
         yield f"made on another processor ({manifest.get('processor', 'not recorded')})"
-    if not (changes or others or other_machine or notes or gpu_of(manifest)):
+    made_with, here_with = (c_library(str(name)) for name in (manifest.get("platform"), machine()["platform"]))
+    other_library = made_with is not None and made_with != here_with
+    if other_library:
+        yield f"made with another C library ({made_with}, here {here_with}), which rounds some functions otherwise"
+    if not (changes or others or other_machine or other_library or notes or gpu_of(manifest)):
         yield SAME_MACHINE
 
 

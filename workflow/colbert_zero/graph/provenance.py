@@ -136,6 +136,15 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def c_library(platform_name: str) -> str | None:
+    """The C library in a platform's name, such as glibc2.36; None if it names none.
+
+    PyTorch leaves some functions to it, such as the error function of a GELU on a part of a tensor, and versions of it
+    round the last bit otherwise.
+    """
+    return platform_name.partition("-with-")[2] or None
+
+
 def machine() -> dict[str, Any]:
     """This machine: its kernel's name, its processor's, how many it has, and its memory in MB."""
     processor = None

@@ -14,6 +14,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import KINDS, Spec
 from colbert_zero.graph.let_go import LET_GO_KIND
+from colbert_zero.graph.limits import CORPUS_ROLE
 from colbert_zero.graph.planned_jobs import planned_gpus
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.graph.study import Study
@@ -28,6 +29,8 @@ PLAID_BITS, PLAID_CODE_BYTES = 4, 8
 """Of a component of a residual, and of a token's centroid, as fast-plaid stores them."""
 DENSE_BYTES = 4
 """Of a component of a text's vector: single precision."""
+TEXT_COMPRESSION = 3
+"""How many times longer texts are than the files that hold them, at most."""
 CANDIDATE_BYTES = 8
 """A document's number and its score."""
 RUN_LINE_BYTES = 90
@@ -220,6 +223,35 @@ class Disk:
         parameters = self._sizes.parameters(model)
         return None if parameters is None else parameters * BYTES_PER_PARAMETER * STATE_VALUES * STATE_COPIES
 
+    def mining(self, spec: Spec) -> float | None:
+        """The most bytes in `results/state` while candidates are made, or negatives or scores of them.
+
+        It is the corpus, uncompressed; what a miner searches; and what is made, in pieces.
+        """
+        corpora = [self._sizes.spec(name) for role in ("shards", CORPUS_ROLE) for name in spec.inputs.get(role, ())]
+        sizes = [None if made_from is None else self.bytes(made_from) for made_from in corpora]
+        texts = [None if size is None else TEXT_COMPRESSION * size for size in sizes]
+        parts = [*texts, self.bytes(spec)]
+        if spec.label.startswith("dense."):
+            counts = [
+                self._sizes.documents(each) if each.kind == "collections" else self._sizes.rows(each)
+                for each in corpora
+                if each is not None
+            ]
+            dimensions = self._encoder_dimensions(spec)
+            parts += [None if count is None or not dimensions else count * dimensions * DENSE_BYTES for count in counts]
+        elif spec.kind == "candidates":
+            parts += texts
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def _encoder_dimensions(self, candidates: Spec) -> int | None:
+        models = [self._sizes.spec(name) for name in candidates.inputs.get("model", ())]
+        if models:
+            return None if models[0] is None else self._sizes.hidden(models[0])
+        dimensions: int = candidates.settings["encoder"]["dimensions"]
+        return dimensions
+
     def vectors(self, index: Spec) -> float | None:
         """The bytes of an index's vectors, which lie in `results/state` while it is made."""
         dimensions = self._sizes.dimensions(index)
@@ -294,6 +326,8 @@ class Space:
         texts = [spec for spec in added if spec.kind in ("sources", "shards")]
         sorting = now + Sum.of(map(disk.bytes, texts))
         sorting += Sum.of(disk.text_bytes(spec) for spec in texts if spec.kind == "shards")
+        mined = [spec for spec in added if "candidates" in (spec.kind, *spec.inputs)]
+        mining = now + Sum.of(disk.bytes(spec) for spec in (*texts, *mined)) + Sum.of(map(disk.mining, mined))
         # Of a chain of stages one is trained at a time: so only those count that no other goes on from.
         starts = {name for spec in added if spec.kind == "models" for name in spec.inputs["start"]}
         last = [spec for spec in added if spec.kind == "models" and spec.name not in starts]
@@ -303,7 +337,7 @@ class Space:
         return cls(
             now=now,
             end=end,
-            peak=max(sorting, training, key=lambda total: total.known),
+            peak=max(sorting, mining, training, key=lambda total: total.known),
             passing=Sum.of(map(disk.bytes, passing)),
             largest=max((disk.bytes(spec) or 0.0 for spec in passing), default=0.0),
             by_kind=by_kind,
