@@ -21,6 +21,7 @@ from colbert_zero.mining.candidates import read_candidates
 from colbert_zero.mining.dense import PARTS, DenseMining, find
 from colbert_zero.mining.nearest import SlicedVectors, nearest
 from colbert_zero.models import inverted_file
+from colbert_zero.models.batches import TOKENS_PER_BATCH
 from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
 from mined import publish_model, publish_shards, publish_step
 from tiny_models import tiny_dense
@@ -253,6 +254,20 @@ def test_a_sentence_transformer_encodes_with_prompts_and_unit_length(dense: Path
         encoder.encode_documents(texts), plain.encode(texts, normalize_embeddings=True), atol=1e-6
     )
     assert abs(encoder.encode_queries(texts) - encoder.encode_documents(texts)).max() > 1e-3
+
+
+def test_texts_of_like_length_are_encoded_together_and_stay_in_their_order(
+    dense: Path, monkeypatch: MonkeyPatch
+) -> None:
+    encoder = SentenceTransformerEncoder(dense, "", "a document: ", 32, "cpu")
+    texts = [" ".join(["lazy dog model"] * (number * 7 % 11)) for number in range(40)]
+    together = encoder.encode_documents(texts)
+    monkeypatch.setitem(TOKENS_PER_BATCH, "cpu", 64)
+    model, sizes = encoder._model, []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda some, **how: sizes.append(len(some)) or encode(some, **how))
+    np.testing.assert_allclose(encoder.encode_documents(texts), together, atol=1e-6)
+    assert sum(sizes) == 40 and max(sizes) > min(sizes) == 64 // 32, "of the longest texts, two have 64 tokens"
 
 
 def test_a_sentence_transformer_mines(dense: Path) -> None:

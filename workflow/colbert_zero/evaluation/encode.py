@@ -24,12 +24,11 @@ import torch
 from colbert_zero.evaluation.texts import in_chunks
 from colbert_zero.evaluation.vectors import Matrix, VectorWriter
 from colbert_zero.graph.limits import DEFAULT_PRECISION
+from colbert_zero.models.batches import TOKENS_PER_BATCH
 from colbert_zero.models.colbert import TokenizedTexts, embed, scoring_mask, split_by_length, tokenize
 
 TEXTS_PER_CHUNK, TOKENS_PER_CHUNK = 2048, 2**20
 """Texts in memory at once, and their tokens if all are cut at the greatest length: there are fewer such long texts."""
-TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
-"""Padded tokens in one forward pass: few enough for a CPU's cache, enough to keep a GPU busy."""
 TEXTS_PER_TASK = 128
 """Texts that a thread tokenises before it takes the next."""
 

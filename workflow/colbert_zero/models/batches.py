@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
+"""Padded tokens in one forward pass of an encoder: few enough for a CPU's cache, enough to keep a GPU busy."""
+
 
 def batches_by_length(
     lengths: npt.NDArray[np.int64], tokens: int, minimum_width: int = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +14,14 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.graph.dense_folder import check_dense_folder
 from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.machine.devices import choose_device
+from colbert_zero.models.batches import TOKENS_PER_BATCH, batches_by_length
 
 Vectors = npt.NDArray[np.float32]
 """One row per text, of unit length unless it is said otherwise; a text of which the encoder knows no word is the zero
 vector."""
 
-TEXTS_PER_BATCH = 64
+TEXTS_PER_BATCH = 1024
+"""Texts that a model which has no tokens to pad encodes together."""
 
 
 class Encoder(Protocol):
@@ -198,12 +200,28 @@ class SentenceTransformerEncoder:
         return self._encode(texts, self.document_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+        batches = list(self._batches(texts, prompt))
         # An empty prompt, unlike None, also turns off the model's default prompt.
-        vectors = self._model.encode(
-            list(texts),
-            prompt=prompt,
-            batch_size=TEXTS_PER_BATCH,
-            normalize_embeddings=self._normalize,
-            show_progress_bar=False,
+        encoded = [
+            self._model.encode(
+                [texts[number] for number in batch],
+                prompt=prompt,
+                batch_size=len(batch),
+                normalize_embeddings=self._normalize,
+                show_progress_bar=False,
+            )
+            for batch in batches
+        ]
+        vectors: Vectors = np.concatenate(encoded).astype(np.float32, copy=False)
+        return vectors[np.argsort(np.concatenate(batches))]
+
+    def _batches(self, texts: Sequence[str], prompt: str) -> Iterator[npt.NDArray[np.int64]]:
+        """The numbers of texts that are encoded together: sentence-transformers sorts by characters, and pads more."""
+        if not self._cuts:
+            yield from np.array_split(np.arange(len(texts)), -(-len(texts) // TEXTS_PER_BATCH))
+            return
+        tokens = self._model.tokenizer(
+            [prompt + text for text in texts], truncation=True, max_length=self.maximum_length
         )
-        return np.asarray(vectors, np.float32)
+        lengths = np.array([len(ids) for ids in tokens["input_ids"]])
+        yield from batches_by_length(lengths, TOKENS_PER_BATCH[self._model.device.type])
