@@ -24,6 +24,7 @@ import loading_recipes
 from colbert_zero import cli
 from colbert_zero.graph.config import read_config, read_yaml
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.data_files import SCORES_ROLES
 from colbert_zero.graph.paths import WORKFLOW
 from colbert_zero.graph.study import Study
 from documents import PAGES, ROOT, Block, Command, all_blocks, blocks, commands, inlines, spans, tokens
@@ -121,6 +122,10 @@ def write_files(config, folder):
             names = {"query": "query", "document": "document"} | source.get("columns", {})
             row = json.dumps({names["query"]: "a question", names["document"]: "an answer"}).encode()
             path.write_bytes(gzip.compress(row) if path.suffix == ".gz" else row)
+        if "scores" in source:
+            (folder / source["scores"]).mkdir(parents=True, exist_ok=True)
+            for role in SCORES_ROLES:
+                (folder / source["scores"] / f"{role}.parquet").touch()
     for entry in (*config.get("models", {}).values(), *config["collections"].values()):
         if "folder" in entry:
             (folder / entry["folder"]).mkdir(parents=True, exist_ok=True)

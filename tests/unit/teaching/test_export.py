@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.cli import main
-from colbert_zero.data import shards
-from colbert_zero.graph.artifact import Artifact, Job, Spec
+from colbert_zero.data import fetch, shards
+from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
+from colbert_zero.graph.console import UserError
+from colbert_zero.graph.study import Study
 from colbert_zero.teaching.scoring import ScoredRow, write_rows
 from mined import publish_shards, publish_step, rows_in
+from own_study import CONFIG, LENGTHS, write_data
 from publishing import publish
 
 QUERIES = ["red apple", "blue sky", "red apple", "été"]
@@ -64,6 +69,33 @@ def test_the_projects_reader_finds_the_same_rows_and_scores(scores: Artifact, tm
     # Where a query's scores span 0.001, the 1e-8 in the normalisation is a hundred thousandth of it.
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["scores"] == pytest.approx(theirs["scores"], abs=2e-5)
+
+
+def test_a_study_trains_on_the_folder_as_it_is(scores: Artifact, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    write_data(tmp_path / "data")
+    folder = export(scores, tmp_path / "data" / "scores")
+    config: dict[str, Any] = copy.deepcopy(CONFIG)
+    config["sources"] = {"lines": config["sources"]["lines"], "ours": {"scores": "data/scores", "documents": 2}}
+    config["models"]["small"]["random"]["sources"] = ["lines"]
+    distillation = {"sources": ["ours"], "prompts": "search", **LENGTHS, "teacher": None, "documents": 2}
+    config["recipes"] = {"all": {"base": "small", "stages": [{"distillation": distillation}]}}
+    study = Study(config, tmp_path)
+    (source,) = (spec for spec in study.specs.values() if spec.label == "folder.ours")
+    (made,) = (spec for spec in study.specs.values() if spec.kind == "shards")
+    assert [file["name"] for file in source.settings["files"]] == sorted(f"{role}.parquet" for role in CONFIGS)
+    path = str(study.paths[source.key])
+    fetched = publish_step(fetch.make, source, "--path", path, add_options=fetch.add_options)
+    assert fetched.facts["rows_by_role"] == {"train": 4, "queries": 3, "documents": 5} and fetched.facts["rows"] == 4
+    read = rows_in(publish_step(shards.make, made))
+    assert {tuple(row["documents"]) for row in read} == {tuple(row["documents"]) for row in rows_in(scores)}
+    (folder / "train.parquet").write_bytes((folder / "queries.parquet").read_bytes())
+    shutil.rmtree(source.folder)
+    words = ["--spec", source.text, "--path", path]
+    assert run_step(fetch.make, None, words, fetch.add_options) == 1
+    assert "train.parquet changed since the workflow was planned" in capsys.readouterr().err
+    (folder / "train.parquet").unlink()
+    with pytest.raises(UserError, match=r"sources.ours.scores: .*data/scores has no train.parquet or train-\*.parquet"):
+        Study(config, tmp_path)
 
 
 def test_each_text_is_in_its_table_once(scores: Artifact, tmp_path: Path) -> None:

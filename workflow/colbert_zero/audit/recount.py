@@ -128,7 +128,7 @@ def _other_files(recorded: Recorded) -> Iterator[str]:
     """Files of a source that are not the user's own, whose digests its spec has."""
     settings, outputs = recorded.spec.settings, recorded.manifest["outputs"]
     own = settings.get("files", [{"name": settings.get("file"), "sha256": settings.get("sha256")}])
-    if recorded.spec.label.startswith("file."):
+    if recorded.spec.label.startswith(("file.", "folder.")):
         for file in own:
             if outputs.get(file["name"], {}).get("sha256") != file["sha256"]:
                 yield f"lists {file['name']} with another digest than its spec has of the user's own file"

@@ -31,6 +31,7 @@ from colbert_zero.data.qrels import FIELD_NAMES, Qrels, add_judgement, read_judg
 from colbert_zero.data.sources import check_file, source_columns
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job, content_digest, file_digests, run_step
 from colbert_zero.graph.console import UserError, progress
+from colbert_zero.graph.data_files import role_of
 from colbert_zero.graph.digests import file_digest
 from colbert_zero.graph.local_files import DigestCache, keep_private, problem_with_file
 from colbert_zero.graph.model_folder import check_model_folder
@@ -126,6 +127,40 @@ def copy_source(job: Job) -> Mapping[str, Any]:
 
     The settings have `file` and `sha256`, or `files`: a list of `name` (relative to `--path`) and `sha256`.
     """
+    rows, names = 0, []
+    for name, original in _copied(job):
+        # Read the user's own file, so that an error names a line of that file.
+        rows += _count_rows(original)
+        check_file(original, source_columns(job.settings))
+        names.append(name)
+    _refuse_empty(rows, str(_local_path(job)))
+    return {"rows": rows, "files": sorted(names)}
+
+
+def copy_scores(job: Job) -> Mapping[str, Any]:
+    """Copy a source that is the user's own folder of a teacher's scores.
+
+    The settings have `files`: a list of `name` and `sha256`. The fact `files` has them by role.
+    """
+    files: dict[str, list[str]] = {}
+    rows: dict[str, int] = {}
+    for name, original in _copied(job):
+        role = role_of(name)
+        if role is None:
+            raise UserError(f"{original} is none of the tables of a teacher's scores")
+        files.setdefault(role, []).append(name)
+        rows[role] = rows.get(role, 0) + _count_rows(original)
+    count = rows[SCORED_ROWS_ROLE]
+    _refuse_empty(count, str(_local_path(job)))
+    return {"rows": count, "rows_by_role": rows, "files": files}
+
+
+def _copied(job: Job) -> Iterator[tuple[str, Path]]:
+    """Copy the user's own files of a source, one after the other; yield each one's name and path.
+
+    Raises:
+        UserError: One cannot be read, has a name that none can have, or is not what was planned.
+    """
     path, settings = _local_path(job), job.settings
     several = "files" in settings
     digests = (
@@ -133,7 +168,6 @@ def copy_source(job: Job) -> Mapping[str, Any]:
         if several
         else {settings["file"]: settings["sha256"]}
     )
-    rows = 0
     for name, sha256 in digests.items():
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or str(parts) != name or name in (SPEC_FILE, MANIFEST_FILE):
@@ -144,11 +178,7 @@ def copy_source(job: Job) -> Mapping[str, Any]:
         if file_digest(_copy(original, job.folder, name)) != sha256:
             DigestCache(Path()).forget([original])
             raise UserError(f"{original} changed since the workflow was planned: run snakemake again")
-        # Read the user's own file, so that an error names a line of that file.
-        rows += _count_rows(original)
-        check_file(original, source_columns(settings))
-    _refuse_empty(rows, str(path))
-    return {"rows": rows, "files": sorted(digests)}
+        yield name, original
 
 
 def _count_rows(path: Path) -> int:
@@ -390,6 +420,7 @@ def _local_folder(job: Job) -> Path:
 FETCHERS: Mapping[tuple[str, str], Callable[[Job], Mapping[str, Any]]] = {
     ("sources", "hub"): fetch_source,
     ("sources", "file"): copy_source,
+    ("sources", "folder"): copy_scores,
     ("collections", "hub"): fetch_collection,
     ("collections", "folder"): copy_collection,
     ("bases", "hub"): fetch_base,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from glob import has_magic
 from itertools import takewhile
@@ -13,6 +14,8 @@ from colbert_zero.graph.local_files import absolute_or_in
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 """The kinds of files that hold rows."""
+SCORES_ROLES = ("train", "queries", "documents")
+"""The tables of a teacher's scores: ids with scores, and the texts of the ids."""
 OWN_FOLDERS = ("results", "resources", "logs", "benchmarks", ".snakemake")
 """What a study writes beside its config."""
 
@@ -51,6 +54,12 @@ def find(study: Path, text: str) -> Path | tuple[Path, list[str]]:
         if not name.endswith(SUFFIXES):
             raise UserError(f"{text} matches {name} too, which is no {_either(SUFFIXES)} file")
     return folder, _checked(names, folder, f"no file matches {text}")
+
+
+def role_of(name: str) -> str | None:
+    """Which table of a teacher's scores a file holds, or a part of, by its name; None if it is no such file."""
+    role = re.split("[.-]", name, maxsplit=1)[0]
+    return role if role in SCORES_ROLES and name.endswith(".parquet") else None
 
 
 def _list(folder: Path) -> list[str]:

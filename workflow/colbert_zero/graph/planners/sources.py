@@ -118,6 +118,25 @@ def _from_file(draft: Draft, name: str, source: Config) -> list[Labelled]:
     return [(name, draft.add("sources", f"file.{name}", {"files": files, "columns": columns}, path=folder))]
 
 
+def _from_scores(draft: Draft, name: str, source: Config) -> list[Labelled]:
+    """A local folder of a teacher's scores, in the layout that `colbert-zero export` writes."""
+    where = f"sources.{name}.scores"
+    if "documents" not in source:
+        raise UserError(f"sources.{name}: documents is missing: how many scored documents each query has, such as 32")
+    found = _found(draft, source["scores"], where)
+    folder, names = (found.parent, []) if isinstance(found, Path) else found
+    for role in data_files.SCORES_ROLES:
+        if role not in map(data_files.role_of, names):
+            raise UserError(
+                f"{where}: {found if isinstance(found, Path) else folder} has no {role}.parquet or {role}-*.parquet; "
+                "name a folder that colbert-zero export has written"
+            )
+    used = [inner for inner in names if data_files.role_of(inner)]
+    files = [{"name": inner, "sha256": draft.local_file(folder / inner, where)} for inner in used]
+    settings = {"format": "scored", "documents": source["documents"], "files": files}
+    return [(name, draft.add("sources", f"folder.{name}", settings, path=folder))]
+
+
 def _found(draft: Draft, text: str, where: str) -> Path | tuple[Path, list[str]]:
     """What `data_files.find` finds; `where` is the setting that gives `text`."""
     try:
@@ -140,11 +159,13 @@ KINDS: Mapping[str, Callable[[Draft, str, Config], list[Labelled]]] = {
     "hub": _from_hub,
     "package": _from_package,
     "file": _from_file,
+    "scores": _from_scores,
 }
 """Where a source can come from: the config's key, and the function that plans it."""
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("minimum_words", "minimum_query_words", "maximum_words"), ("package",)),
     "columns": ("file", "hub"),
-    **dict.fromkeys(("revision", "files", "documents", "rows"), ("hub",)),
+    **dict.fromkeys(("revision", "files", "rows"), ("hub",)),
+    "documents": ("hub", "scores"),
 }
 """Settings that only sources from some places have."""
