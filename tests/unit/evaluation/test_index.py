@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from fast_plaid.search import FastPlaid
+from fast_plaid.search.fast_plaid import compute_kmeans
 from safetensors import safe_open
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation import disk_space, encode, index, search
+from colbert_zero.evaluation import disk_space, encode, index, plaid_index, search
 from colbert_zero.evaluation.index import index_kind
 from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.evaluation.trec import read_run
@@ -163,13 +164,30 @@ def test_a_plaid_index_is_what_fast_plaids_own_class_writes(study: tuple[str, st
     theirs = FastPlaid(index=str(tmp_path / "theirs"), device="cpu")
     theirs.create(
         list(torch.split(texts.vectors, texts.lengths.tolist())),
-        kmeans_niters=index.KMEANS_ITERATIONS, nbits=index.RESIDUAL_BITS, seed=1, use_triton_kmeans=False,
+        kmeans_niters=plaid_index.KMEANS_ITERATIONS, nbits=plaid_index.RESIDUAL_BITS, seed=1, use_triton_kmeans=False,
         start_from_scratch=0,
     )  # fmt: skip
     expected = {name: path for name, path in file_digests(tmp_path / "theirs").items() if "merged" not in name}
     expected.pop("plaid.lock", None)
     assert file_digests(artifact.folder / "plaid") == expected
     assert artifact.file("documents.parquet").read_bytes() == exact.file("documents.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("distances", [(7, 3), (10**6, 10**6)])
+def test_centroids_are_fast_plaids_whatever_is_in_memory_at_once(
+    distances: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    matrices = [
+        torch.nn.functional.normalize(torch.randn(5 + number % 7, 16, generator=generator), dim=1).half()
+        for number in range(300)
+    ]
+    torch.manual_seed(draw(3, "plaid"))
+    theirs = compute_kmeans(
+        matrices, 16, "cpu", plaid_index.KMEANS_ITERATIONS, plaid_index.VECTORS_PER_CENTROID, 3, use_triton_kmeans=False
+    )
+    monkeypatch.setitem(plaid_index.DISTANCES, "cpu", distances)
+    assert torch.equal(plaid_index.compute_centroids(matrices, 3, "cpu"), theirs)
 
 
 def test_the_precision_of_an_index_is_in_its_settings(study: tuple[str, str]) -> None:
@@ -236,11 +254,11 @@ def test_a_plaid_index_is_built_as_pylate_does_by_default() -> None:
     from pylate.indexes import PLAID
 
     defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
-    assert (defaults["nbits"], defaults["kmeans_niters"]) == (index.RESIDUAL_BITS, index.KMEANS_ITERATIONS)
+    assert (defaults["nbits"], defaults["kmeans_niters"]) == (plaid_index.RESIDUAL_BITS, plaid_index.KMEANS_ITERATIONS)
     defaults = {name: parameter.default for name, parameter in signature(FastPlaid.create).parameters.items()}
     assert (defaults["max_points_per_centroid"], defaults["batch_size"]) == (
-        index.VECTORS_PER_CENTROID,
-        index.DOCUMENTS_PER_FILE,
+        plaid_index.VECTORS_PER_CENTROID,
+        plaid_index.DOCUMENTS_PER_FILE,
     )
 
 

@@ -25,21 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from fast_plaid import fast_plaid_rust
-from fast_plaid.search import FastPlaid
-from fast_plaid.search.fast_plaid import compute_kmeans
 
 from colbert_zero.data.beir import Collection
 from colbert_zero.evaluation.disk_space import check_space
 from colbert_zero.evaluation.encode import ColBERT, Encoder, encode_texts, texts_per_chunk
+from colbert_zero.evaluation.plaid_index import RESIDUAL_BITS, build_plaid
 from colbert_zero.evaluation.texts import TextReader
-from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter, read_vectors, write_texts
+from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.draws import draw
 from colbert_zero.graph.limits import DEFAULT_PRECISION, PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.saved_encoding import read_saved_encoding
 from colbert_zero.machine.devices import add_device_option, choose_device
@@ -55,10 +50,6 @@ from colbert_zero.models.loading import model_name
 
 NAME = "documents"
 """Of the part of the work that jobs can share, and of the files with the documents' vectors and ids."""
-RESIDUAL_BITS, KMEANS_ITERATIONS = 4, 4
-"""PLAID's bits for each component of a residual, and its k-means iterations for the centroids (PyLate's defaults)."""
-VECTORS_PER_CENTROID, DOCUMENTS_PER_FILE = 256, 50_000
-"""Vectors that k-means sees for each centroid at most, and documents in a file of PLAID's (fast-plaid's defaults)."""
 BYTES_PER_CODE, BYTES_PER_COMPONENT = 8, 2
 """What PLAID keeps of a vector besides its residual, the number of its centroid; and a component in half precision."""
 
@@ -194,7 +185,7 @@ def make(job: Job) -> Mapping[str, Any]:
     if build.kind == "exact":
         join_pieces(pieces, job.folder)
     else:
-        build_plaid(pieces, job.folder, job.settings["index"]["seed"], build.device)
+        build_plaid(pieces, NAME, job.folder, job.settings["index"]["seed"], build.device)
     facts = build.documents.facts()
     documents, tokens, encoding_seconds = (
         sum(fact[name] for fact in facts) for name in ("documents", "tokens", "seconds")
@@ -228,53 +219,6 @@ def join_pieces(pieces: Sequence[Path], folder: Path) -> None:
     with VectorWriter(folder, NAME) as documents:
         for piece in pieces:
             documents.copy(TokenVectors.open(piece / f"{NAME}.safetensors", piece / f"{NAME}.parquet"))
-
-
-def build_plaid(pieces: Sequence[Path], folder: Path, seed: int, device: str) -> None:
-    """Write a PLAID index of the vectors of all pieces into `folder/plaid`, and the documents' ids beside it.
-
-    This calls what fast-plaid's own class calls. PyLate's wrapper stores the ids in pickles, and its import adds
-    seconds to each search; the class loads the index that it has made, for which it writes a copy of it.
-
-    Args:
-        pieces: The folders of the pieces, in order.
-        folder: The index's folder.
-        seed: Decides the sample of vectors that k-means sees, and its initial centroids.
-        device: Where to compute.
-    """
-    texts = [pq.read_table(piece / f"{NAME}.parquet") for piece in pieces]
-    write_texts(pa.concat_tables(texts), folder / f"{NAME}.parquet")
-    matrices = [
-        matrix
-        for piece, table in zip(pieces, texts, strict=True)
-        for matrix in torch.split(read_vectors(piece / f"{NAME}.safetensors"), table["tokens"].to_pylist())
-    ]
-    dimensions = matrices[0].shape[1]
-    # fast-plaid draws the sample from PyTorch's global generator, not from the seed that it is given.
-    torch.manual_seed(draw(seed, "plaid"))
-    plaid = FastPlaid(index=str(folder / "plaid"), device=device)
-    with torch.inference_mode():
-        centroids = compute_kmeans(
-            documents_embeddings=matrices,
-            dim=dimensions,
-            device=plaid.devices[0],
-            kmeans_niters=KMEANS_ITERATIONS,
-            max_points_per_centroid=VECTORS_PER_CENTROID,
-            seed=seed,
-            use_triton_kmeans=False,  # its kernel has a race: the centroids would differ from run to run
-        )
-        fast_plaid_rust.create(
-            index=plaid.index,
-            torch_path=plaid.torch_path,
-            device=plaid.devices[0],
-            embedding_dim=dimensions,
-            nbits=RESIDUAL_BITS,
-            embeddings=matrices,
-            centroids=centroids,
-            batch_size=DOCUMENTS_PER_FILE,
-            seed=seed,
-            compress_only=False,
-        )
 
 
 def resolve_encoding(folder: Path, settings: Mapping[str, Any], name: str) -> EncodingSettings:
