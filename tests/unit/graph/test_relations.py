@@ -156,6 +156,22 @@ CONTRADICTIONS = {
         {"miners/other": EMBEDDED["miners"]["bm25"], "mining/fused/miners": ["bm25", "other"]},
         "mining.fused: miners bm25 and other are the same",
     ),
+    "nothing asked of an entry": (
+        {"mining/pairs": {"miners": ["lsa"], "negatives": 0}, "stages/unsupervised/pairs": "pairs"},
+        "mining.pairs: negatives is 0, and nothing is asked of the rows; ask for negatives or consistency",
+    ),
+    "a place among more than are found": (
+        {"mining/fused/consistency": 51},
+        "mining.fused: consistency is 51, but bm25 finds 50 candidates; ask for a place among fewer, or raise",
+    ),
+    "negatives of an entry that makes none": (
+        {"mining/fused/negatives": 0, "mining/fused/consistency": 2},
+        "stage supervised: negatives is 3, but mining.fused makes 0; lower the one or raise the other",
+    ),
+    "negatives for a stage that uses none": (
+        {"stages/unsupervised/pairs": "fused"},
+        "stage unsupervised: mining.fused makes 3 negatives, which are no pairs; name an entry with negatives: 0",
+    ),
     "miners that search different corpora": (
         {"miners/lsa/corpus": "numpy"},
         "mining.fused: miner bm25 searches the source's own documents, and lsa numpy; give both the same corpus",
@@ -504,3 +520,15 @@ def test_a_corpus_to_mine_in_is_an_input_of_all_that_is_made_of_its_documents():
         assert {key for key, spec in before.specs.items() if spec.kind == kind} == {
             key for key, spec in after.specs.items() if spec.kind == kind
         }
+
+
+def test_an_unsupervised_stage_trains_on_the_pairs_that_are_consistent():
+    pairs = {"miners": ["lsa"], "negatives": 0, "consistency": 2}
+    study = plan({"mining/pairs": pairs, "stages/unsupervised/pairs": "pairs"})
+    trained = [spec for spec in study.specs.values() if spec.kind == "models" and spec.label == "unsupervised"]
+    for model in trained:
+        rows = [study.spec_of(name[-12:]) for name in model.inputs["rows"]]
+        assert {(spec.kind, spec.settings["negatives"], spec.settings["consistency"]) for spec in rows} == {
+            ("negatives", 0, 2)
+        }
+    assert trained and not [spec for spec in plan({}).specs.values() if "consistency" in spec.settings]

@@ -412,3 +412,23 @@ def test_no_row_left_is_one_clear_line(capfd: CaptureFixture[str]) -> None:
     spec = spec_of(source, publish_candidates(source, [([0, 1], [9.0, 1.0], 9.0)] * 2))
     assert run_step(make, None, ["--spec", spec.text]) == 1
     assert "no row has 2 negatives left" in capfd.readouterr().err
+
+
+def test_a_row_is_kept_whose_own_document_each_miner_that_filters_ranks_so_high() -> None:
+    """Documents 0 and 9 answer the query; the one miner ranks 0 third of the others' and its own, the other first."""
+    low = candidates_of([1, 2, 9, 0, 3], [9.0, 8.0, 7.5, 7.0, 1.0], 7.0)
+    high = candidates_of([0, 1], [3.0, 2.0], 3.0)
+    for consistency, filters, kept in ((3, True, True), (2, True, False), (2, False, True), (1, False, True)):
+        miners = [Miner("low", 5, filters), Miner("high", 2)]
+        sampler = NegativeSampler(
+            p=1.0, negatives=0, skip=0, choose="random", seed=1, label="mine", miners=miners, consistency=consistency
+        )
+        assert sampler.sample(4, [low, high], np.array([0, 9], np.int32)) == ([] if kept else None)
+        report = sampler.report
+        assert report["dropped"]["of a row that is not consistent"] == (0 if kept else 5)
+        assert report["candidates"] == report["kept"] + sum(report["dropped"].values()) == 5
+        assert (report["rows_read"], report["rows_kept"], report["kept"]) == (1, int(kept), 0)
+    assert (
+        "of a row that is not consistent"
+        not in NegativeSampler(**SETTINGS | {"label": "mine", "miners": miners}).report["dropped"]
+    )

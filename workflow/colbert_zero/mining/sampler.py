@@ -17,7 +17,9 @@ from colbert_zero.mining.judge import JUDGE, JUDGE_REASONS, NO_JUDGEMENT, Judge,
 from colbert_zero.mining.resemblance import resemblance, shingles
 from colbert_zero.mining.score_histogram import ScoreHistogram
 
+INCONSISTENT = "of a row that is not consistent"
 REASONS = (
+    INCONSISTENT,
     "known positive",
     "skipped rank",
     "beyond the last rank",
@@ -42,6 +44,8 @@ class NegativeSampler:
         seed: The study's seed, for the random sample.
         label: The source, for the random sample.
         miners: What proposed the candidates; each of a row's lists comes from one.
+        consistency: Among how many best of each miner that filters a row's own document must be, other known positives
+            not counted, for the row to be kept; None: it may be anywhere.
         last_rank: The rank of the last candidate to choose from, known positives not counted; None: all.
         fusion: How the lists of several miners are put in one order; see `candidates.fuse`.
         near_duplicates: The resemblance to a known positive from which on a candidate is dropped; None: not asked.
@@ -56,6 +60,7 @@ class NegativeSampler:
     seed: int
     label: str
     miners: Sequence[Miner]
+    consistency: int | None = None
     last_rank: int | None = None
     fusion: str = DEFAULT_FUSION
     near_duplicates: float | None = None
@@ -70,7 +75,11 @@ class NegativeSampler:
 
     def __post_init__(self) -> None:
         """Start counting."""
-        self.dropped = {reason: 0 for reason in REASONS if self.judge is not None or reason not in JUDGE_REASONS}
+        unasked = {
+            *(JUDGE_REASONS if self.judge is None else ()),
+            *([INCONSISTENT] if self.consistency is None else []),
+        }
+        self.dropped = {reason: 0 for reason in REASONS if reason not in unasked}
         names = [miner.name for miner in self.miners]
         fused = ["fused"] if len(names) > 1 else []
         judge = [JUDGE] if self.judge is not None else []
@@ -103,6 +112,9 @@ class NegativeSampler:
             scored["fused"] = fused.scores, float(fused.positive_score)
         self.rows += 1
         self.candidates += len(fused.documents)
+        if not self._is_consistent(lists, known_positives):
+            self.dropped[INCONSISTENT] += len(fused.documents)
+            return None
         left = np.arange(len(fused.documents))
         left = self._drop("known positive", left, np.isin(fused.documents, known_positives))
         ranks = np.arange(len(left)) + 1
@@ -133,6 +145,17 @@ class NegativeSampler:
                 self.histograms[name].add(positive_score, scores[chosen])
         numbers: list[int] = fused.documents[chosen].tolist()
         return numbers
+
+    def _is_consistent(self, lists: Sequence[Candidates], known_positives: npt.NDArray[np.int32]) -> bool:
+        """Whether a row's own document is among the best of each miner that filters, if that is asked."""
+        if self.consistency is None:
+            return True
+        for miner, candidates in zip(self.miners, lists, strict=True):
+            others = ~np.isin(candidates.documents, known_positives)
+            better = np.count_nonzero(candidates.scores[others] > candidates.positive_score)
+            if miner.filters and better >= self.consistency:
+                return False
+        return True
 
     def _drop(self, reason: str, left: npt.NDArray[np.int64], refused: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Count what is refused of the candidates that are left, and return the others."""

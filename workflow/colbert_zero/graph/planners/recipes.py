@@ -199,6 +199,14 @@ class RecipePlanner:
             raise UserError(f"{where}: no data; name at least one source under sources")
         check_rows(stage, settings, self._sources.named(settings["sources"], where), where)
         rows = self._sources.shards(settings["sources"], where)
+        if stage == "unsupervised" and settings["pairs"] is not None:
+            made = self._draft.entry("mining", settings["pairs"], where)["negatives"]
+            if made:
+                raise UserError(
+                    f"{where}: mining.{settings['pairs']} makes {made} negatives, which are no pairs; name an entry "
+                    "with negatives: 0"
+                )
+            return [self._negatives.negatives(settings["pairs"], shards, where) for shards in rows]
         if stage == "supervised" and settings["mining"] is not None:
             made = self._draft.entry("mining", settings["mining"], where)["negatives"]
             check_at_most("negatives", settings["negatives"], f"mining.{settings['mining']}", made, where)

@@ -16,9 +16,9 @@ TEMPERATURES = ("teacher_temperature", "student_temperature")
 """The settings of a distillation by which the scores of both sides are divided."""
 SETTINGS_OF_OTHER_STAGES: Mapping[str, frozenset[str]] = {
     "unsupervised": frozenset({"mining", "negatives", "teacher", "documents", "gradient_scale", *TEMPERATURES}),
-    "supervised": frozenset({"teacher", "documents", "gradient", *TEMPERATURES}),
+    "supervised": frozenset({"pairs", "teacher", "documents", "gradient", *TEMPERATURES}),
     "distillation": frozenset(
-        {"mining", "negatives", "temperature", "learnable_temperature", "gradient", "gradient_scale"}
+        {"pairs", "mining", "negatives", "temperature", "learnable_temperature", "gradient", "gradient_scale"}
     ),
 }
 """The settings that a stage does not use."""
@@ -146,7 +146,15 @@ def check_negatives(mining: Config, miners: Sequence[Config], where: str) -> Non
             f"{where}: fusion is {mining['fusion']}, but {mining['miners'][0]} is the only miner, so nothing is fused; "
             "remove it, or name more miners"
         )
-    asked, skip = mining["negatives"], mining["skip"]
+    asked, skip, consistency = mining["negatives"], mining["skip"], mining.get("consistency", 0)
+    if not asked and not consistency:
+        raise UserError(f"{where}: negatives is 0, and nothing is asked of the rows; ask for negatives or consistency")
+    for name, miner in zip(mining["miners"], miners, strict=True):
+        if name in mining.get("filter", mining["miners"]) and consistency > miner["depth"]:
+            raise UserError(
+                f"{where}: consistency is {consistency}, but {name} finds {miner['depth']} candidates; ask for a place "
+                "among fewer, or raise its depth"
+            )
     skipped = f" after skip: {skip}" if skip else ""
     if asked + skip > mining.get("last_rank", asked + skip):
         raise UserError(
