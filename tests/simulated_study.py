@@ -24,7 +24,7 @@ from colbert_zero.graph.paths import WORKFLOW
 
 WORDS, EXPONENT = 20_000, 1.1
 """Size of the vocabulary, and by how much the frequency of its words falls with their rank."""
-DOCUMENT_WORDS, QUERY_WORDS = 14, 4
+DOCUMENT_WORDS, QUERY_WORDS = 7, 3
 TEXTS_PER_DRAW = 65_536
 LETTERS = "bcdfghjklmnprstvwz", "aeiou"
 COMMON = {"query_length": 16, "document_length": 32}
