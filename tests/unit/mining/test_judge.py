@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,9 +142,15 @@ def test_rows_filtered_in_pieces_resume_are_shared_and_give_the_same_bytes(monke
     shutil.rmtree(alone.folder)
     monkeypatch.setattr(negatives, "ROWS_PER_PIECE", 3)
     for share, pieces in (("2", 1), ("1", 3)):
-        words = ["--spec", spec.text, "--threads", "2", "--part", "rows", "--share", share, "--jobs", "2"]
+        words = ["--spec", spec.text, "--part", "rows", "--share", share, "--jobs", "2"]
         assert run_step(make, None, words, parts=negatives.PARTS) == 0
         assert len(list(spec.state.glob("rows/[0-9]*"))) == pieces
+    # A process of its own gets the work as bytes, and does the same.
+    part: Any = negatives.PARTS["rows"](Job(spec, Path(), Namespace(threads=2), {}, lambda **_: None))
+    assert (part.count, part.processes) == (3, 2)
+    (spec.state / "copy").mkdir()
+    made = pickle.loads(pickle.dumps(part.write))(1, spec.state / "copy")
+    assert json.loads(json.dumps(made)) == part.facts()[1]
     monkeypatch.setattr(NegativeSampler, "sample", lambda *_: pytest.fail("a row is filtered again"))
     together = publish_step(make, spec)
     assert (file_digests(together.folder), together.facts) == (files, facts)
