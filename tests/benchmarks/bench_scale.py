@@ -41,7 +41,7 @@ PART = 10
 TIMED_KINDS = ("reports",)
 """Kinds of artifacts that hold times."""
 SEED = 7
-KILLED_AFTER = (0.02, 0.18)
+KILLED_AFTER = (0.02, 0.1)
 """After which parts of the time that the study takes it is killed, at least and at most."""
 PACKAGE = "colbert_zero."
 
