@@ -20,7 +20,7 @@ from colbert_zero.graph.artifact import Artifact, Job, Spec, file_digests, run_s
 from colbert_zero.mining import negatives
 from colbert_zero.mining.candidates import Candidates
 from colbert_zero.mining.filters import Miner
-from colbert_zero.mining.judge import NO_JUDGEMENT, Judge, Judgement
+from colbert_zero.mining.judge import NO_JUDGEMENT, Judge, Judgement, judgements
 from colbert_zero.mining.negatives import make
 from colbert_zero.mining.sampler import NegativeSampler
 from colbert_zero.teaching.scoring import choose_documents, write_scores
@@ -128,6 +128,16 @@ def test_a_teachers_scores_judge_the_rows_that_it_scored() -> None:
     assert counting.facts["above_the_positive"] == {"a": 0, "judge": 6}
     assert sum(counting.facts["score_histograms"]["judge"]["positives"]) == 6
     assert counting.facts["rows_dropped"] == 0 and refusing.facts["rows_dropped"] == 2
+
+
+def test_judgements_of_any_rows_are_those_of_all() -> None:
+    shards = publish_shards([(f"query {row}", text) for row, text in enumerate(TEXTS)])
+    lists = [([row, (row + 1) % 8], [9.0, 5.0], 9.0) if row in (1, 2, 5) else ([row], [9.0], 9.0) for row in range(8)]
+    scores = teacher(shards, publish_candidates(shards, lists), [[2.0, 3.0]] * 3, documents=2)
+    known = [judgement.by_text for judgement in judgements(scores, range(8))]
+    assert [bool(by_text) for by_text in known] == [row in (1, 2, 5) for row in range(8)]
+    for first in range(8):
+        assert [judgement.by_text for judgement in judgements(scores, range(first, 8))] == known[first:]
 
 
 def test_rows_filtered_in_pieces_resume_are_shared_and_give_the_same_bytes(monkeypatch: MonkeyPatch) -> None:

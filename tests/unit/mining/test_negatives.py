@@ -415,8 +415,8 @@ def test_no_row_left_is_one_clear_line(capfd: CaptureFixture[str]) -> None:
 
 
 def test_a_row_is_kept_whose_own_document_each_miner_that_filters_ranks_so_high() -> None:
-    """Documents 0 and 9 answer the query; the one miner ranks 0 third of the others' and its own, the other first."""
-    low = candidates_of([1, 2, 9, 0, 3], [9.0, 8.0, 7.5, 7.0, 1.0], 7.0)
+    """Documents 0 and 9 answer the query; the one miner has two others above 0, and one beside it, the other none."""
+    low = candidates_of([1, 2, 9, 0, 3], [9.0, 8.0, 7.5, 7.0, 7.0], 7.0)
     high = candidates_of([0, 1], [3.0, 2.0], 3.0)
     for consistency, filters, kept in ((3, True, True), (2, True, False), (2, False, True), (1, False, True)):
         miners = [Miner("low", 5, filters), Miner("high", 2)]
