@@ -230,8 +230,8 @@ def test_a_plaid_index_holds_no_pickle_and_finds_what_an_exact_search_finds(stud
 def test_a_search_in_pieces_resumes_is_shared_and_writes_the_same_bytes(
     kind: str, study: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "PLAID_QUERIES_PER_BATCH", 1)
-    monkeypatch.setattr(search, "SCORES_IN_MEMORY", len(DOCUMENTS))
+    monkeypatch.setattr(search, "PLAID_QUERIES_PER_BATCH", 1 if kind == "plaid" else 9)
+    monkeypatch.setattr(search, "SCORES_IN_MEMORY", len(DOCUMENTS) * (1 if kind == "exact" else 9))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", None)
