@@ -84,7 +84,7 @@ class Today:
         parts: The digest of each part of the code.
         packages: The versions of the recorded libraries.
         python: Python's version.
-        platform: The platform's name, which ends with the C library's.
+        c_library: The C library's name and version; None if the platform's name has none.
         processor: The processor's model.
         gpus: The GPUs' models.
     """
@@ -92,7 +92,7 @@ class Today:
     parts: Mapping[str, str | None]
     packages: Mapping[str, str]
     python: str
-    platform: str
+    c_library: str | None
     processor: str
     gpus: tuple[str, ...]
 
@@ -100,8 +100,14 @@ class Today:
     def look(cls) -> Today:
         """Look at this clone and this machine."""
         here = machine()
-        python = platform.python_version()
-        return cls(part_digests(), package_versions(), python, here["platform"], here["processor"], gpus_here())
+        return cls(
+            part_digests(),
+            package_versions(),
+            platform.python_version(),
+            c_library(here["platform"]),
+            here["processor"],
+            gpus_here(),
+        )
 
 
 def gpus_here() -> tuple[str, ...]:
@@ -224,9 +230,8 @@ def _hardware_changes(artifact: Artifact, today: Today) -> Iterator[Change]:
         if isinstance(processor, str) and processor != today.processor:
             yield Change("processor", f"{processor}, here {today.processor}", Reach.YES)
         # An image brings its own.
-        here = c_library(today.platform)
-        if library is not None and library != here and artifact.manifest.get("image") is None:
-            yield Change("C library", f"{library}, here {here}", Reach.YES)
+        if library is not None and library != today.c_library and artifact.manifest.get("image") is None:
+            yield Change("C library", f"{library}, here {today.c_library}", Reach.YES)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

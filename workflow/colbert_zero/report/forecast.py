@@ -232,7 +232,7 @@ class Disk:
         sizes = [None if made_from is None else self.bytes(made_from) for made_from in corpora]
         texts = [None if size is None else TEXT_COMPRESSION * size for size in sizes]
         parts = [*texts, self.bytes(spec)]
-        if spec.label.startswith("dense."):
+        if spec.kind == "candidates" and spec.label.startswith("dense."):
             counts = [
                 self._sizes.documents(each) if each.kind == "collections" else self._sizes.rows(each)
                 for each in corpora
