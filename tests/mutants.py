@@ -33,7 +33,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path("workflow/colbert_zero")
-CHANGED = ("graph", "mining", "training", "evaluation", "data/batches.py")
+CHANGED = ("graph", "mining", "retrieval", "training", "evaluation", "data/batches.py")
 """The rooms and modules that are changed if none are named."""
 EQUAL = Path(__file__).with_suffix(".txt")
 LIBRARIES = (

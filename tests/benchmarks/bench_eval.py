@@ -27,9 +27,9 @@ import torch
 
 from bench_train import make_sources, make_start, paper_settings, publish, read_texts, run_script
 from colbert_zero.data.beir import Document, check_collection, write_collection
-from colbert_zero.evaluation.vectors import read_vectors
 from colbert_zero.graph.artifact import Artifact, Job, Spec
 from colbert_zero.models.colbert import EncodingSettings, load_colbert
+from colbert_zero.retrieval.vectors import read_vectors
 from colbert_zero.training.stages import Stage
 from measured import Measured, measure, table, work_folder
 

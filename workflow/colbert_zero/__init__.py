@@ -5,7 +5,8 @@ The rooms, in order; a module imports only from its own room and from the rooms 
 - `graph`: read a study's config, plan its artifacts, publish them under names that their specs decide
 - `machine`: GPUs, distributed processes, SLURM, Apptainer images, and what went wrong in a run
 - `data`: fetch sources and collections, clean and shuffle training rows into shards, plan batches
-- `models`: base models, late-interaction and dense encoders, and Lucene
+- `models`: base models, late-interaction and dense encoders
+- `retrieval`: the nearest documents of a query: by BM25, by one vector of a text, or by one of each token
 - `mining`: candidates per training query, and the negatives that the positive-aware filter keeps
 - `teaching`: a teacher's scores for distillation
 - `evaluation`: indexes, runs and measures

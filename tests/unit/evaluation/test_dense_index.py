@@ -22,9 +22,9 @@ from colbert_zero.graph.artifact import Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.models import inverted_file
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from colbert_zero.models.encoders import SentenceTransformerEncoder
+from colbert_zero.retrieval import inverted_file
 from tiny_models import dense_model
 
 

@@ -24,7 +24,7 @@ from colbert_zero.evaluation.embeddings import INVERTED_FILE, Vectors
 from colbert_zero.evaluation.trec import Hits, read_run
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.models import inverted_file
+from colbert_zero.retrieval import inverted_file
 from publishing import publish, publish_collection
 from tiny_models import dense_model
 

@@ -19,16 +19,19 @@ from fast_plaid.search.fast_plaid import compute_kmeans
 from safetensors import safe_open
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation import disk_space, encode, index, plaid_index, search
+from colbert_zero.evaluation import index, search
 from colbert_zero.evaluation.index import index_kind
 from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.evaluation.trec import read_run
-from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
+from colbert_zero.machine import disk_space
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
+from colbert_zero.retrieval import encode, plaid_index
+from colbert_zero.retrieval import maxsim as maxsim_scores
+from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 from publishing import publish, publish_collection
 
 ENCODING = {
@@ -231,7 +234,7 @@ def test_a_search_in_pieces_resumes_is_shared_and_writes_the_same_bytes(
     kind: str, study: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "PLAID_QUERIES_PER_BATCH", 1 if kind == "plaid" else 9)
-    monkeypatch.setattr(search, "SCORES_IN_MEMORY", len(DOCUMENTS) * (1 if kind == "exact" else 9))
+    monkeypatch.setattr(maxsim_scores, "SCORES_IN_MEMORY", len(DOCUMENTS) * (1 if kind == "exact" else 9))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", None)

@@ -14,13 +14,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_zero.evaluation import disk_space, plaid_search, search
-from colbert_zero.evaluation.search import maxsim, search_exact
+from colbert_zero.evaluation import search
+from colbert_zero.evaluation.search import search_exact
 from colbert_zero.evaluation.trec import read_run
-from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact, Spec, run_step
 from colbert_zero.graph.console import UserError, log
+from colbert_zero.machine import disk_space
 from colbert_zero.machine.devices import add_device_option
+from colbert_zero.retrieval import maxsim as maxsim_scores
+from colbert_zero.retrieval import plaid_search
+from colbert_zero.retrieval.maxsim import maxsim
+from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 from publishing import publish, publish_collection
 
 
@@ -91,14 +95,14 @@ def test_scores_do_not_depend_on_the_blocks(
     documents = random_vectors(tmp_path, "d", [2, 9, 5, 5, 30, 1], seed=5)
     queries = random_vectors(tmp_path, "q", [4, 4, 2, 11], seed=6)
     expected = maxsim(documents, queries, range(1, 4))
-    monkeypatch.setitem(search.TOKENS_PER_BLOCK, "cpu", block)
+    monkeypatch.setitem(maxsim_scores.TOKENS_PER_BLOCK, "cpu", block)
     np.testing.assert_allclose(maxsim(documents, queries, range(1, 4)), expected, rtol=1e-5)
 
 
 def test_queries_searched_in_batches_give_the_same_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents, queries = random_vectors(tmp_path, "d", [4] * 9), random_vectors(tmp_path, "q", [3] * 5)
     expected = [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)]
-    monkeypatch.setattr(search, "SCORES_IN_MEMORY", 18)
+    monkeypatch.setattr(maxsim_scores, "SCORES_IN_MEMORY", 18)
     assert [(query, [name for name, _ in hits]) for query, hits in search_exact(documents, queries, 4)] == expected
     some = search_exact(documents, queries, 4, positions=range(1, 4))
     assert [(query, [name for name, _ in hits]) for query, hits in some] == expected[1:4]
@@ -115,7 +119,7 @@ def test_the_scores_of_a_batch_of_queries_are_at_most_so_many(
         found.append(len(batch))
         return maxsim(documents, queries, batch, device)
 
-    monkeypatch.setattr(search, "SCORES_IN_MEMORY", in_memory)
+    monkeypatch.setattr(maxsim_scores, "SCORES_IN_MEMORY", in_memory)
     monkeypatch.setattr(search, "maxsim", recorded)
     list(search_exact(documents, queries, 4))
     assert found == sizes
@@ -123,7 +127,7 @@ def test_the_scores_of_a_batch_of_queries_are_at_most_so_many(
 
 @given(lengths=st.lists(st.integers(0, 40), max_size=30), most=st.integers(1, 100))
 def test_blocks_have_every_text_with_vectors_once_and_at_most_so_many_tokens(lengths: list[int], most: int) -> None:
-    blocks = list(search._blocks(np.array(lengths, np.int64), np.arange(len(lengths)), most))
+    blocks = list(maxsim_scores._blocks(np.array(lengths, np.int64), np.arange(len(lengths)), most))
     assert sorted(position for block in blocks for position in block) == [
         n for n, length in enumerate(lengths) if length
     ]
@@ -169,6 +173,16 @@ def test_queries_without_a_document_are_counted_and_said(
 def test_a_document_without_vectors_scores_zero(tmp_path: Path) -> None:
     documents, queries = random_vectors(tmp_path, "d", [3, 0, 2]), random_vectors(tmp_path, "q", [2])
     assert maxsim(documents, queries, range(1))[0, 1] == 0
+    assert maxsim_scores.rescore(queries.vectors, documents)[1] == 0
+
+
+def test_scores_of_one_query_are_maxsim_and_know_no_other_document(tmp_path: Path) -> None:
+    documents, queries = random_vectors(tmp_path, "d", [3, 1, 40, 7, 7, 12], seed=1), random_vectors(tmp_path, "q", [5])
+    scores = maxsim_scores.rescore(queries.vectors, documents)
+    np.testing.assert_allclose(scores, maxsim(documents, queries, range(1))[0], rtol=1e-5)
+    some = documents.take(np.array([4, 1, 2]))
+    assert some.ids == ["d4", "d1", "d2"] and some.lengths.tolist() == [7, 1, 40]
+    assert maxsim_scores.rescore(queries.vectors, some).tolist() == scores[[4, 1, 2]].tolist()
 
 
 def test_equal_scores_are_cut_and_ordered_as_trec_eval_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +226,11 @@ def test_where_plaid_writes_there_is_a_folder_with_room(
 ) -> None:
     monkeypatch.setenv("COLBERT_SCRATCH", str(tmp_path))
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-    files = {f"plaid/0.{name}.npy": {"bytes": 10**9} for name in ("codes", "residuals")}
-    index: Any = SimpleNamespace(facts={"kind": "plaid"}, manifest={"outputs": files}, files=lambda: list(files))
+    (tmp_path / "plaid").mkdir()
+    files = [f"plaid/0.{name}.npy" for name in ("codes", "residuals")]
+    for name in files:
+        (tmp_path / name).write_bytes(bytes(1000))
+    index: Any = SimpleNamespace(facts={"kind": "plaid"}, files=lambda: files, file=lambda name: tmp_path / name)
     with pytest.raises(UserError, match=message):
         search.open_search(index, random_vectors(tmp_path, "q", [2]), 3, "cpu", scratch)
 

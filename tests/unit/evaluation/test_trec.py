@@ -14,7 +14,7 @@ from colbert_zero.evaluation.bm25 import make
 from colbert_zero.evaluation.trec import read_run, write_run
 from colbert_zero.graph.artifact import Artifact, Spec
 from colbert_zero.graph.console import UserError
-from colbert_zero.models.lucene import add_heap_option
+from colbert_zero.retrieval.lucene import add_heap_option
 from mined import publish_step
 from publishing import publish
 

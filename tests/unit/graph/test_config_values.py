@@ -58,7 +58,10 @@ def numeric_settings(schema, path=()):
 SCHEMA = yaml.safe_load((WORKFLOW / "schemas" / "study.schema.yaml").read_text())
 NUMBERS = {"/".join(path): schema for path, schema in numeric_settings(SCHEMA)}
 ALL_KINDS = {
-    "miners": {"gte": {"encoder": {"model": "small"}, "depth": 20}},
+    "miners": {
+        "gte": {"encoder": {"model": "small"}, "depth": 20},
+        "colbert": {"late-interaction": {"model": "small"}, "depth": 20},
+    },
     "mining": {"judged": {"miners": ["bm25"], "negatives": 1, "judge": {"teacher": "reranker"}}},
     "teachers": {
         "reranker": {"cross-encoder": {"model": "small"}, "miners": ["bm25"], "documents": 4},

@@ -312,8 +312,13 @@ def test_a_plan_knows_what_a_local_model_can_take(changes: dict[str, int], messa
     (tmp_path / "data").mkdir()
     write_data(tmp_path / "data")
     projected(tmp_path / "model")
-    config["models"]["small"] = {"folder": "model"}
-    config["miners"]["enc"] = {"encoder": {"model": "small", "maximum_length": changes.get("miner", 40)}, "depth": 20}
+    pooled = {
+        "modules.json": [TRANSFORMER, POOLING],
+        "config.json": {"model_type": "bert", "max_position_embeddings": 40},
+    }
+    write(tmp_path / "dense-model", pooled)
+    config["models"] |= {"small": {"folder": "model"}, "pooled": {"folder": "dense-model"}}
+    config["miners"]["enc"] = {"encoder": {"model": "pooled", "maximum_length": changes.get("miner", 40)}, "depth": 20}
     config["mining"]["fused"]["miners"] = ["bm25", "enc"]
     cross = {"model": "small", "maximum_length": changes.get("teacher", 40)}
     config["teachers"]["cross"] = {"cross-encoder": cross, "miners": ["bm25"], "documents": 4}

@@ -172,6 +172,14 @@ CONTRADICTIONS = {
         {"stages/unsupervised/pairs": "fused"},
         "stage unsupervised: mining.fused makes 3 negatives, which are no pairs; name an entry with negatives: 0",
     ),
+    "a pool of fewer documents than the depth": (
+        {"miners/lsa/lsa": {"pool": 3}, "mining/fused/miners": ["lsa"]},
+        "miners.lsa.lsa: pool is 3, less than the depth (50); ask for more documents",
+    ),
+    "miners that search different pools": (
+        {"miners/lsa/lsa": {"pool": 3000}},
+        "mining.fused: miner bm25 searches all documents, and lsa a pool of 3000; give both the same pool",
+    ),
     "miners that search different corpora": (
         {"miners/lsa/corpus": "numpy"},
         "mining.fused: miner bm25 searches the source's own documents, and lsa numpy; give both the same corpus",

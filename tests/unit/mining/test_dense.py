@@ -16,13 +16,14 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.mining import candidates as mining_candidates
 from colbert_zero.mining import dense as mining_dense
-from colbert_zero.mining import nearest as mining_nearest
+from colbert_zero.mining import encoder_mining
 from colbert_zero.mining.candidates import read_candidates
 from colbert_zero.mining.dense import PARTS, DenseMining, find
-from colbert_zero.mining.nearest import SlicedVectors, nearest
-from colbert_zero.models import inverted_file
 from colbert_zero.models.batches import TOKENS_PER_BATCH
 from colbert_zero.models.encoders import LsaEncoder, SentenceTransformerEncoder
+from colbert_zero.retrieval import inverted_file
+from colbert_zero.retrieval import nearest as exact_search
+from colbert_zero.retrieval.nearest import SlicedVectors, nearest
 from mined import publish_model, publish_shards, publish_step
 from tiny_models import tiny_dense
 
@@ -43,7 +44,7 @@ def dense(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mine(encoder: dict[str, Any], depth: int, *flags: str, **inputs: list[str]) -> Artifact:
-    names = {"shards": [publish_shards(PAIRS).name], **inputs}
+    names = shards_of_pairs() | inputs
     spec = Spec("candidates", "dense.mine", {"encoder": encoder, "depth": depth, "flags": flags}, names)
     return publish_step(mining_dense.make, spec, *flags, add_options=add_device_option)
 
@@ -81,7 +82,7 @@ def test_neither_threads_nor_pieces_change_a_byte(monkeypatch: MonkeyPatch) -> N
     whole = mine(LSA, 9)
     monkeypatch.setattr(mining_dense.DenseMining, "documents_per_piece", 13)
     monkeypatch.setattr(mining_dense.DenseMining, "queries_per_piece", 8)
-    monkeypatch.setitem(mining_nearest.QUERIES_PER_BATCH, "cpu", 3)
+    monkeypatch.setitem(exact_search.QUERIES_PER_BATCH, "cpu", 3)
     pieces = mine(LSA, 9, "--threads", "2")
     assert content_digest(whole.manifest["outputs"]) == content_digest(pieces.manifest["outputs"])
     assert whole.facts == pieces.facts
@@ -175,10 +176,44 @@ def test_a_recall_below_the_floor_is_one_line_before_the_search(
     monkeypatch: MonkeyPatch, capfd: CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inverted_file, "PROBES", 1)
-    monkeypatch.setattr(mining_dense, "write_candidates", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(encoder_mining, "write_candidates", lambda *_: pytest.fail("searched"))
     assert run_step(mining_dense.make, None, ["--spec", mine_approximately(1.0).text]) == 1
     (line,) = capfd.readouterr().err.strip().splitlines()[-1:]
     assert "of what the exact one does, less than recall: 1; ask for less, or search exactly" in line
+
+
+def mine_in_pool(documents: int, seed: int = 3, **settings: Any) -> Artifact:
+    pool = {"pool": {"documents": documents, "seed": seed}}
+    spec = Spec("candidates", "dense.mine", {"encoder": LSA, "depth": 6, **pool, **settings}, shards_of_pairs())
+    return publish_step(mining_dense.make, spec)
+
+
+def shards_of_pairs() -> dict[str, list[str]]:
+    return {"shards": [publish_shards(PAIRS).name]}
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("settings", [{}, {"approximate": {"recall": 1.0, "seed": 3}}])
+def test_a_pool_is_searched_alone_and_own_documents_are_scored_in_any_case(settings: dict[str, Any]) -> None:
+    whole = list(read_candidates(mine(LSA, len(TEXTS))))
+    found = list(read_candidates(mine_in_pool(25, **settings)))
+    pool = {number for row in found for number in row.documents.tolist()}
+    assert len(pool) <= 25 and len(pool) > 15 and not all(row in pool for row in range(len(PAIRS)))
+    all_of_it = {number for row in read_candidates(mine_in_pool(25, depth=25)) for number in row.documents.tolist()}
+    assert pool <= all_of_it and len(all_of_it) == 25
+    for one, other in zip(found, whole, strict=True):
+        inside = np.isin(other.documents, list(all_of_it))
+        assert one.documents.tolist() == other.documents[inside][:6].tolist()
+        assert one.scores.tolist() == other.scores[inside][:6].tolist()
+        assert one.positive_score == other.positive_score
+
+
+def test_a_pool_is_drawn_by_the_seed_and_one_of_all_documents_is_no_pool() -> None:
+    one, other = (mine_in_pool(25, seed).manifest["outputs"] for seed in (3, 4))
+    assert one != other
+    expected = mine(LSA, 6).manifest["outputs"]
+    assert mine_in_pool(len(TEXTS)).manifest["outputs"] == mine_in_pool(10**6).manifest["outputs"] == expected
+    assert mine_in_pool(len(TEXTS) - 1).manifest["outputs"] != expected
 
 
 def unit_vectors(random: np.random.Generator, rows: int, dimensions: int) -> Any:
@@ -193,7 +228,7 @@ def test_candidates_are_bit_by_bit_those_of_faiss() -> None:
     positives = random.integers(0, 3000, 70).astype(np.int32)
     index: Any = faiss.IndexFlatIP(24)
     index.add(documents)
-    _, retrieved = index.search(queries, 50 + mining_dense.RESCORED_BEYOND_DEPTH)
+    _, retrieved = index.search(queries, 50 + encoder_mining.RESCORED_BEYOND_DEPTH)
     sliced = SlicedVectors([documents[start : start + 700] for start in range(0, 3000, 700)])
     found = list(find(sliced, queries, positives, 50, nearest(queries, sliced, retrieved.shape[1])))
     for query, numbers, positive, candidates in zip(queries, np.sort(retrieved), positives, found, strict=True):

@@ -13,7 +13,7 @@ from colbert_zero.mining import candidates as mining_candidates
 from colbert_zero.mining import negatives
 from colbert_zero.mining.bm25 import PARTS, make
 from colbert_zero.mining.candidates import read_candidates
-from colbert_zero.models.lucene import LuceneIndex, add_heap_option
+from colbert_zero.retrieval.lucene import LuceneIndex, add_heap_option
 from mined import publish_shards, publish_step, rows_in
 from publishing import publish_collection
 

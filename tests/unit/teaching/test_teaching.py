@@ -17,7 +17,7 @@ from transformers import (
 from colbert_zero.data.rows import min_max
 from colbert_zero.graph.artifact import Artifact, Job, Spec, run_step
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.models.lucene import LuceneIndex, add_heap_option
+from colbert_zero.retrieval.lucene import LuceneIndex, add_heap_option
 from colbert_zero.teaching import bm25 as teaching_bm25
 from colbert_zero.teaching import neural as teaching_neural
 from colbert_zero.teaching.late_interaction import LateInteractionTeacher

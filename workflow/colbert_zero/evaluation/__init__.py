@@ -4,9 +4,8 @@ In: a collection (corpus, queries, judgements) and a trained model, an untrained
 Out: the artifacts `indexes` (token vectors or PLAID), `runs` (TREC format) and `measures` (a value per query).
 
 Open `index.py` first, then follow the data: `index` -> `search` -> `measure`; `bm25` makes a run without a model.
-`plaid_index` and `plaid_search` are what of the first two is PLAID's.
 `dense_index` and `dense_search` do the same for models with one vector for each text, which `embeddings.py` keeps.
 `adhoc.py` searches for words of one's own, and `token_matches.py` says which token met which.
-`vectors.py` and `trec.py` read and write the files in between. The training room calls `search_exact` and `measure` to
+`trec.py` reads and writes runs. The training room calls `search_exact` and `measure` to
 evaluate a model between two steps.
 """

@@ -106,7 +106,7 @@ def _found(collection: Collection, hits: Hits, matches: Mapping[str, TokenMatche
 
 def _search_bm25(words: str, depth: int, run: Spec, collection: Collection, documents: int) -> list[Found]:
     """Index the documents for BM25 and search them."""
-    from colbert_zero.models.lucene import DEFAULT_HEAP_MB, LuceneIndex
+    from colbert_zero.retrieval.lucene import DEFAULT_HEAP_MB, LuceneIndex
 
     ids: list[str] = []
 
@@ -165,13 +165,13 @@ def _search_tokens(
     Returns:
         The kind of the index, and what was found.
     """
-    from colbert_zero.evaluation.encode import encode_texts
     from colbert_zero.evaluation.index import resolve_encoding
     from colbert_zero.evaluation.search import open_search, search_exact
     from colbert_zero.evaluation.token_matches import match_tokens, read_text
-    from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
     from colbert_zero.models.colbert import load_colbert
     from colbert_zero.models.loading import model_name
+    from colbert_zero.retrieval.encode import encode_texts
+    from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 
     source = Artifact.open(index.inputs["model"][0])
     folder, name, device = source.verified_folder(), model_name(source), _device()

@@ -16,7 +16,7 @@ from colbert_zero.data.text import document_text
 from colbert_zero.evaluation.trec import Run, drop_self_match, write_run
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import progress
-from colbert_zero.models.lucene import LuceneIndex, add_heap_option
+from colbert_zero.retrieval.lucene import LuceneIndex, add_heap_option
 
 
 def make(job: Job) -> Mapping[str, Any]:

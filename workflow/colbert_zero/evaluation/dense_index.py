@@ -30,7 +30,7 @@ import torch
 
 from colbert_zero.data.beir import Collection
 from colbert_zero.evaluation.embeddings import INVERTED_FILE, Vectors, join_embeddings, write_embeddings
-from colbert_zero.evaluation.texts import TextReader, in_chunks
+from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.dense_folder import (
@@ -43,9 +43,10 @@ from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS
 from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.machine.devices import add_device_option, choose_device
 from colbert_zero.machine.pieces import Part
+from colbert_zero.models.batches import in_chunks
 from colbert_zero.models.encoders import SentenceTransformerEncoder
-from colbert_zero.models.inverted_file import build_inverted_file, training_numbers
 from colbert_zero.models.loading import model_name
+from colbert_zero.retrieval.inverted_file import build_inverted_file, training_numbers
 
 NAME = "documents"
 """Of the part of the work that jobs can share, and of the files with the documents' vectors and ids."""

@@ -30,7 +30,7 @@ from colbert_zero.evaluation.trec import Hits, drop_self_match, write_run
 from colbert_zero.graph.artifact import Artifact, Job, run_step
 from colbert_zero.graph.console import UserError, progress
 from colbert_zero.machine.devices import add_device_option, choose_device
-from colbert_zero.models.inverted_file import CANDIDATES_PER_HIT, open_inverted_file
+from colbert_zero.retrieval.inverted_file import CANDIDATES_PER_HIT, open_inverted_file
 
 DOCUMENTS_PER_BLOCK = {"cpu": 8192, "cuda": 131_072}
 """Documents whose vectors are in memory at once, in double precision."""

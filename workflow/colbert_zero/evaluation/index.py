@@ -28,16 +28,13 @@ import numpy as np
 import torch
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.disk_space import check_space
-from colbert_zero.evaluation.encode import ColBERT, Encoder, encode_texts, texts_per_chunk
-from colbert_zero.evaluation.plaid_index import RESIDUAL_BITS, build_plaid
 from colbert_zero.evaluation.texts import TextReader
-from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import DEFAULT_PRECISION, PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.saved_encoding import read_saved_encoding
 from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.machine.disk_space import check_space
 from colbert_zero.machine.pieces import Part
 from colbert_zero.models.colbert import (
     EncodingSettings,
@@ -47,6 +44,9 @@ from colbert_zero.models.colbert import (
     refuse_other_encoding,
 )
 from colbert_zero.models.loading import model_name
+from colbert_zero.retrieval.encode import ColBERT, Encoder, encode_texts, texts_per_chunk
+from colbert_zero.retrieval.plaid_index import RESIDUAL_BITS, build_plaid
+from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 
 NAME = "documents"
 """Of the part of the work that jobs can share, and of the files with the documents' vectors and ids."""

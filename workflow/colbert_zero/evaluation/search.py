@@ -3,9 +3,9 @@
     python -m colbert_zero.evaluation.search --spec '{"kind":"runs","label":"colbert.toy",...}' --threads 2 --device cpu
 
 A document's score is its MaxSim: the sum, over the query's token vectors, of the largest inner product with any of the
-document's (Khattab and Zaharia 2020, equation 3). An exact search scores all documents. PLAID (`plaid_search`) scores
-only those near the query's tokens, from quantised vectors; it merges its files in the folder `--scratch`, by default
-`TMPDIR`, which needs room for a second copy.
+document's (Khattab and Zaharia 2020, equation 3). An exact search scores all documents. PLAID scores only those near
+the query's tokens, from quantised vectors; it merges its files in the folder `--scratch`, by default `TMPDIR`, which
+needs room for a second copy.
 
 The queries are searched for in batches, each a piece of the work (see `machine.pieces`), which jobs can share: `--part
 queries --share 2 --jobs 4`.
@@ -14,8 +14,10 @@ queries --share 2 --jobs 4`.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
@@ -24,24 +26,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import pyarrow.parquet as pq
 
 from colbert_zero.data.beir import Collection
 from colbert_zero.evaluation.trec import Hits, drop_self_match, write_run
-from colbert_zero.evaluation.vectors import TokenVectors
 from colbert_zero.graph.artifact import Artifact, Job, run_step
 from colbert_zero.graph.console import UserError, log
 from colbert_zero.machine.devices import add_device_option, choose_device
 from colbert_zero.machine.pieces import Part
+from colbert_zero.retrieval.maxsim import maxsim, queries_per_batch
+from colbert_zero.retrieval.vectors import TokenVectors
 
 RUN_FILE = "run.trec"
 QUERIES = "queries"
 """Of the part of the work that jobs can share, and of the files with the queries' vectors and ids."""
-TOKENS_PER_BLOCK = {"cpu": (2048, 512), "cuda": (65536, 4096)}
-"""Token vectors of documents and of queries that are multiplied at once: they fit a CPU's cache, or fill a GPU."""
-SCORES_IN_MEMORY = 2**26
-"""Scores (queries x documents) in memory at once, of 4 bytes each."""
-PLAID_QUERIES_PER_BATCH = 512
+PLAID_QUERIES_PER_BATCH, PLAID_FOLDER = 512, "plaid/"
 
 Search = Callable[[range], Iterator[tuple[str, Hits]]]
 """Searches for the queries at some positions; yields each one's id and its best documents."""
@@ -134,20 +133,33 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 def open_search(index: Artifact, queries: TokenVectors, depth: int, device: str, scratch: str | None = None) -> Search:
     """Open an index of either kind, to search for batches of queries.
 
+    Args:
+        index: The index.
+        queries: The queries.
+        depth: The number of documents for each query.
+        device: Where to compute.
+        scratch: Where PLAID merges its files, $VARIABLES in it replaced; by default `TMPDIR`.
+
     Raises:
-        UserError: `scratch`, where PLAID merges its files, is no folder, or has too little room.
+        UserError: `scratch` is no folder, or has too little room.
     """
     if index.facts["kind"] == "exact":
         documents = TokenVectors.open(index.file("documents.safetensors"), index.file("documents.parquet"))
         return partial(search_exact, documents, queries, depth, device)
-    from colbert_zero.evaluation.plaid_search import PlaidSearch
+    from colbert_zero.retrieval.plaid_search import PlaidSearch
 
-    return partial(PlaidSearch(index, device, scratch).search, queries, depth)
+    parent = Path(os.path.expandvars(scratch) if scratch else tempfile.gettempdir())
+    if not parent.is_dir():
+        raise UserError(f"{parent} is no folder on this machine; name one under resources.search_index.scratch")
+    files = [index.file(name) for name in index.files() if name.startswith(PLAID_FOLDER)]
+    plaid = PlaidSearch(files, device, parent, "name a larger folder under resources.search_index.scratch")
+    ids: list[str] = pq.read_table(index.file("documents.parquet"))["id"].to_pylist()
 
+    def search(batch: range) -> Iterator[tuple[str, Hits]]:
+        for position, hits in zip(batch, plaid.search(queries, depth, batch), strict=True):
+            yield queries.ids[position], [(ids[number], score) for number, score in hits]
 
-def queries_per_batch(documents: int) -> int:
-    """How many queries are scored at once with all of so many documents."""
-    return max(1, SCORES_IN_MEMORY // documents)
+    return search
 
 
 def search_exact(
@@ -174,69 +186,6 @@ def search_exact(
         for query, row in zip(batch, scores, strict=True):
             top = _top_k(row, depth)
             yield queries.ids[query], [(documents.ids[by_descending_id[column]], float(row[column])) for column in top]
-
-
-def maxsim(
-    documents: TokenVectors, queries: TokenVectors, batch: range, device: str = "cpu"
-) -> npt.NDArray[np.float32]:
-    """Compute the MaxSim of a batch of queries with all documents, in single precision.
-
-    Blocks hold texts of similar length, so that padding to the longest text of a block costs little. A document is
-    padded with its own last vector, which does not change a maximum; a query is padded with zeros, which do not change
-    a sum. A document without vectors scores 0.
-
-    Args:
-        documents: Any number.
-        queries: Any number, of the same dimensions.
-        batch: The positions in `queries` to score.
-        device: Where to compute.
-
-    Returns:
-        Scores (queries of the batch x documents).
-    """
-    document_tokens, query_tokens = TOKENS_PER_BLOCK[device]
-    scores = torch.zeros(len(batch), len(documents.ids), device=device)
-    query_blocks = [
-        (torch.from_numpy(block - batch.start).to(device), _pad(queries, block, device, repeat_last=False))
-        for block in _blocks(queries.lengths, np.arange(batch.start, batch.stop), query_tokens)
-    ]
-    for block in _blocks(documents.lengths, np.arange(len(documents.ids)), document_tokens):
-        document_block = _pad(documents, block, device, repeat_last=True)
-        texts, tokens, dimensions = document_block.shape
-        transposed = document_block.reshape(-1, dimensions).T.contiguous()
-        columns = torch.from_numpy(block).to(device)
-        for rows, query_block in query_blocks:
-            best = (query_block.reshape(-1, dimensions) @ transposed).view(-1, texts, tokens).amax(dim=2)
-            scores[rows[:, None], columns] = best.view(*query_block.shape[:2], texts).sum(dim=1)
-    result: npt.NDArray[np.float32] = scores.cpu().numpy()
-    return result
-
-
-def _blocks(
-    lengths: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], tokens_per_block: int
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Sort the positions of texts, longest text first, and split them into blocks; texts without vectors are left out.
-
-    A block has at most `tokens_per_block` vectors once padded, or one text.
-    """
-    ordered = positions[np.argsort(-lengths[positions], kind="stable")]
-    ordered = ordered[lengths[ordered] > 0]
-    start = 0
-    while start < len(ordered):
-        size = max(1, tokens_per_block // int(lengths[ordered[start]]))
-        yield ordered[start : start + size]
-        start += size
-
-
-def _pad(texts: TokenVectors, block: npt.NDArray[np.int64], device: str, *, repeat_last: bool) -> torch.Tensor:
-    """Pad a block's texts with their last vector or with zeros: texts x tokens of the longest text x dimensions."""
-    lengths = texts.lengths[block][:, None]
-    columns = np.arange(lengths.max())[None, :]
-    indices = texts.offsets[block][:, None] + np.minimum(columns, lengths - 1)
-    padded = texts.vectors[torch.from_numpy(indices)].to(device=device, dtype=torch.float32)
-    if not repeat_last:
-        padded *= torch.from_numpy(columns < lengths).to(device)[:, :, None]
-    return padded
 
 
 def _top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from colbert_zero.evaluation.vectors import Matrix
 from colbert_zero.graph.console import UserError
 from colbert_zero.models.colbert import scoring_mask, tokenize
+from colbert_zero.retrieval.vectors import Matrix
 
 SPACE = "▁"
 """Stands in a token's name for a space before it, as in SentencePiece."""

@@ -19,6 +19,8 @@ POOLINGS = frozenset({"BoW", "Pooling", "StaticEmbedding"})
 """The modules of sentence-transformers that make one vector of a text."""
 TRANSFORMER_CONFIG_FILE = "sentence_bert_config.json"
 """Where sentence-transformers saves the length after which texts are cut, beside the transformer."""
+PROMPTS = ("query_prompt", "document_prompt")
+"""The settings of a dense model that are put before texts."""
 SIMILARITIES = ("cosine", "dot")
 """The similarities that are inner products, once the vectors have unit length or as they are. The first is what
 sentence-transformers takes for a model that names none."""
@@ -34,7 +36,8 @@ def check_dense_folder(folder: Path, name: str) -> None:
     if kind == DENSE_MODEL and read_saved_encoding(folder) is not None:
         kind = "ColBERT"
     if kind != DENSE_MODEL:
-        raise UserError(f"{name} is a {kind} model; an encoder needs a {DENSE_MODEL}, with one vector per text")
+        hint = "; a miner or a teacher can use it under late-interaction" if kind == "ColBERT" else ""
+        raise UserError(f"{name} is a {kind} model; an encoder needs a {DENSE_MODEL}, with one vector per text{hint}")
     if not POOLINGS.intersection(module_names(folder)):
         raise UserError(
             f"{name} is not a sentence-transformers model: no {MODULES_FILE} says how to pool the vectors of its "
@@ -82,18 +85,38 @@ def contradicted(given: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str
     ]
 
 
+def refuse_other_prompts(encoder: Mapping[str, Any], saved: Mapping[str, Any], name: str) -> None:
+    """Refuse an encoder's prompts that its model was not saved with.
+
+    Raises:
+        UserError: One is another, or none was given where the model was saved with one; the message begins with `name`.
+    """
+    refuse_other_settings({prompt: encoder[prompt] for prompt in PROMPTS}, saved, name, remedy="give those")
+
+
 def refuse_other_settings(
-    given: Mapping[str, Any], saved: Mapping[str, Any], name: str, meant: Collection[str] = ()
+    given: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    name: str,
+    meant: Collection[str] = (),
+    remedy: str = "leave them out",
 ) -> None:
     """Refuse settings that a dense model was not saved for, but for those that are `meant`.
 
+    Args:
+        given: The settings.
+        saved: What the model was saved with.
+        name: What the message begins with.
+        meant: The names of settings that may be others.
+        remedy: What to do if the others are not meant.
+
     Raises:
-        UserError: There are some; the message begins with `name`.
+        UserError: There are some.
     """
     differing = [setting for setting in contradicted(given, saved) if setting not in meant]
     if differing:
         others = "; ".join(f"{setting} is {given[setting]!r} here, {saved[setting]!r} there" for setting in differing)
         raise UserError(
-            f"{name}: the model was saved with other settings: {others}; leave them out, or say that they are meant "
+            f"{name}: the model was saved with other settings: {others}; {remedy}, or say that they are meant "
             "with override: true"
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.model_folder import is_stanford_checkpoint, read_json_object
 
 CONFIG_FILE = "config_sentence_transformers.json"
 """Where PyLate saves a model's prompts and lengths."""
 STANFORD_CONFIG_FILE = "artifact.metadata"
 """Where Stanford's ColBERT saves its settings, as JSON."""
+SAVED_SETTINGS = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
+"""What a late-interaction model is saved with, if its folder says it."""
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The names under which sentence-transformers looks for a document's prompt, the first first."""
 
@@ -42,6 +45,21 @@ def read_saved_encoding(folder: Path) -> dict[str, Any] | None:
     lengths = {"query_length": metadata.get("query_maxlen"), "document_length": metadata.get("doc_maxlen")}
     saved = {"query_prompt": "", "document_prompt": "", "query_expansion": True}
     return saved | {name: length for name, length in lengths.items() if length is not None}
+
+
+def require_saved_encoding(folder: Path, name: str) -> dict[str, Any]:
+    """All prompts, lengths and the query expansion that a late-interaction model's folder was saved with.
+
+    Raises:
+        UserError: The folder does not say some of them; the message calls it `name`.
+    """
+    saved = read_saved_encoding(folder) or {}
+    if missing := [setting for setting in SAVED_SETTINGS if setting not in saved]:
+        raise UserError(
+            f"{name} cannot be used as a late-interaction model: its folder does not say its {', '.join(missing)}; "
+            "give a model that PyLate saved"
+        )
+    return saved
 
 
 def read_trained_encoding(folder: Path) -> dict[str, Any]:

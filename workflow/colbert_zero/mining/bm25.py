@@ -20,7 +20,7 @@ import numpy.typing as npt
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.mining.candidates import Candidates, write_candidates
 from colbert_zero.mining.sliced import SlicedMining, parts_of
-from colbert_zero.models.lucene import LuceneSearcher, add_heap_option, write_index
+from colbert_zero.retrieval.lucene import LuceneSearcher, add_heap_option, write_index
 
 INDEX = "index"
 """The folder of a slice's index, in its piece."""

@@ -1,10 +1,11 @@
-"""Retrieve the candidates of each training query with a dense encoder, among the documents of its source.
+"""Retrieve the candidates of each training query with an encoder, among the documents of its source.
 
     python -m colbert_zero.mining.dense --spec JSON --threads 2 [--device auto|cpu|cuda]
 
-The search is exact, unless the setting `approximate` is there: it computes the inner product with every document. It is
-done in pieces: slices of the documents are encoded, and then slices of the queries are encoded and searched for. Memory
-does not grow with either.
+An encoder makes one vector of each text (`late_interaction` is for those that make one of each token). The search is
+exact, unless the setting `approximate` is there: it computes the inner product with every document. It is done in
+pieces: slices of the documents are encoded, and then slices of the queries are encoded and searched for. Memory does
+not grow with either.
 
 An approximate search looks into some lists of an inverted file, which the first job makes of the documents' vectors,
 and computes the products of what it finds there. Its recall, the share of what the exact search finds that it finds as
@@ -14,12 +15,10 @@ documents than are asked for, the search is exact.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import faiss
@@ -29,30 +28,25 @@ import torch
 
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.draws import sample
 from colbert_zero.machine.devices import add_device_option, choose_device
-from colbert_zero.machine.pieces import FACTS_FILE, make_once
-from colbert_zero.mining.candidates import Candidates, write_candidates
-from colbert_zero.mining.nearest import SlicedVectors, nearest
+from colbert_zero.mining.candidates import Candidates
+from colbert_zero.mining.encoder_mining import EncoderMining, Numbers
 from colbert_zero.mining.sliced import SlicedMining, parts_of
 from colbert_zero.models.encoders import Encoder, Vectors, load_encoder
-from colbert_zero.models.inverted_file import (
+from colbert_zero.retrieval.inverted_file import (
     CANDIDATES_PER_HIT,
     build_inverted_file,
     open_inverted_file,
     training_numbers,
 )
+from colbert_zero.retrieval.nearest import SlicedVectors, nearest
 
 QUERIES_PER_RESCORING = 64
-RESCORED_BEYOND_DEPTH = 16
-"""Documents to retrieve beyond the depth: before the rescoring, rounding may swap documents near the cut-off."""
 VECTORS_FILE, INVERTED_FILE = "vectors.npy", "documents.faiss"
-MEASURED_QUERIES = 256
-"""Queries that the recall of an approximate search is measured with."""
 
 
-class DenseMining(SlicedMining):
-    """Mining with an encoder, which is loaded when there is something to encode.
+class DenseMining(EncoderMining[Vectors]):
+    """Mining with an encoder of one vector per text, which is loaded when there is something to encode.
 
     A slice is encoded together, sorted by length so that a batch needs little padding. The last bits of a vector may
     depend on the texts beside its own, so the sizes of slices decide bytes.
@@ -75,10 +69,17 @@ class DenseMining(SlicedMining):
     def prepare(self, number: int, folder: Path) -> Mapping[str, Any]:
         """Write the vectors of a slice of the documents."""
         first = number * self.documents_per_piece
-        vectors = self._encoder.encode_documents(self.corpus.texts[first : first + self.documents_per_piece])
-        _refuse_nonfinite(vectors, "document", first)
+        numbers = range(len(self.corpus))[first : first + self.documents_per_piece]
+        vectors = self._encoder.encode_documents(self.corpus.texts[numbers.start : numbers.stop])
+        _refuse_nonfinite(vectors, "document", numbers)
         np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
         return {"documents": len(vectors)}
+
+    def encode_queries(self, rows: Sequence[int]) -> Vectors:
+        """The vectors of the queries of rows (rows x dimensions)."""
+        queries = self._encoder.encode_queries([self.corpus.queries[row] for row in rows])
+        _refuse_nonfinite(queries, "query", rows)
+        return queries
 
     @cached_property
     def _documents(self) -> SlicedVectors:
@@ -86,90 +87,53 @@ class DenseMining(SlicedMining):
         files = [part.piece(number) / VECTORS_FILE for number in range(part.count)]
         return SlicedVectors([np.load(file, mmap_mode="r", allow_pickle=False) for file in files])
 
-    def search(self, number: int, folder: Path) -> Mapping[str, Any]:
-        """Write the candidates of a slice of the queries."""
-        first = number * self.queries_per_piece
-        queries = self._encoder.encode_queries(self.corpus.queries[first : first + self.queries_per_piece])
-        _refuse_nonfinite(queries, "query", first)
-        positives = self.corpus.positives[first : first + self.queries_per_piece]
-        if "approximate" in self._job.settings:
-            retrieved = self._approximate(queries, self._inverted_folder / INVERTED_FILE)
-        else:
-            retrieved = self._exact(queries)
-        candidates = find(self._documents, queries, positives, self._job.settings["depth"], retrieved)
-        return write_candidates(folder, candidates, self.corpus.positives, first)
-
-    def mine(self) -> Mapping[str, Any]:
-        """Write `candidates.parquet`; return facts for the manifest, of an approximate search its recall among them."""
-        facts = super().mine()
-        if "approximate" not in self._job.settings:
-            return facts
-        return {**facts, "approximate": json.loads((self._inverted_folder / FACTS_FILE).read_bytes())}
-
-    def _exact(self, queries: Vectors) -> npt.NDArray[np.int64]:
-        size = min(self._job.settings["depth"] + RESCORED_BEYOND_DEPTH, len(self._documents))
-        return nearest(queries, self._documents, size, self._device)
-
-    def _approximate(self, queries: Vectors, inverted_file: Path) -> npt.NDArray[np.int64]:
-        faiss.omp_set_num_threads(self._job.threads)
-        depth, count = self._job.settings["depth"], len(self._documents)
-        size = min(max(depth * CANDIDATES_PER_HIT, depth + RESCORED_BEYOND_DEPTH), count)
-        retrieved: npt.NDArray[np.int64] = np.sort(open_inverted_file(str(inverted_file)).search(queries, size)[1])
-        # Fewer candidates than the depth mean, to who filters them, that there are no others: so these are all.
-        short = (retrieved >= 0).sum(axis=1) < min(depth, count)
-        if short.any():
-            exact = self._exact(queries[short])
-            retrieved[short] = -1
-            retrieved[short, : exact.shape[1]] = exact
-        return retrieved
+    def write_pool(self, folder: Path, pool: npt.NDArray[np.int64]) -> None:
+        """Write the vectors of the documents that are searched into a file."""
+        shape = (len(pool), self._documents.dimensions)
+        vectors: Any = np.lib.format.open_memmap(folder / VECTORS_FILE, "w+", np.float32, shape)
+        for start in range(0, len(pool), self.documents_per_piece):
+            some = slice(start, start + self.documents_per_piece)
+            vectors[some] = self._documents.take(pool[some])
+        vectors.flush()
 
     @cached_property
-    def _inverted_folder(self) -> Path:
-        """The folder with the inverted file, whose recall has been measured."""
-        return make_once(self._job.state / "inverted", f"indexing the vectors of {self._job.spec.label}", self._invert)
+    def _searched(self) -> SlicedVectors:
+        if self.pool_folder is None:
+            return self._documents
+        vectors = np.load(self.pool_folder / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+        starts = range(0, len(vectors), self.documents_per_piece)
+        return SlicedVectors([vectors[start : start + self.documents_per_piece] for start in starts])
 
-    def _invert(self, folder: Path) -> Mapping[str, Any]:
-        """Write the inverted file into a folder; return its lists and its recall.
+    def exact(self, queries: Vectors) -> Numbers:
+        """The documents with the greatest inner products of all."""
+        return nearest(queries, self._searched, self.size, self._device)
 
-        Raises:
-            UserError: The recall is below what is asked for.
-        """
-        approximate, count, depth = self._job.settings["approximate"], len(self._documents), self._job.settings["depth"]
-        training = self._documents.take(training_numbers(count, approximate["seed"]))
+    def build(self, folder: Path, seed: int) -> Mapping[str, Any]:
+        """Write an inverted file; return its number of lists."""
+        documents = self._searched
+        training = documents.take(training_numbers(len(documents), seed))
         faiss.omp_set_num_threads(self._job.threads)
-        index = build_inverted_file(training, self._documents.slices, count, approximate["seed"])
+        index = build_inverted_file(training, documents.slices, len(documents), seed)
         faiss.write_index(index, str(folder / INVERTED_FILE))
-        rows = sample(
-            list(range(len(self.corpus.queries))), MEASURED_QUERIES, approximate["seed"], "recall", self._job.spec.label
-        )
-        queries = self._encoder.encode_queries([self.corpus.queries[row] for row in rows])
-        probed = self._approximate(queries, folder / INVERTED_FILE)
-        found, exact = (
-            list(find(self._documents, queries, self.corpus.positives[rows], depth, retrieved))
-            for retrieved in (probed, self._exact(queries))
-        )
-        recall = mean_recall(found, exact)
-        if recall < approximate["recall"]:
-            raise UserError(
-                f"{self._job.spec.label}: the approximate search finds {recall:.4f} of what the exact one does, less "
-                f"than recall: {approximate['recall']:g}; ask for less, or search exactly"
-            )
-        return {"lists": index.nlist, "recall": round(recall, 6), "measured_queries": len(rows)}
+        return {"lists": index.nlist}
+
+    def approximate(self, queries: Vectors, folder: Path) -> Numbers:
+        """The best documents, by their bytes, of those in the nearest lists: some for each that is asked for."""
+        faiss.omp_set_num_threads(self._job.threads)
+        size = min(max(self.depth * CANDIDATES_PER_HIT, self.size), self.searched)
+        found: Numbers = np.sort(open_inverted_file(str(folder / INVERTED_FILE)).search(queries, size)[1])
+        return found
+
+    def find(self, queries: Vectors, rows: Sequence[int], retrieved: Numbers) -> Iterator[Candidates]:
+        """Yield the candidates of rows, by the inner products of what was retrieved."""
+        yield from find(self._documents, queries, self.corpus.positives[np.asarray(rows)], self.depth, retrieved)
 
 
-def mean_recall(found: Sequence[Candidates], exact: Sequence[Candidates]) -> float:
-    """The share of the candidates of an exact search that another one found as well, the mean over queries."""
-    return fmean(
-        np.isin(expected.documents, candidates.documents).mean()
-        for candidates, expected in zip(found, exact, strict=True)
-    )
-
-
-def _refuse_nonfinite(vectors: Vectors, what: str, first: int) -> None:
+def _refuse_nonfinite(vectors: Vectors, what: str, numbers: Sequence[int]) -> None:
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"the encoder's vector of {what} {first + int(finite.argmin())} is not finite; name another model"
+            f"the encoder's vector of {what} {numbers[int(finite.argmin())]} is not finite; name another model"
         )
 
 
@@ -209,12 +173,21 @@ def _inner_products(documents: Vectors, query: npt.NDArray[np.float32]) -> npt.N
     return products.astype(np.float32)
 
 
-PARTS = parts_of(DenseMining)
+def mining_of(job: Job) -> SlicedMining:
+    """The work on a job's candidates, with an encoder of one vector per text or of one per token."""
+    if job.settings["encoder"]["kind"] != "late-interaction":
+        return DenseMining(job)
+    from colbert_zero.mining.late_interaction import LateInteractionMining
+
+    return LateInteractionMining(job)
+
+
+PARTS = parts_of(mining_of)
 
 
 def make(job: Job) -> Mapping[str, Any]:
     """Write `candidates.parquet`."""
-    return DenseMining(job).mine()
+    return mining_of(job).mine()
 
 
 if __name__ == "__main__":

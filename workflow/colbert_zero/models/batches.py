@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 16384}
 """Padded tokens in one forward pass of an encoder: few enough for a CPU's cache, enough to keep a GPU busy."""
+
+T = TypeVar("T")
 
 
 def batches_by_length(
@@ -29,3 +33,10 @@ def batches_by_length(
         stop = start + max(1, tokens // max(minimum_width, int(lengths[order[start]])))
         yield order[start:stop]
         start = stop
+
+
+def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Items in lists of `size`, the last one of what is left."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

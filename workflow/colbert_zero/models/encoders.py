@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from colbert_zero.graph.artifact import Job
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.dense_folder import check_dense_folder
+from colbert_zero.graph.dense_folder import check_dense_folder, read_similarity, refuse_other_prompts
 from colbert_zero.graph.model_folder import check_lengths
+from colbert_zero.graph.saved_encoding import read_trained_encoding
 from colbert_zero.machine.devices import choose_device
 from colbert_zero.models.batches import TOKENS_PER_BATCH, batches_by_length
 
@@ -42,7 +43,7 @@ def load_encoder(job: Job, documents: Sequence[str]) -> Encoder:
         documents: The corpus; LSA is fitted on it.
 
     Raises:
-        UserError: The model cannot be loaded.
+        UserError: The model cannot be loaded, or was saved with other prompts.
         RetryableError: The job needs a GPU, and none is visible.
     """
     settings: Mapping[str, Any] = job.settings["encoder"]
@@ -50,13 +51,17 @@ def load_encoder(job: Job, documents: Sequence[str]) -> Encoder:
         return LsaEncoder(documents, settings["dimensions"], settings["seed"])
     from colbert_zero.models.loading import model_name
 
+    folder, name = job.input("model").verified_folder(), model_name(job.input("model"))
+    if not settings.get("override"):
+        refuse_other_prompts(settings, read_trained_encoding(folder), name)
     return SentenceTransformerEncoder(
-        job.input("model").verified_folder(),
+        folder,
         settings["query_prompt"],
         settings["document_prompt"],
         settings["maximum_length"],
         choose_device(job),
-        model_name(job.input("model")),
+        name,
+        normalize=read_similarity(folder, name) == "cosine",
     )
 
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from colbert_zero.graph.artifact import KINDS, Spec
 from colbert_zero.graph.let_go import LET_GO_KIND
-from colbert_zero.graph.limits import CORPUS_ROLE
+from colbert_zero.graph.limits import CORPUS_ROLE, DEFAULT_DIMENSIONS
 from colbert_zero.graph.planned_jobs import planned_gpus
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.graph.study import Study
 from colbert_zero.report.columns import number
 from colbert_zero.report.costs import Entry
 from colbert_zero.report.paper_costs import paper_gpu_hours
-from colbert_zero.report.sizes import BYTES_PER_PARAMETER, Sizes, known_size
+from colbert_zero.report.sizes import BYTES_PER_PARAMETER, Sizes, characters_per_token, known_size
 
 VECTOR_BYTES = 2
 """Of a component of a token's vector: half precision."""
@@ -233,17 +233,34 @@ class Disk:
         texts = [None if size is None else TEXT_COMPRESSION * size for size in sizes]
         parts = [*texts, self.bytes(spec)]
         if spec.kind == "candidates" and spec.label.startswith("dense."):
-            counts = [
-                self._sizes.documents(each) if each.kind == "collections" else self._sizes.rows(each)
-                for each in corpora
-                if each is not None
+            parts += [
+                None if each is None else self._mined_vectors(spec, each, text)
+                for each, text in zip(corpora, texts, strict=True)
             ]
-            dimensions = self._encoder_dimensions(spec)
-            parts += [None if count is None or not dimensions else count * dimensions * DENSE_BYTES for count in counts]
         elif spec.kind == "candidates":
             parts += texts
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
+
+    def _mined_vectors(self, candidates: Spec, corpus: Spec, text: float | None) -> float | None:
+        """The bytes of the vectors of the documents of `corpus`, and of what is made of them to be searched.
+
+        A pool is a copy of some of them. An inverted file has a byte for each component. PLAID's files are there twice
+        while they are searched.
+        """
+        count = self._sizes.documents(corpus) if corpus.kind == "collections" else self._sizes.rows(corpus)
+        if candidates.settings["encoder"]["kind"] == "late-interaction":
+            components = None if text is None else text / characters_per_token() * DEFAULT_DIMENSIONS
+            of_vector, of_index = VECTOR_BYTES, 2 * _plaid_bytes(DEFAULT_DIMENSIONS) / DEFAULT_DIMENSIONS
+        else:
+            dimensions = self._encoder_dimensions(candidates)
+            components = None if count is None or not dimensions else float(count * dimensions)
+            of_vector, of_index = DENSE_BYTES, 1.0
+        if count is None or components is None:
+            return None
+        pool, is_approximate = candidates.settings.get("pool"), "approximate" in candidates.settings
+        searched = components if pool is None else components * min(1.0, pool["documents"] / count)
+        return components * of_vector + searched * (of_vector * (pool is not None) + of_index * is_approximate)
 
     def _encoder_dimensions(self, candidates: Spec) -> int | None:
         models = [self._sizes.spec(name) for name in candidates.inputs.get("model", ())]
@@ -268,8 +285,13 @@ class Disk:
         if kind == "plaid":
             tokens, dimensions = self._sizes.tokens(index), self._sizes.dimensions(index)
             assert tokens is not None and dimensions is not None
-            return tokens * (PLAID_CODE_BYTES + dimensions * PLAID_BITS / 8)
+            return tokens * _plaid_bytes(dimensions)
         return vectors * (2 if kind == "faiss" else 1)
+
+
+def _plaid_bytes(dimensions: int) -> float:
+    """What PLAID's files hold of a vector."""
+    return PLAID_CODE_BYTES + dimensions * PLAID_BITS / 8
 
 
 @dataclass(frozen=True)

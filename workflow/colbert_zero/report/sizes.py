@@ -127,7 +127,7 @@ class Sizes:
         characters = None if collection is None else self.characters(collection)
         if documents is None or characters is None:
             return None
-        tokens: float = characters / read_yaml(SIZES_FILE)["characters_per_token"]
+        tokens = characters / characters_per_token()
         longest: float = index.settings["encoding"].get("document_length", tokens)
         return documents * min(tokens, longest)
 
@@ -168,6 +168,11 @@ class Sizes:
         given = index.settings.get("projection") or model.settings
         dimensions: int = given.get("dimensions", DEFAULT_DIMENSIONS)
         return dimensions
+
+
+def characters_per_token() -> float:
+    """How many characters of a text a token has, about."""
+    return float(read_yaml(SIZES_FILE)["characters_per_token"])
 
 
 def _number(value: Any) -> float | None:

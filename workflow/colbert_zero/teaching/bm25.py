@@ -13,7 +13,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import progress
-from colbert_zero.models.lucene import LuceneIndex, add_heap_option
+from colbert_zero.retrieval.lucene import LuceneIndex, add_heap_option
 from colbert_zero.teaching.scoring import choose_documents, write_scores
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -11,8 +10,7 @@ from threading import Lock
 import numpy as np
 import torch
 
-from colbert_zero.graph.console import UserError
-from colbert_zero.graph.saved_encoding import read_saved_encoding
+from colbert_zero.graph.saved_encoding import require_saved_encoding
 from colbert_zero.models.colbert import (
     EncodingSettings,
     TokenizedTexts,
@@ -46,13 +44,7 @@ class LateInteractionTeacher(Teacher):
                 names code.
         """
         name = name or str(folder)
-        saved = read_saved_encoding(folder) or {}
-        if missing := [field.name for field in fields(EncodingSettings) if field.name not in saved]:
-            raise UserError(
-                f"{name} cannot be loaded as a late-interaction: its folder does not say its {', '.join(missing)}; "
-                "give a model that PyLate saved"
-            )
-        self._encoding = EncodingSettings(**saved)
+        self._encoding = EncodingSettings(**require_saved_encoding(folder, name))
         self._model = load_colbert(folder, self._encoding, device, name=name)
         self._bf16, self._device, self._lock = precision == "bf16", device, Lock()
 

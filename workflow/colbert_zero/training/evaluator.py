@@ -13,15 +13,15 @@ import torch
 from pylate import models
 
 from colbert_zero.data.beir import Collection
-from colbert_zero.evaluation.encode import encode_texts
 from colbert_zero.evaluation.measure import measure
 from colbert_zero.evaluation.search import search_exact
 from colbert_zero.evaluation.texts import document_texts
 from colbert_zero.evaluation.trec import drop_self_match
-from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
+from colbert_zero.retrieval.encode import encode_texts
+from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 
 MEASURE, DEPTH = "nDCG@10", 10
 

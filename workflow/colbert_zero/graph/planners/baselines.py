@@ -7,24 +7,16 @@ from collections.abc import Callable, Mapping
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.dense_folder import (
-    check_dense_folder,
-    contradicted,
-    read_dense_encoding,
-    read_similarity,
-    refuse_other_settings,
-)
+from colbert_zero.graph.dense_folder import contradicted, read_dense_encoding, refuse_other_settings
 from colbert_zero.graph.limits import DEFAULT_DIMENSIONS
 from colbert_zero.graph.model_folder import projection_size
 from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.evaluation import EvaluationPlanner, Row
-from colbert_zero.graph.saved_encoding import read_saved_encoding
+from colbert_zero.graph.saved_encoding import SAVED_SETTINGS, read_saved_encoding
 
 Measures = dict[str, Spec]
 """Measures by collection."""
-SAVED_SETTINGS = ("query_prompt", "document_prompt", "query_length", "document_length", "query_expansion")
-"""What a late-interaction model is saved with, if its folder says it."""
 
 
 class BaselinePlanner:
@@ -94,18 +86,12 @@ def _dense(draft: Draft, bases: BasePlanner, evaluation: EvaluationPlanner, name
     if "prompts" in given:
         given |= draft.prompts(given.pop("prompts"), where)
     bases.check(model, where, {length: given[length] for length in ("maximum_length",) if length in given})
-    if model.label.startswith("random."):
-        raise UserError(
-            f"{where}: a model with random weights has no pooling, so it makes no vector of a text; name another "
-            "model, or evaluate it as late_interaction"
-        )
+    bases.check_dense(model, where)
     folder = draft.paths.get(model.key)
     if folder is None:  # The step reads what it was saved with, once it is fetched.
         if not meant:
             refuse_other_settings(given, bases.saved_encoding(model), where)
         return evaluation.dense(model, given, search, list(given) if meant else ())
-    check_dense_folder(folder, f"{where}: {folder}")
-    read_similarity(folder, f"{where}: {folder}")
     saved = read_dense_encoding(folder)
     if not meant:
         refuse_other_settings(given, saved, where)

@@ -10,12 +10,13 @@ from colbert_zero.graph import registry
 from colbert_zero.graph.artifact import SPEC_FILE, Spec
 from colbert_zero.graph.config import Config, only_key
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.dense_folder import check_dense_folder, read_similarity
 from colbert_zero.graph.model_folder import check_lengths, check_model_folder, check_projection, transformer_folder
 from colbert_zero.graph.paths import REPOSITORY
 from colbert_zero.graph.planners.draft import Draft
 from colbert_zero.graph.planners.relations import check_random, check_texts
 from colbert_zero.graph.planners.sources import SourcePlanner
-from colbert_zero.graph.saved_encoding import read_trained_encoding
+from colbert_zero.graph.saved_encoding import read_trained_encoding, require_saved_encoding
 
 PRETRAINED = REPOSITORY / ".venv" / "pretrained"
 """Where `envs/install.py pretrained` installs a model."""
@@ -68,6 +69,33 @@ class BasePlanner:
             name = f"{where}: {folder}"
             check_lengths(folder, lengths, name)
             check_projection(folder, dimensions, name)
+
+    def check_dense(self, model: Spec, where: str) -> None:
+        """Check that a model, if it is there, makes one vector of a text.
+
+        Raises:
+            UserError: It does not, or its vectors are not compared by inner products; `where` is the place in the
+                config.
+        """
+        if model.label.startswith("random."):
+            raise UserError(
+                f"{where}: a model with random weights has no pooling, so it makes no vector of a text; name another "
+                "model, or train it and use it as a late-interaction model"
+            )
+        folder = self._folder(model)
+        if folder is not None:
+            check_dense_folder(folder, f"{where}: {folder}")
+            read_similarity(folder, f"{where}: {folder}")
+
+    def check_late_interaction(self, model: Spec, where: str) -> None:
+        """Check that a model, if it is there, says with which prompts and lengths it makes vectors of tokens.
+
+        Raises:
+            UserError: It does not; `where` is the place in the config.
+        """
+        folder = self._folder(model)
+        if folder is not None:
+            require_saved_encoding(folder, f"{where}: {folder}")
 
     def saved_encoding(self, model: Spec) -> Config:
         """The prompts and lengths that a model which is there was saved with; nothing of any other."""

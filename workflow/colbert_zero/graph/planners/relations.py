@@ -187,10 +187,31 @@ def check_judge(judge: Config, negatives: int, scores: Spec, where: str) -> None
         )
 
 
-def check_search(retriever: Config, where: str) -> None:
-    """Check that a recall is asked of an approximate search only."""
+def check_search(retriever: Config, depth: int, where: str) -> None:
+    """Check that a recall is asked of an approximate search only, and that a pool has as many documents as a depth."""
     if "recall" in retriever and retriever["search"] == "exact":
         raise UserError(f"{where}: recall is {retriever['recall']}, but the search is exact; say search: approximate")
+    if retriever.get("pool", depth) < depth:
+        raise UserError(f"{where}: pool is {retriever['pool']}, less than the depth ({depth}); ask for more documents")
+
+
+def check_pools(pools: Mapping[str, int | None], where: str) -> None:
+    """Check that miners search the same documents: to who filters, what one of them did not retrieve scores less.
+
+    Args:
+        pools: How many documents each miner searches, by its name; None for all.
+        where: The place in the config that names the miners.
+    """
+    (first, pool), *others = pools.items()
+    for name, other in others:
+        if other != pool:
+            raise UserError(
+                f"{where}: miner {first} searches {_pool(pool)}, and {name} {_pool(other)}; give both the same pool"
+            )
+
+
+def _pool(pool: int | None) -> str:
+    return "all documents" if pool is None else f"a pool of {pool}"
 
 
 def check_documents(teacher: Config, miners: Sequence[Config], where: str) -> None:

@@ -75,6 +75,8 @@ def _neural(draft: Draft, bases: BasePlanner, name: str, teacher: Config, texts:
     bases.check(
         model, f"teachers.{name}", {length: neural[length] for length in ("maximum_length",) if length in neural}
     )
+    if kind == "late-interaction":
+        bases.check_late_interaction(model, f"teachers.{name}")
     settings = {"documents": teacher["documents"], "teacher": {"kind": kind, **neural}}
     return draft.add("scores", f"neural.{texts['shards'][0].label}", settings, {**texts, "model": [model]})
 

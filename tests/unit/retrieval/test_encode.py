@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from colbert_zero.evaluation import encode
-from colbert_zero.evaluation.encode import Encoder, encode_texts, texts_per_chunk
-from colbert_zero.evaluation.vectors import TokenVectors, VectorWriter
 from colbert_zero.models.colbert import EncodingSettings, load_colbert
+from colbert_zero.retrieval import encode
+from colbert_zero.retrieval.encode import Encoder, encode_texts, texts_per_chunk
+from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 
 WORDS = ["query", "document", "similarity", "model", "sums", "brown", "fox", "lazy", "prompts", ",", ".", "!", "(", ")"]
 GENERATOR = np.random.default_rng(5)

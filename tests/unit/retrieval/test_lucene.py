@@ -15,8 +15,8 @@ from pytest import MonkeyPatch
 
 from bm25_texts import DOCUMENTS, K1, QUERIES, B
 from colbert_zero.graph.console import UserError
-from colbert_zero.models import lucene
-from colbert_zero.models.lucene import LuceneIndex, LuceneSearcher, find_java_home, write_index
+from colbert_zero.retrieval import lucene
+from colbert_zero.retrieval.lucene import LuceneIndex, LuceneSearcher, find_java_home, write_index
 
 
 @pytest.fixture(scope="module")

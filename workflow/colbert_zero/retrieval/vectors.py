@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ class TokenVectors:
             only the rows that are used are read.
     """
 
-    ids: list[str]
+    ids: Sequence[str]
     lengths: npt.NDArray[np.int64]
     vectors: torch.Tensor
 
@@ -51,11 +51,63 @@ class TokenVectors:
         table = pq.read_table(texts_file)
         return cls(table["id"].to_pylist(), table["tokens"].to_numpy().astype(np.int64), read_vectors(vectors_file))
 
+    def __len__(self) -> int:
+        """The number of texts."""
+        return len(self.lengths)
+
+    @classmethod
+    def of(cls, ids: Iterable[str], matrices: Sequence[Matrix]) -> TokenVectors:
+        """Put together the vectors of texts, at least one (tokens x dimensions), in half precision."""
+        lengths = np.array([len(matrix) for matrix in matrices], np.int64)
+        return cls(list(ids), lengths, torch.from_numpy(np.concatenate(matrices).astype(np.float16, copy=False)))
+
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
         """The position in `vectors` of each text's first vector (texts)."""
         offsets: npt.NDArray[np.int64] = np.cumsum(self.lengths) - self.lengths
         return offsets
+
+    def take(self, positions: npt.NDArray[np.int64]) -> TokenVectors:
+        """The texts at some positions, in memory."""
+        lengths = self.lengths[positions]
+        shifts = self.offsets[positions] - (np.cumsum(lengths) - lengths)
+        rows = np.repeat(shifts, lengths) + np.arange(lengths.sum())
+        return TokenVectors([self.ids[at] for at in positions], lengths, self.vectors[torch.from_numpy(rows)])
+
+
+class SlicedTokenVectors:
+    """The token vectors of texts in slices of one size, of which the last may be shorter; they are mapped from files.
+
+    Memory holds 16 bytes for each text of the slices that were used. Texts are known by their numbers, not by ids.
+    """
+
+    def __init__(self, folders: Sequence[Path], name: str) -> None:
+        """Open what `VectorWriter`s called `name` wrote into folders, at least one."""
+        self._folders, self._name = folders, name
+        self._opened: dict[int, TokenVectors] = {}
+
+    def __iter__(self) -> Iterator[TokenVectors]:
+        """The slices, in order."""
+        return map(self._slice, range(len(self._folders)))
+
+    def take(self, numbers: npt.NDArray[np.int64]) -> TokenVectors:
+        """The texts with these numbers, at least one, which ascend; in memory, with their numbers as ids."""
+        size = len(self._slice(0))
+        bounds = np.searchsorted(numbers, np.arange(len(self._folders) + 1) * size)
+        found = [
+            self._slice(at).take(numbers[bounds[at] : bounds[at + 1]] - at * size)
+            for at in np.flatnonzero(np.diff(bounds)).tolist()
+        ]
+        lengths, vectors = np.concatenate([part.lengths for part in found]), torch.cat([part.vectors for part in found])
+        return TokenVectors(list(map(str, numbers.tolist())), lengths, vectors)
+
+    def _slice(self, at: int) -> TokenVectors:
+        if at not in self._opened:
+            stem = self._folders[at] / self._name
+            lengths = pq.read_table(f"{stem}.parquet", columns=["tokens"])["tokens"].to_numpy().astype(np.int64)
+            ids = ("",) * len(lengths)
+            self._opened[at] = TokenVectors(ids, lengths, read_vectors(Path(f"{stem}.safetensors")))
+        return self._opened[at]
 
 
 def read_vectors(path: Path) -> torch.Tensor:

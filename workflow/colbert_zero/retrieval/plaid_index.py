@@ -18,8 +18,8 @@ from fast_plaid import fast_plaid_rust
 from fast_plaid.search import FastPlaid
 from fast_plaid.search.kmeans import FastKMeans
 
-from colbert_zero.evaluation.vectors import read_vectors, write_texts
 from colbert_zero.graph.draws import draw
+from colbert_zero.retrieval.vectors import read_vectors, write_texts
 
 RESIDUAL_BITS, KMEANS_ITERATIONS = 4, 4
 """PLAID's bits for each component of a residual, and its k-means iterations for the centroids (PyLate's defaults)."""

@@ -29,9 +29,14 @@ class SlicedVectors:
         """The number of vectors."""
         return self._size * (len(self.slices) - 1) + len(self.slices[-1])
 
+    @property
+    def dimensions(self) -> int:
+        """The size of a vector."""
+        return int(self.slices[0].shape[1])
+
     def take(self, numbers: npt.NDArray[np.int64]) -> Vectors:
         """The vectors with these numbers, which ascend: float32 (numbers x dimensions)."""
-        found = np.empty((len(numbers), self.slices[0].shape[1]), np.float32)
+        found = np.empty((len(numbers), self.dimensions), np.float32)
         bounds = np.searchsorted(numbers, np.arange(len(self.slices) + 1) * self._size)
         for at in np.flatnonzero(np.diff(bounds)).tolist():
             of_slice = slice(bounds[at], bounds[at + 1])
@@ -61,13 +66,18 @@ def nearest(queries: Vectors, documents: SlicedVectors, depth: int, device: str 
     for vectors in documents.slices:
         block = torch.tensor(vectors, device=device).T
         for at, batch in enumerate(batches):
-            best[at] = _with_scores(best[at], batch @ block, first, depth)
+            best[at] = keep_best(best[at], batch @ block, first, depth)
         first += len(vectors)
-    numbers = HIGHEST_NUMBER - (torch.cat(best) & HIGHEST_NUMBER)
+    return numbers_of(torch.cat(best))
+
+
+def numbers_of(keys: torch.Tensor) -> npt.NDArray[np.int64]:
+    """The numbers of the documents that keys stand for, ascending (queries x documents)."""
+    numbers = HIGHEST_NUMBER - (keys & HIGHEST_NUMBER)
     return numbers.sort(dim=1).values.cpu().numpy()
 
 
-def _with_scores(best: torch.Tensor, scores: torch.Tensor, first: int, depth: int) -> torch.Tensor:
+def keep_best(best: torch.Tensor, scores: torch.Tensor, first: int, depth: int) -> torch.Tensor:
     """The keys of the best documents so far, once those with these scores are seen as well.
 
     Args:

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from colbert_zero.evaluation.texts import in_chunks
-from colbert_zero.evaluation.vectors import Matrix, VectorWriter
 from colbert_zero.graph.limits import DEFAULT_PRECISION
-from colbert_zero.models.batches import TOKENS_PER_BATCH
+from colbert_zero.models.batches import TOKENS_PER_BATCH, in_chunks
 from colbert_zero.models.colbert import TokenizedTexts, embed, scoring_mask, split_by_length, tokenize
+from colbert_zero.retrieval.vectors import Matrix, VectorWriter
 
 TEXTS_PER_CHUNK, TOKENS_PER_CHUNK = 2048, 2**20
 """Texts in memory at once, and their tokens if all are cut at the greatest length: there are fewer such long texts."""
