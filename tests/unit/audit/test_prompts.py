@@ -203,8 +203,9 @@ def test_a_meant_mismatch_that_is_made_is_no_difference(capsys: pytest.CaptureFi
 @pytest.mark.usefixtures("study")
 def test_an_encoder_that_mines_has_prompts_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     def mine(config: Any) -> None:
+        config["models"]["dense"] = {"hub": "someone/dense", "revision": "0" * 40}
         config["miners"]["encoder"] = {
-            "encoder": {"model": "small", "query_prompt": "query: ", "document_prompt": "", "maximum_length": 40},
+            "encoder": {"model": "dense", "query_prompt": "query: ", "document_prompt": "", "maximum_length": 40},
             "depth": 10,
         }
         config["mining"]["fused"]["miners"] = ["bm25", "encoder"]
