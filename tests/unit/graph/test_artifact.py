@@ -747,3 +747,65 @@ def test_a_file_that_may_not_be_written_is_one_line_and_the_next_run_goes_on(stu
     assert limited(10**8).returncode == 0
     ends = [attempt["end"] for attempt in Artifact.open(SPEC.name).manifest["attempts"]]
     assert (len(ends), ends[0].partition(":")[0], ends[1]) == (2, "SafetensorError", "published")
+
+
+def share(*flags, made=None):
+    """Do a share of a part of the work on `SPEC`; what is done is put into `made`."""
+
+    class Letters:
+        def __init__(self, job):
+            self.job = job
+
+        def make(self, of_all):
+            if made is not None:
+                made.append((of_all, self.job.folder, self.job.spec.name))
+
+    return run_step(write_letters, None, ["--spec", SPEC.text, *flags], parts={"letters": Letters})
+
+
+def test_a_share_of_the_work_is_every_so_manyth_piece_and_publishes_nothing(study):
+    made = []
+    assert share("--part", "letters", made=made) == 0
+    assert [share("--part", "letters", "--share", str(n), "--jobs", "3", made=made) for n in (1, 2, 3)] == [0, 0, 0]
+    slices = [slice(0, None, 1), slice(0, None, 3), slice(1, None, 3), slice(2, None, 3)]
+    assert made == [(each, SPEC.state, SPEC.name) for each in slices]
+    assert not SPEC.folder.exists()
+    ends = {path.name: json.loads(path.read_text())["end"] for path in SPEC.state.glob("*.attempts.jsonl")}
+    assert ends == dict.fromkeys(
+        [f"letters-{n}.attempts.jsonl" for n in ("1-of-1", "1-of-3", "2-of-3", "3-of-3")], "done"
+    )
+    assert share() == 0 and Artifact.open(SPEC.name).facts == {"letters": 3}
+    assert share("--part", "letters", made=made) == 0 and len(made) == 4, "it is published"
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(0, 1), (2, 1), (4, 3), (-1, 3)])
+def test_a_share_that_there_is_not_is_one_line(study, capsys, number, jobs):
+    assert share("--part", "letters", f"--share={number}", f"--jobs={jobs}") == 1
+    error = capsys.readouterr().err
+    assert f"there is no share {number} of {jobs}: give --share a number from 1 to --jobs" in error
+    assert not list(SPEC.state.parent.glob("*"))
+
+
+def test_a_step_whose_work_has_no_parts_has_no_shares(study, capsys):
+    with pytest.raises(SystemExit):
+        run_step(write_letters, None, ["--spec", SPEC.text, "--part", "letters"])
+    assert "unrecognized arguments: --part letters" in capsys.readouterr().err
+
+
+def test_an_artifact_is_public_if_others_may_read_it(study):
+    publish()
+    for mode, public in ((0o750, False), (0o754, True), (0o711, False), (0o755, True)):
+        SPEC.folder.chmod(mode)
+        assert Artifact.open(SPEC.name).is_public is public
+
+
+def test_what_is_to_be_done_with_a_damaged_artifact_and_with_one_that_was_let_go(study):
+    publish()
+    (SPEC.folder / "letters.txt").write_text("abd")
+    with pytest.raises(UserError, match=r"was changed: .*; move results/shards/.* away and run snakemake again"):
+        Artifact.open(SPEC.name).file("letters.txt")
+    (SPEC.folder / "let-go.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=rf"was let go; to have it again: snakemake --profile PROFILE {SPEC.again_file}"
+    ):
+        Artifact.open(SPEC.name).file("letters.txt")
