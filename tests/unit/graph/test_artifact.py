@@ -809,3 +809,13 @@ def test_what_is_to_be_done_with_a_damaged_artifact_and_with_one_that_was_let_go
         UserError, match=rf"was let go; to have it again: snakemake --profile PROFILE {SPEC.again_file}"
     ):
         Artifact.open(SPEC.name).file("letters.txt")
+
+
+def test_what_is_there_already_is_said_to_be_intact_or_let_go(study, caplog):
+    caplog.set_level(logging.INFO)
+    publish()
+    for words in ("is already there, and intact", "is already there, and its files were let go"):
+        (SPEC.folder / "spec.json").unlink()
+        caplog.clear()
+        assert publish() == 0 and words in caplog.text
+        (SPEC.folder / "let-go.json").write_text("{}")

@@ -2,6 +2,7 @@
 values. Each mistake is one line that begins with the config's name."""
 
 import copy
+import datetime
 import math
 import os
 
@@ -134,6 +135,13 @@ MISTAKES = {
         {"one": {"registry": "cqadupstack", "query_length": 64}, "two": {"registry": "cqadupstack"}},
         "is a name in collections.one too",
     ),
+    "a group and a member of another one": (
+        "sources",
+        CONFIG["sources"]
+        | {"fever_hn_mine": {"registry": "nomic-unsupervised"}, "nomic": {"registry": "nomic-supervised"}},
+        "sources.fever_hn_mine: fever_hn_mine is a name in sources.nomic too",
+    ),
+    "a date as a key": ("seed", {datetime.date(2024, 1, 1): 1}, "seed: {} is not "),
     "source and member": (
         "sources",
         CONFIG["sources"] | {"quora": {"package": "scipy"}, "nomic": {"registry": "nomic-unsupervised"}},

@@ -30,13 +30,18 @@ from colbert_zero.graph.let_go import let_go, main
 INDEX = Spec("indexes", "toy", {})
 RUN = Spec("runs", "colbert.toy", {"depth": 10}, {"index": [INDEX.name]})
 OTHER_RUN = Spec("runs", "colbert.toy", {"depth": 20}, {"index": [INDEX.name]})
-FILES = {"documents.safetensors": b"vectors", "plaid/0.codes.npy": b"codes", "plaid/ivf.npy": b"lists"}
+FILES = {
+    "documents.safetensors": b"vectors",
+    "plaid/0.codes.npy": b"codes",
+    "plaid/ivf.npy": b"lists",
+    "plaid/a/b.npy": b"deep",
+}
 
 
 def publish(spec: Spec, files: Mapping[str, bytes]) -> Artifact:
     def make(job: Job) -> Mapping[str, Any]:
         for name, contents in files.items():
-            (job.folder / name).parent.mkdir(exist_ok=True)
+            (job.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (job.folder / name).write_bytes(contents)
         return {}
 
