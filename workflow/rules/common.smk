@@ -32,6 +32,7 @@ from colbert_zero.graph.code import COMMIT_VARIABLE, source_commit
 from colbert_zero.graph.provenance import RUN_VARIABLE
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.graph.evaluation_jobs import EvaluationJobs
+from colbert_zero.graph.shared_documents import SharedDocuments
 from colbert_zero.graph.study import Study
 from colbert_zero.graph.text_files import check_writable
 
@@ -110,6 +111,7 @@ shell.prefix(
 
 resource = study.resource
 evaluation_jobs = EvaluationJobs(study)
+shared_documents = SharedDocuments(study)
 submits_jobs = workflow.is_main_process and workflow.resource_settings.nodes is not None
 # On this machine, no more jobs run at once than its memory holds, unless the user says `--resources mem_mb=...`. A job
 # that asks for more than there is gets what there is, and so runs alone.
@@ -265,6 +267,12 @@ def for_step(look_up, *arguments):
     )
 
 
+def beside(wildcards):
+    """The flag that names the indexes which encode the same documents as an index; none if there are none."""
+    names = shared_documents.beside(study.spec_of(wildcards.key))
+    return ["--beside", *names] if names else []
+
+
 def scratch():
     """The folder where a search merges what PLAID writes; empty for `TMPDIR`."""
     return resource("search_index", "scratch") or ""
@@ -274,6 +282,8 @@ def step_command(wildcards):
     """The module and the flags of a job that another rule than the artifact's own starts for a step."""
     made_by = rule_of(study.spec_of(wildcards.key))
     flags = ["--device", device(made_by.step)] if made_by.may_use_gpu else []
+    if wildcards.kind == "indexes":
+        flags += beside(wildcards)
     if made_by.step == "search_index":
         flags.append(f"--scratch={scratch()}")
     return [f"colbert_zero.{made_by.module}", *flags]

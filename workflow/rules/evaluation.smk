@@ -29,11 +29,13 @@ rule build_index:
     params:
         spec=spec_file,
         device=device("build_index"),
+        beside=beside,
         rows=row_names,
     message:
         "Encode {wildcards.label} for {params.rows}"
     shell:
-        "python -m colbert_zero.evaluation.index --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.evaluation.index --spec {params.spec:q} --threads {threads} --device {params.device:q} "
+        "{params.beside:q} 2> {log:q}"
 
 
 rule search_index:
@@ -102,11 +104,13 @@ rule embed_documents:
     params:
         spec=spec_file,
         device=device("embed_documents"),
+        beside=beside,
         rows=row_names,
     message:
         "Encode {wildcards.label} for {params.rows}, a vector for each text"
     shell:
-        "python -m colbert_zero.evaluation.dense_index --spec {params.spec:q} --threads {threads} --device {params.device:q} 2> {log:q}"
+        "python -m colbert_zero.evaluation.dense_index --spec {params.spec:q} --threads {threads} --device {params.device:q} "
+        "{params.beside:q} 2> {log:q}"
 
 
 rule search_embeddings:

@@ -33,6 +33,18 @@ def test_26_collections_are_the_15_columns_of_the_table() -> None:
     assert sorted([*alone, *COLLECTIONS["groups"]]) == sorted(PAPER["columns"])
 
 
+def test_a_collection_with_the_documents_of_another_names_it() -> None:
+    entries = COLLECTIONS["collections"]
+    named = {name: entry["documents_of"] for name, entry in entries.items() if "documents_of" in entry}
+    assert named == {"climate-fever": "fever"}
+    for name, of in named.items():
+        found = registry.documents_of(entries[name]["hub"], entries[name]["revision"])
+        assert found == {field: entries[of][field] for field in ("hub", "revision")}
+        assert abs(entries[name]["documents"] - entries[of]["documents"]) < 100
+        assert registry.documents_of(entries[of]["hub"], entries[of]["revision"]) is None
+        assert registry.documents_of(entries[name]["hub"], "0" * 40) is None
+
+
 def test_special_collections_are_marked() -> None:
     entries = COLLECTIONS["collections"]
     in_domain = {name for name in entries if entries[name].get("in_domain")}

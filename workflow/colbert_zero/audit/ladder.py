@@ -85,7 +85,7 @@ CPU_FACTOR = 100.0
 """How much longer a step takes on a CPU than on a GPU, roughly: decides whether to begin a retraining at all."""
 TABLE_POINTS = 1.0
 """How far two values of a table may be apart, in points: other processors moved means of the embedded study by 0.64."""
-OPTION_ADDERS = {"evaluation.index": "add_device_option", "evaluation.search": "add_search_options"}
+OPTION_ADDERS = {"evaluation.index": "add_index_options", "evaluation.search": "add_search_options"}
 """The function that adds a step's flags, where it is not `add_heap_option`."""
 
 

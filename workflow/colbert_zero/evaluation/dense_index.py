@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from colbert_zero.data.beir import Collection
+from colbert_zero.evaluation.document_pieces import DocumentPieces, add_index_options, given_facts
 from colbert_zero.evaluation.embeddings import INVERTED_FILE, Vectors, join_embeddings, write_embeddings
 from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.graph.artifact import Job, run_step
@@ -41,8 +42,7 @@ from colbert_zero.graph.dense_folder import (
 )
 from colbert_zero.graph.limits import MINIMUM_TEXT_TOKENS
 from colbert_zero.graph.model_folder import check_lengths
-from colbert_zero.machine.devices import add_device_option, choose_device
-from colbert_zero.machine.pieces import Part
+from colbert_zero.machine.devices import choose_device
 from colbert_zero.models.batches import in_chunks
 from colbert_zero.models.encoders import SentenceTransformerEncoder
 from colbert_zero.models.loading import model_name
@@ -71,8 +71,8 @@ class DenseIndexBuild:
         collection = job.input("collection")
         self.collection = Collection.open(collection)
         self._job, self._reader = job, TextReader(self.collection)
-        count = -(-collection.facts["documents"] // TEXTS_PER_PIECE)
-        self.documents = Part(job.state / NAME, count, f"pieces of {TEXTS_PER_PIECE} documents encoded", self._write)
+        self._pieces = DocumentPieces(job, self.collection, TEXTS_PER_PIECE, self.device)
+        self.documents = self._pieces.part(NAME, self._write)
 
     @cached_property
     def model(self) -> tuple[SentenceTransformerEncoder, str]:
@@ -87,8 +87,8 @@ class DenseIndexBuild:
     def _write(self, number: int, folder: Path) -> Mapping[str, Any]:
         """Encode the documents of the piece with this number."""
         encoder, _ = self.model
-        started, first = time.monotonic(), number * TEXTS_PER_PIECE
-        ids, texts = zip(*self._reader.read(first, first + TEXTS_PER_PIECE), strict=True)
+        started = time.monotonic()
+        ids, texts = zip(*self._reader.read(*self._pieces.bounds(number)), strict=True)
         write_embeddings(folder, NAME, ids, encoder.encode_documents(texts))
         return {"documents": len(ids), "seconds": time.monotonic() - started}
 
@@ -131,6 +131,7 @@ def make(job: Job) -> Mapping[str, Any]:
         "queries": len(queries),
         "dimensions": vectors.shape[1],
         **lists,
+        **given_facts(facts),
         "bytes": sum(path.stat().st_size for path in job.folder.iterdir()),
         "device": torch.cuda.get_device_name() if build.device == "cuda" else build.device,
         "encoding_seconds": round(seconds, 3),
@@ -214,4 +215,4 @@ def invert(vectors: Vectors, seed: int) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_device_option, parts=PARTS))
+    sys.exit(run_step(make, __doc__, add_options=add_index_options, parts=PARTS))

@@ -28,12 +28,13 @@ import numpy as np
 import torch
 
 from colbert_zero.data.beir import Collection
+from colbert_zero.evaluation.document_pieces import DocumentPieces, add_index_options, given_facts
 from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.graph.artifact import Job, run_step
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import DEFAULT_PRECISION, PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.saved_encoding import read_saved_encoding
-from colbert_zero.machine.devices import add_device_option, choose_device
+from colbert_zero.machine.devices import choose_device
 from colbert_zero.machine.disk_space import check_space
 from colbert_zero.machine.pieces import Part
 from colbert_zero.models.colbert import (
@@ -84,9 +85,8 @@ class IndexBuild:
         self.precision: str = job.settings.get("precision", DEFAULT_PRECISION)
         self._documents: int = collection.facts["documents"]
         self.kind = index_kind(job.settings["index"]["kind"], self._documents)
-        self._size = texts_per_chunk(self.encoding.document_length)
-        count = -(-self._documents // self._size)
-        self.documents = Part(job.state / NAME, count, f"pieces of {self._size} documents encoded", self._write)
+        self._pieces = DocumentPieces(job, self.collection, texts_per_chunk(self.encoding.document_length), self.device)
+        self.documents = self._pieces.part(NAME, self._write)
         self._reader, self._thread = TextReader(self.collection), ThreadPoolExecutor(1)
         self._begun: dict[int, Future[Begun]] = {}
 
@@ -113,7 +113,8 @@ class IndexBuild:
             UserError: The missing pieces and the index need more bytes than are free.
         """
         part = self.documents
-        missing = [number for number in range(part.count) if not part.piece(number).is_dir()]
+        missing = [number for number in range(part.count) if not self._is_there(number)]
+        missing.sort(key=lambda number: number < part.first)
         if part.count == 1 or not missing:
             return
         ids, tokens = self._begin(missing[0]).result()
@@ -121,7 +122,7 @@ class IndexBuild:
         dimensions = self.model[-1].out_features
         piece = BYTES_PER_COMPONENT * dimensions
         index = piece if self.kind == "exact" else BYTES_PER_CODE + dimensions * RESIDUAL_BITS / 8
-        needed = vectors * (piece * len(missing) * self._size + index * self._documents)
+        needed = vectors * (piece * len(missing) * self._pieces.size + index * self._documents)
         what = f"the vectors of {self._documents} documents and their index"
         check_space(self._job.state, needed, what, "free some, or put results on a larger disk")
 
@@ -132,7 +133,7 @@ class IndexBuild:
         del self._begun[number]
         # Meanwhile the documents that this job will encode next are read and tokenised.
         following = number + int(getattr(self._job.options, "jobs", 1))
-        if following < self.documents.count and not self.documents.piece(following).is_dir():
+        if following < self.documents.count and not self._is_there(following):
             self._begin(following)
         with VectorWriter(folder, NAME) as writer:
             writer.write(ids, self._encoder.encode(tokens()))
@@ -143,12 +144,15 @@ class IndexBuild:
             "seconds": time.monotonic() - started,
         }
 
+    def _is_there(self, number: int) -> bool:
+        return self.documents.piece(number).is_dir() or self._pieces.is_given(number)
+
     def _begin(self, number: int) -> Future[Begun]:
         """Have another thread read and tokenise the documents of a piece, unless it does already."""
-        encoder, start = self._encoder, number * self._size
+        encoder, bounds = self._encoder, self._pieces.bounds(number)
 
         def begin() -> Begun:
-            ids, texts = zip(*self._reader.read(start, start + self._size), strict=True)
+            ids, texts = zip(*self._reader.read(*bounds), strict=True)
             return list(ids), encoder.tokenize(texts)
 
         if number not in self._begun:
@@ -199,6 +203,7 @@ def make(job: Job) -> Mapping[str, Any]:
         "query_tokens": sum(queries.lengths),
         "dimensions": facts[0]["dimensions"],
         "drawn_parts": drawn,
+        **given_facts(facts),
         "bytes": sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file()),
         "device": torch.cuda.get_device_name() if build.device == "cuda" else build.device,
         "encoding_seconds": round(encoding_seconds, 3),
@@ -243,4 +248,4 @@ def resolve_encoding(folder: Path, settings: Mapping[str, Any], name: str) -> En
 
 
 if __name__ == "__main__":
-    sys.exit(run_step(make, __doc__, add_options=add_device_option, parts=PARTS))
+    sys.exit(run_step(make, __doc__, add_options=add_index_options, parts=PARTS))

@@ -82,6 +82,23 @@ def collections(name: str, alias: str, where: str) -> list[tuple[str, dict[str, 
     ]
 
 
+def documents_of(hub: str, revision: str) -> dict[str, str] | None:
+    """The collection whose documents nearly all are those of a collection of the registry.
+
+    Args:
+        hub: The collection's repository.
+        revision: Its commit.
+
+    Returns:
+        The other one's `hub` and `revision`; None if the registry names none.
+    """
+    entries = read_yaml(REGISTRY / "collections.yaml")["collections"]
+    for entry in entries.values():
+        if (entry["hub"], entry["revision"]) == (hub, revision) and "documents_of" in entry:
+            return {field: entries[entry["documents_of"]][field] for field in ("hub", "revision")}
+    return None
+
+
 def model(name: str, where: str) -> dict[str, Any]:
     """A model's name on the Hub and its revision."""
     models = read_yaml(REGISTRY / "models.yaml")["models"]

@@ -44,6 +44,7 @@ class Part:
         write: Writes the files of the piece with a number into an empty folder, and returns facts about it (JSON
             values). With several processes it can be pickled.
         processes: How many processes make pieces at once; with 1, this one does.
+        first: The number of the piece to begin with; those before it come last.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Part:
     unit: str
     write: Callable[[int, Path], Mapping[str, Any]]
     processes: int = 1
+    first: int = 0
 
     def piece(self, number: int) -> Path:
         """The folder of a piece, whether or not it is there yet."""
@@ -74,6 +76,7 @@ class Part:
         there = set(os.listdir(self.folder))
         wanted = range(self.count)[share]
         missing = [number for number in wanted if self.piece(number).name not in there]
+        missing.sort(key=lambda number: number < self.first)
         if 0 < len(missing) < len(wanted):
             log.info("going on: %d of %d %s are done", len(wanted) - len(missing), len(wanted), self.unit)
         begun = missing[: self.processes]

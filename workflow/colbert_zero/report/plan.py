@@ -22,10 +22,12 @@ from colbert_zero.graph.assignments import with_assignments
 from colbert_zero.graph.config import CONFIG_FILE, Config, read_config
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.inventory import Inventory
+from colbert_zero.graph.let_go import LET_GO_KIND
 from colbert_zero.graph.planned_jobs import planned_rule
 from colbert_zero.graph.planners.evaluation import Row
 from colbert_zero.graph.planners.relations import MismatchError
 from colbert_zero.graph.rules import SHARING_RULES, STAGES, rule_of
+from colbert_zero.graph.shared_documents import SharedDocuments
 from colbert_zero.graph.study import Study
 from colbert_zero.report.columns import number, size, write_columns
 from colbert_zero.report.costs import Entry
@@ -223,7 +225,13 @@ class Plan:
                 f"{kind} {total.words(size)}" for kind, total in space.by_kind.items() if total.known or total.unknown
             )
         if space.vectors.known:
-            yield f"and in results/state, the vectors of each index while it is made: up to {size(space.vectors.known)}"
+            shared = SharedDocuments(self.study)
+            until = "; of documents that indexes have in common, until all of them are made"
+            has_shared = any(shared.beside(spec) for spec in self.missing if spec.kind == LET_GO_KIND)
+            yield (
+                f"and in results/state, the vectors of each index while it is made: up to {size(space.vectors.known)}"
+                + (until if has_shared else "")
+            )
 
 
 def _row_header(*costs: str) -> list[str]:
