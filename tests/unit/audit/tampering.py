@@ -1059,11 +1059,18 @@ def write_again(forger: Forger, name: str) -> None:
     forger.edit_manifest(name, lambda manifest: manifest.update(seconds=manifest["seconds"] + 1))
 
 
+def claim_to_be_given(forger: Forger, name: str) -> None:
+    """More documents were encoded for another index than there are."""
+    forger.edit_manifest(name, lambda it: it["facts"].update(given_documents=it["facts"]["documents"] + 1))
+    forger.remake_chain(name)
+
+
 TABLES = ("shards", "candidates", "negatives", "scores", "measures")
 """Kinds of which every file is a table."""
 
 NUMBERS: dict[str, tuple[tuple[str, ...], Check, Change]] = {
     "means raised and the report made again": (("measures",), Check.NUMBERS, raise_means),
+    "more documents given than there are, remade": (("indexes",), Check.NUMBERS, claim_to_be_given),
     "a query left out and the report made again": (("measures",), Check.NUMBERS, drop_a_query),
     "a cell of table.md, outputs forged": (("reports",), Check.NUMBERS, partial(raise_cell, "table.md")),
     "a cell of table.csv, outputs forged": (("reports",), Check.NUMBERS, partial(raise_cell, "table.csv")),

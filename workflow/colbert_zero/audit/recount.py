@@ -375,6 +375,8 @@ def _indexes(recorded: Recorded) -> Iterator[str]:
     if settings.get("index", {}).get("kind", "auto") not in ("auto", kind):
         yield f"is an index of kind {kind}, but its spec says {settings['index']['kind']}"
     yield from _wrong_rate(facts, "documents_per_second", "documents", "encoding_seconds")
+    if "given_documents" in facts and not 0 < facts["given_documents"] <= facts["documents"]:
+        yield f"says that others encoded {_shown(facts['given_documents'])} of its {facts['documents']} documents"
     encoding = facts.get("encoding", {})
     for name, value in settings.get("encoding", {}).items():
         least = settings.get("minimum_lengths", {}).get(name)

@@ -83,7 +83,7 @@ TOLERANCES = {"scores": SCORES, "candidates": SCORES}
 """Of the numbers in the Parquet files of some kinds of artifacts; `NUMBERS` for the others."""
 NOT_COMPARED = re.compile(
     r"(.*_)?seconds|.*_per_second|.*memory.*|gpu_watt_hours|device|threads|processes|nodes|tokens_per_chunk"
-    r"|tokens_in_memory|maxsim|evaluations"
+    r"|tokens_in_memory|maxsim|evaluations|given_documents"
 )
 """Facts that say how fast, where and with what flags an artifact was made; they decide no file of it."""
 
