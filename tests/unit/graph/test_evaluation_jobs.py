@@ -77,6 +77,8 @@ def test_what_a_step_asks_for_goes_with_its_collection(study):
     assert asked("small") == [(5, 16_000), (5, 16_000), (5, 3000)]
     assert asked("medium") == [(12, 16_000), (6, 16_000), (5, 3000)]
     assert asked("large") == [(240, 32_000), (120, 16_000), (15, 3000)]
+    index, _, _ = evaluated(study, "all", "medium")
+    assert groups.resource(index, "build_index", "runtime") == 12, "the first attempt"
     # Each attempt asks for twice as much as the one before.
     assert asked("medium", 2) == [(24, 32_000), (12, 16_000), (10, 3000)]
     assert asked("medium", 11) == [(480, 64_000), (240, 16_000), (30, 3000)]

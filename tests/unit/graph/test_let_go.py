@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from colbert_zero.graph.artifact import (
     run_step,
 )
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.let_go import let_go, main
+from colbert_zero.graph.let_go import let_go, let_go_finished, main
 
 INDEX = Spec("indexes", "toy", {})
 RUN = Spec("runs", "colbert.toy", {"depth": 10}, {"index": [INDEX.name]})
@@ -201,3 +202,39 @@ def test_an_index_without_a_run_is_a_finding() -> None:
     for path in RUN.folder.iterdir():
         path.unlink()
     assert any("no run of it is there" in problem for problem in problems())
+
+
+def finished(keep: bool = False) -> Any:
+    """What is read of a study of an index and its two runs, of which one is there."""
+    specs = {spec.key: spec for spec in (INDEX, RUN, OTHER_RUN)}
+    return SimpleNamespace(config={"evaluation": {"keep_indexes": keep}}, specs=specs)
+
+
+def test_indexes_of_finished_runs_are_let_go_unless_they_are_kept_or_needed() -> None:
+    assert let_go_finished(finished(keep=True), []) == 0
+    assert let_go_finished(finished(), [RUN.key]) == 0
+    assert not is_let_go(INDEX.folder)
+    assert let_go_finished(finished(), [OTHER_RUN.key, INDEX.key]) == sum(map(len, FILES.values()))
+    assert names() == [LET_GO_FILE, MANIFEST_FILE, SPEC_FILE]
+
+
+@pytest.mark.parametrize("missing", [SPEC_FILE, MANIFEST_FILE])
+def test_the_index_of_a_run_that_is_not_whole_stays(missing: str) -> None:
+    (RUN.folder / missing).unlink()
+    assert let_go_finished(finished(), []) == 0
+    assert not is_let_go(INDEX.folder)
+
+
+def test_how_much_became_free_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    os.truncate(INDEX.folder / "documents.safetensors", 1_500_000_000)  # It takes nothing of the disk.
+    assert let_go(RUN) > 1_500_000_000
+    assert f"let the files of {INDEX.name} go: 1.500 GB; its record stays" in caplog.text
+    caplog.clear()
+    assert let_go(RUN) == 0 and caplog.text == ""
+
+
+def test_the_command_needs_a_spec(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "the following arguments are required: --spec" in capsys.readouterr().err

@@ -117,3 +117,7 @@ def test_a_measure_under_two_names_is_refused(names, words):
 
 def test_measures_that_differ_in_cutoff_or_parameter_are_different():
     check_measures(["nDCG@10", "nDCG@100", "P@5", "P(rel=2)@5", "MRR@10", "Bpref", "Rprec"], DEPTH)
+
+
+def test_every_name_of_the_documents_is_one():
+    check_measures(["nDCG@10", "AP@100", "RR@10", "P@5", "R@100", "Success@5", "Judged@10", "Rprec"], DEPTH)

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.data_files import role_of
 from colbert_zero.graph.digests import file_digest
-from colbert_zero.graph.local_files import DigestCache, keep_private
+from colbert_zero.graph.local_files import DigestCache, keep_private, new_folder
 from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
 from without_rights import without_rights_of_root
@@ -340,3 +341,57 @@ def test_the_key_of_a_single_file_is_what_it_was(study):
     settings, _ = source(study, "data/parts/a.jsonl", columns={"query": "question"})
     columns = {"query": "question", "document": "document", "negatives": "negatives"}
     assert json.loads(json.dumps(settings)) == {"file": "a.jsonl", "sha256": DIGEST, "columns": columns}
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("train.parquet", "train"),
+        ("queries-00000-of-00002.parquet", "queries"),
+        ("documents.part-1.parquet", "documents"),
+        ("train.jsonl", None),
+        ("trains.parquet", None),
+        ("corpus.train.parquet", None),
+    ],
+)
+def test_a_file_of_scores_is_known_by_its_name(name, role):
+    assert role_of(name) == role
+
+
+def test_a_new_folder_is_there_when_it_is_complete(tmp_path):
+    umask = os.umask(0o027)
+    try:
+        for path in (tmp_path / "new", tmp_path / "empty"):
+            if path.name == "empty":
+                path.mkdir()
+            with new_folder(path) as folder:
+                assert folder.parent == tmp_path and folder != path
+                (folder / "file").write_text("text")
+                assert path.name == "empty" or not path.exists()
+            assert (path / "file").read_text() == "text"
+            assert stat.S_IMODE(path.stat().st_mode) == 0o750
+        assert os.umask(0o027) == 0o027, "the process keeps its own"
+    finally:
+        os.umask(umask)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
+
+
+def test_a_new_folder_takes_no_name_that_is_in_use(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "zero").touch()
+    for name in ("file", "full"):
+        with pytest.raises(UserError, match=f"{name} is there: name a new folder"), new_folder(tmp_path / name):
+            pass
+    with pytest.raises(UserError, match="none is not a folder: make it first"), new_folder(tmp_path / "none" / "new"):
+        pass
+
+
+def test_of_a_folder_that_fails_nothing_stays(tmp_path):
+    with pytest.raises(ValueError, match="half"), new_folder(tmp_path / "new") as folder:
+        (folder / "file").touch()
+        raise ValueError("half")
+    with pytest.raises(ValueError, match="gone"), new_folder(tmp_path / "new") as folder:
+        folder.rmdir()
+        raise ValueError("gone")
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from colbert_zero.graph.artifact import KINDS, Spec
+from colbert_zero.graph.artifact import KINDS, LET_GO_FILE, Spec
 from colbert_zero.graph.config import read_config
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.paths import REPOSITORY, WORKFLOW
@@ -79,3 +79,14 @@ def test_what_a_job_asks_for_is_what_the_config_gives_its_step(tmp_path, monkeyp
     assert planned_rule(study, stages["unsupervised"]) == "train_stage_on_nodes"
     assert planned_rule(study, stages["supervised"]) == rule_of(stages["supervised"]).name == "train_stage"
     assert rule_of(Spec("runs", "bm25.dense.x", {})).name == "search_bm25"
+
+
+def test_an_index_whose_files_were_let_go_is_made_by_another_rule(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = Study(read_config(REPOSITORY / "local" / "config.yaml"), REPOSITORY / "local", remember=False)
+    for kind, usual, again in (("indexes", "build_index", "make_again"), ("measures", "measure_run", "measure_run")):
+        spec = next(spec for spec in study.specs.values() if spec.kind == kind)
+        assert planned_rule(study, spec) == usual
+        spec.folder.mkdir(parents=True)
+        (spec.folder / LET_GO_FILE).write_text("{}")
+        assert planned_rule(study, spec) == again

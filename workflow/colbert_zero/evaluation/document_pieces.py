@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from colbert_zero.evaluation.texts import document_texts
 from colbert_zero.graph.artifact import MANIFEST_FILE, STATE_FOLDER, Job, artifact_folder
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
-from colbert_zero.graph.local_files import keep_private
+from colbert_zero.graph.local_files import keep_private, link_or_copy
 from colbert_zero.graph.shared_documents import encoding_of_documents
 from colbert_zero.graph.text_files import sync, sync_folder
 from colbert_zero.machine.devices import add_device_option
@@ -126,7 +126,9 @@ class DocumentPieces:
         if not self.is_given(number):
             return None
         given = self._given / self._names[number]
-        _link((path for path in given.iterdir() if path.name != FACTS_FILE), folder)
+        for file in given.iterdir():
+            if file.name != FACTS_FILE:
+                link_or_copy(file, folder / file.name)
         facts: dict[str, Any] = json.loads((given / FACTS_FILE).read_bytes())
         return facts | {"given": facts["documents"]}
 
@@ -143,7 +145,8 @@ class DocumentPieces:
                 keep_private(given, original)
             unfinished = Path(tempfile.mkdtemp(prefix=".", dir=given))
             try:
-                _link(folder.iterdir(), unfinished)
+                for file in folder.iterdir():
+                    link_or_copy(file, unfinished / file.name)
                 (unfinished / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
                 for path in [*unfinished.iterdir(), unfinished]:
                     (sync_folder if path.is_dir() else sync)(path)
@@ -225,12 +228,3 @@ def cut(digests: npt.NDArray[np.uint64], size: int) -> npt.NDArray[np.int64]:
         start += least + int(digests[start + least : start + size + 1, 0].argmin())
         stops.append(start)
     return np.array([*stops, len(digests)], np.int64)
-
-
-def _link(files: Iterable[Path], folder: Path) -> None:
-    """Have files in a folder too, without a copy where the file system can do it."""
-    for file in files:
-        try:
-            os.link(file, folder / file.name)
-        except OSError:
-            shutil.copyfile(file, folder / file.name)
