@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,7 @@ from mined import publish_model
 from publishing import publish, publish_collection
 from tiny_models import dense_model
 
-ENCODING = {
-    "query_prompt": "search_query: ",
-    "document_prompt": "search_document: ",
-    "query_length": 24,
-    "document_length": 40,
-    "query_expansion": False,
-}
+ENCODING = asdict(EncodingSettings("search_query: ", "search_document: ", query_length=24, document_length=40))
 WORDS = ["query", "document", "similarity", "model", "sums", "brown", "fox", "lazy", "dog", "prompts", "over", "quick"]
 DOCUMENTS = {
     f"d{number}": " ".join(WORDS[number * step % 12] for step in range(1, number % 5 + 2)) + f" {number}"
