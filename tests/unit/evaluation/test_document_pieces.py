@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from pytest import CaptureFixture, MonkeyPatch
 
 from colbert_zero.evaluation import dense_index, document_pieces, index
-from colbert_zero.evaluation.document_pieces import CUT_FROM, GIVEN_FOLDER, add_index_options, cut
+from colbert_zero.evaluation.document_pieces import CUT_FROM, GIVEN_FOLDER, DocumentPieces, add_index_options, cut
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
@@ -154,6 +155,10 @@ def test_of_two_that_are_made_at_once_one_begins_in_the_middle(model: Artifact, 
     read.clear()
     run(second, first)
     assert 50 < read[0] < 80 and sorted(read)[0] == 0
+    alone = index_of(model, "c", DOCUMENTS)
+    read.clear()
+    run(alone)
+    assert read[0] == 0
 
 
 def test_nothing_is_given_to_a_published_index_or_to_none(model: Artifact) -> None:
@@ -206,6 +211,26 @@ def test_a_dense_index_takes_what_another_has_encoded(bert: Path, tmp_path: Path
     taken = run(second, first, module=dense_index)
     assert 60 < taken.facts["given_documents"] < len(DOCUMENTS)
     assert file_digests(taken.folder) == alone
+
+
+@pytest.mark.parametrize(("documents", "stops"), [(20, [8, 16, 20]), (16, [8, 16]), (8, [8]), (1, [1])])
+def test_a_small_collection_is_cut_into_pieces_of_one_size(tmp_path: Path, documents: int, stops: list[int]) -> None:
+    job: Any = SimpleNamespace(
+        options=SimpleNamespace(), input=lambda _: SimpleNamespace(facts={"documents": documents}), state=tmp_path
+    )
+    pieces = DocumentPieces(job, Any, 8, "cpu")
+    bounds = [pieces.bounds(number) for number in range(pieces.count)]
+    assert bounds == list(zip([0, *stops[:-1]], stops, strict=True)) and not pieces.is_given(0)
+
+
+@pytest.mark.parametrize(("least", "given"), [(len(DOCUMENTS), True), (len(DOCUMENTS) + 1, False)])
+def test_only_a_large_collection_gives_what_it_encodes(
+    model: Artifact, monkeypatch: MonkeyPatch, least: int, given: bool
+) -> None:
+    monkeypatch.setattr(document_pieces, "CUT_FROM", least)
+    first, second = index_of(model, "a", DOCUMENTS), index_of(model, "b", DOCUMENTS)
+    run(first, second)
+    assert bool(given_to(second)) == given
 
 
 def test_what_is_given_is_as_private_as_what_it_is_made_of(model: Artifact) -> None:

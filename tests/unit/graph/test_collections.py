@@ -10,8 +10,12 @@ import pytest
 from colbert_zero.graph import registry
 from colbert_zero.graph.config import validate
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.planners.bases import BasePlanner
 from colbert_zero.graph.planners.collections import Collection, CollectionPlanner
 from colbert_zero.graph.planners.draft import Draft
+from colbert_zero.graph.planners.mining import MiningPlanner
+from colbert_zero.graph.planners.sources import SourcePlanner
+from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
 
 
@@ -89,3 +93,24 @@ def test_a_variable_in_a_path_is_said_to_mean_nothing(folder: Path) -> None:
         with pytest.raises(UserError, match="does not exist") as caught:
             planned(folder, mine={"folder": path})
         assert ("variables such as $HOME mean nothing here" in str(caught.value)) == said
+
+
+def test_two_corpora_are_several(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [(name, {"hub": f"a/{name}", "revision": "0" * 40, "split": "test"}, {}) for name in ("one", "other")]
+    monkeypatch.setattr(registry, "collections", lambda *_: both)
+    draft = draft_of(folder, two={"registry": "two"})
+    draft.config["miners"]["bm25"]["corpus"] = "two"
+    planner = MiningPlanner(draft, BasePlanner(draft, SourcePlanner(draft)), CollectionPlanner(draft))
+    with pytest.raises(UserError, match="two has several corpora: name one of one, other"):
+        planner.corpus(["bm25"], "here")
+    draft.config["miners"]["bm25"]["corpus"] = "one"
+    assert [spec.label for spec in planner.corpus(["bm25"], "here").values()] == ["hub.one"]
+
+
+@pytest.mark.parametrize(("precision", "in_spec"), [("fp32", False), ("tf32", True), ("bf16", True)])
+def test_the_precision_is_in_an_indexs_spec_where_it_is_not_the_default(
+    folder: Path, precision: str, in_spec: bool
+) -> None:
+    study = Study(CONFIG | {"evaluation": {"precision": precision}}, folder, remember=False)
+    found = {spec.settings.get("precision") for spec in study.specs.values() if spec.kind == "indexes"}
+    assert found == {precision if in_spec else None}
