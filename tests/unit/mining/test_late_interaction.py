@@ -132,6 +132,7 @@ def test_a_pool_is_searched_alone_and_own_documents_are_scored_in_any_case(
     found = list(read_candidates(mine(spec_of(model, depth=5, pool={"documents": 30, "seed": 3}, **settings))))
     pool = {number for row in found for number in row.documents.tolist()}
     assert 15 < len(pool) <= 30
+    assert all(sorted(row.documents.tolist()) == list(range(len(PAIRS))) for row in whole), "all, the first too"
     for one, other in zip(found, whole, strict=True):
         scores = dict(zip(other.documents.tolist(), other.scores.tolist(), strict=True))
         assert [scores[number] for number in one.documents.tolist()] == one.scores.tolist()
