@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,22 @@ def run(spec: Spec, *beside: Spec, threads: int = 1, module: Any = index) -> Art
     return Artifact.open(spec.name)
 
 
+def killed_after(pieces: int, monkeypatch: MonkeyPatch, spec: Spec, *beside: Spec) -> None:
+    """Make an index, and end the process once it has encoded so many pieces."""
+    encode_texts, left = encode.Encoder.encode, [pieces]
+
+    def killed(self: Any, tokens: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise SystemExit
+        return encode_texts(self, tokens)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode.Encoder, "encode", killed)
+        with pytest.raises(SystemExit):
+            run(spec, *beside)
+
+
 def given_to(spec: Spec) -> list[Path]:
     return sorted((spec.state / GIVEN_FOLDER).glob("[!.]*"))
 
@@ -121,18 +138,7 @@ def test_a_killed_index_has_given_what_it_encoded_and_takes_what_the_other_has(
     model: Artifact, monkeypatch: MonkeyPatch
 ) -> None:
     first, second = index_of(model, "a", DOCUMENTS), index_of(model, "b", DOCUMENTS)
-    encode_texts, left = encode.Encoder.encode, [5]
-
-    def killed(self: Any, tokens: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise SystemExit
-        return encode_texts(self, tokens)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encode.Encoder, "encode", killed)
-        with pytest.raises(SystemExit):
-            run(first, second)
+    killed_after(5, monkeypatch, first, second)
     assert len(given_to(second)) == 5
     taken = run(second, first)
     assert 20 <= taken.facts["given_documents"] <= 40
@@ -140,6 +146,17 @@ def test_a_killed_index_has_given_what_it_encoded_and_takes_what_the_other_has(
     assert run(first, second).facts["given_documents"] == len(DOCUMENTS) - taken.facts["given_documents"]
     digests = [file_digests(spec.folder)["documents.safetensors"] for spec in (first, second)]
     assert digests[0] == digests[1]
+
+
+def test_what_other_threads_encoded_after_a_kill_is_not_taken_for_the_same(
+    model: Artifact, monkeypatch: MonkeyPatch
+) -> None:
+    first, second = index_of(model, "a", DOCUMENTS), index_of(model, "b", DOCUMENTS)
+    killed_after(5, monkeypatch, first, second)
+    given = sum(len(pq.read_table(piece / "documents.parquet")) for piece in given_to(second))
+    run(first, second, threads=2)
+    assert len(given_to(second)) > 10
+    assert run(second, first).facts["given_documents"] == given
 
 
 def test_of_two_that_are_made_at_once_one_begins_in_the_middle(model: Artifact, monkeypatch: MonkeyPatch) -> None:

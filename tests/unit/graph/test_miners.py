@@ -107,6 +107,9 @@ def test_a_model_of_another_kind_is_one_line(tmp_path: Path) -> None:
         Study(config, ROOT / "local", remember=False)
     random = {"random": {"sources": ["torch"]}}
     assert "has no pooling" in error(tmp_path, {"encoder": {"model": "miner"}}, random)
+    assert "says no prompts and lengths to encode with" in error(
+        tmp_path, {"late-interaction": {"model": "miner"}}, random
+    )
     other = write_model(tmp_path / "other", POOLING, similarity_fn_name="euclidean")
     assert "names the similarity 'euclidean'; a search needs cosine or dot" in error(
         tmp_path, {"encoder": {"model": "miner"}}, other

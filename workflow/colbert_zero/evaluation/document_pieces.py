@@ -31,6 +31,7 @@ from colbert_zero.data.beir import Collection
 from colbert_zero.evaluation.texts import document_texts
 from colbert_zero.graph.artifact import MANIFEST_FILE, STATE_FOLDER, Job, artifact_folder
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.digests import canonical_json, digest
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.local_files import keep_private, link_or_copy
 from colbert_zero.graph.shared_documents import encoding_of_documents
@@ -42,7 +43,8 @@ CUT_FROM = PLAID_MIN_DOCUMENTS
 """A collection of so many documents or more is cut where its texts say."""
 GIVEN_FOLDER = "given"
 """In an index's state folder, the runs that others have encoded, by name."""
-STOPS_FILE, NAMES_FILE = "stops.npy", "names.json"
+STOPS_FILE, RUNS_FILE = "stops.npy", "runs.json"
+"""Where each run ends, and the digests of their documents."""
 INDEX_NAME = re.compile(r"indexes/[\w.-]+")
 
 
@@ -173,24 +175,24 @@ class DocumentPieces:
 
     @cached_property
     def _names(self) -> list[str]:
-        names: list[str] = json.loads((self._cuts / NAMES_FILE).read_bytes())
-        return names
+        """The name of each piece: of its documents, and of what else decides the vectors that this process makes."""
+        job = self._job
+        threads = job.threads if self._device == "cpu" else None
+        model = job.input("model").record()["files"]
+        made_with = canonical_json([encoding_of_documents(job.spec), model, self._device, threads])
+        runs: list[str] = json.loads((self._cuts / RUNS_FILE).read_bytes())
+        return [digest(made_with + run) for run in runs]
 
     @cached_property
     def _cuts(self) -> Path:
         """The folder that says where the documents are cut."""
 
         def write(folder: Path) -> Mapping[str, Any]:
-            job = self._job
             digests = _digests(self._collection)
             stops = cut(digests, self.size)
-            threads = job.threads if self._device == "cpu" else None
-            model = job.input("model").record()["files"]
-            made_with = json.dumps([encoding_of_documents(job.spec), model, self._device, threads]).encode()
             np.save(folder / STOPS_FILE, stops, allow_pickle=False)
-            runs = np.split(digests, stops[:-1])
-            names = [hashlib.blake2b(made_with + run.tobytes(), digest_size=16).hexdigest() for run in runs]
-            (folder / NAMES_FILE).write_text(json.dumps(names), encoding="utf-8")
+            runs = [hashlib.sha256(run.tobytes()).hexdigest() for run in np.split(digests, stops[:-1])]
+            (folder / RUNS_FILE).write_text(json.dumps(runs), encoding="utf-8")
             return {"pieces": len(stops)}
 
         return make_once(self._job.state / "cuts", f"reading the documents of {self._job.spec.label}", write)

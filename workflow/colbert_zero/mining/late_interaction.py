@@ -69,12 +69,13 @@ class LateInteractionMining(EncoderMining[TokenVectors]):
         numbers = range(len(self.corpus))[number * self.documents_per_piece : (number + 1) * self.documents_per_piece]
         matrices = self._encode(self.corpus.texts[numbers.start : numbers.stop], is_query=False)
         with VectorWriter(folder, NAME) as writer:
-            writer.write(map(str, numbers), matrices)
+            writer.write([f"document {number}" for number in numbers], matrices)
         return {"documents": len(numbers), "tokens": sum(writer.lengths)}
 
     def encode_queries(self, rows: Sequence[int]) -> TokenVectors:
         """The vectors of the queries of rows."""
-        return TokenVectors.of(map(str, rows), self._encode([self.corpus.queries[row] for row in rows], is_query=True))
+        texts = [self.corpus.queries[row] for row in rows]
+        return TokenVectors.of([f"query {row}" for row in rows], self._encode(texts, is_query=True))
 
     @cached_property
     def _pieces(self) -> list[Path]:

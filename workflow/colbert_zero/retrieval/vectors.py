@@ -57,9 +57,14 @@ class TokenVectors:
 
     @classmethod
     def of(cls, ids: Iterable[str], matrices: Sequence[Matrix]) -> TokenVectors:
-        """Put together the vectors of texts, at least one (tokens x dimensions), in half precision."""
+        """Put together the vectors of texts, at least one (tokens x dimensions), in half precision.
+
+        Raises:
+            UserError: A vector has a component that is NaN or infinite.
+        """
+        names = list(ids)
         lengths = np.array([len(matrix) for matrix in matrices], np.int64)
-        return cls(list(ids), lengths, torch.from_numpy(np.concatenate(matrices).astype(np.float16, copy=False)))
+        return cls(names, lengths, torch.from_numpy(_joined(names, matrices)))
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -156,13 +161,7 @@ class VectorWriter:
         lengths = [len(matrix) for _, matrix in zip(names, matrices, strict=True)]
         if not names:
             return
-        vectors = np.ascontiguousarray(np.concatenate(matrices), dtype="<f2")
-        if not np.isfinite(vectors).all():
-            broken = next(name for name, matrix in zip(names, matrices, strict=True) if not np.isfinite(matrix).all())
-            raise UserError(
-                f"the model's vectors of {broken!r} are not finite; train it again with a lower learning rate"
-            )
-        self._append(names, lengths, vectors)
+        self._append(names, lengths, _joined(names, matrices))
 
     def copy(self, texts: TokenVectors) -> None:
         """Append texts that another writer wrote."""
@@ -191,6 +190,15 @@ class VectorWriter:
             file.write(struct.pack("<Q", HEADER_BYTES) + header)
         table = pa.table({"id": pa.array(self.ids, pa.string()), "tokens": pa.array(self.lengths, pa.int32())})
         write_texts(table, self.texts_file)
+
+
+def _joined(names: Sequence[str], matrices: Sequence[Matrix]) -> npt.NDArray[np.float16]:
+    """The vectors of all texts (vectors x dimensions), in half precision, or a UserError if one is not finite."""
+    vectors: npt.NDArray[np.float16] = np.ascontiguousarray(np.concatenate(matrices), dtype="<f2")
+    if not np.isfinite(vectors).all():
+        broken = next(name for name, matrix in zip(names, matrices, strict=True) if not np.isfinite(matrix).all())
+        raise UserError(f"the model's vectors of {broken!r} are not finite; train it again with a lower learning rate")
+    return vectors
 
 
 def write_texts(table: pa.Table, path: Path) -> None:

@@ -20,6 +20,8 @@ from colbert_zero.graph.saved_encoding import read_trained_encoding, require_sav
 
 PRETRAINED = REPOSITORY / ".venv" / "pretrained"
 """Where `envs/install.py pretrained` installs a model."""
+RANDOM_PREFIX = "random."
+"""Begins the labels of models with random weights."""
 WEIGHTS_FILE = "model.safetensors"
 """The file with the weights of a transformer that is not split."""
 
@@ -77,7 +79,7 @@ class BasePlanner:
             UserError: It does not, or its vectors are not compared by inner products; `where` is the place in the
                 config.
         """
-        if model.label.startswith("random."):
+        if model.label.startswith(RANDOM_PREFIX):
             raise UserError(
                 f"{where}: a model with random weights has no pooling, so it makes no vector of a text; name another "
                 "model, or train it and use it as a late-interaction model"
@@ -93,6 +95,11 @@ class BasePlanner:
         Raises:
             UserError: It does not; `where` is the place in the config.
         """
+        if model.label.startswith(RANDOM_PREFIX):
+            raise UserError(
+                f"{where}: a model with random weights says no prompts and lengths to encode with; name one that "
+                "PyLate saved"
+            )
         folder = self._folder(model)
         if folder is not None:
             require_saved_encoding(folder, f"{where}: {folder}")
@@ -161,7 +168,7 @@ def _random(draft: Draft, sources: SourcePlanner, name: str, model: Config) -> S
     check_texts(named, f"models.{name}.random")
     texts = [spec for _, spec in named]
     settings = {**random, "architecture": "modernbert", "seed": draft.seed}
-    return draft.add("bases", f"random.{name}", settings, {"sources": texts})
+    return draft.add("bases", f"{RANDOM_PREFIX}{name}", settings, {"sources": texts})
 
 
 KINDS: Mapping[str, Callable[[Draft, SourcePlanner, str, Config], Spec]] = {
