@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from colbert_zero.report.forecast import Disk, Source, Sum
 from colbert_zero.report.ledger import Ledger
 from colbert_zero.report.offline_study import offline_study
 from colbert_zero.report.plan import Plan, changes
-from colbert_zero.report.sizes import Manifests
+from colbert_zero.report.sizes import Manifests, characters_per_token
 from own_study import CONFIG, write_data
 from recorded import record
 
@@ -286,3 +287,24 @@ def test_a_change_that_the_schema_refuses_is_one_line(own: Path, capsys: pytest.
     )
     assert main(["plan", "--set", "stages.supervised"]) == 1
     assert "stages.supervised: write a setting and its value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "settings", "expected"),
+    [
+        # 1,000 documents of 16 components of 4 bytes; an inverted file has one more, and a pool is a copy.
+        ({"kind": "lsa", "dimensions": 16}, {}, 64_000),
+        ({"kind": "lsa", "dimensions": 16}, {"approximate": {}}, 80_000),
+        ({"kind": "lsa", "dimensions": 16}, {"pool": {"documents": 250}}, 80_000),
+        ({"kind": "lsa", "dimensions": 16}, {"pool": {"documents": 5000}}, 128_000),
+        ({"kind": "lsa", "dimensions": 16}, {"pool": {"documents": 250}, "approximate": {}}, 84_000),
+        # 2,000 tokens of 128 components of 2 bytes; PLAID's files have 8 bytes and 4 bits of each, twice.
+        ({"kind": "late-interaction"}, {}, 512_000),
+        ({"kind": "late-interaction"}, {"approximate": {}}, 512_000 + 2 * 2000 * (8 + 64)),
+    ],
+)
+def test_what_a_miner_searches_is_counted(encoder: dict[str, Any], settings: dict[str, Any], expected: int) -> None:
+    candidates = Spec("candidates", "dense.a", {"encoder": encoder, **settings})
+    shards = Spec("shards", "a", {})
+    sizes: Any = SimpleNamespace(rows=lambda spec: 1000 if spec == shards else None)
+    assert Disk(sizes)._mined_vectors(candidates, shards, 2000 * characters_per_token()) == pytest.approx(expected)
