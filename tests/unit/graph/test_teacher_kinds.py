@@ -23,8 +23,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", DEFAULTS)
 def test_a_neural_teacher_has_its_kinds_settings_and_its_model(kind: str, tmp_path: Path) -> None:
     config = read_config(REPOSITORY / "local" / "config.yaml")
-    (model,) = (name for name, entry in config["models"].items() if "random" in entry)
-    teacher = {**config["teachers"]["bm25"], kind: {"model": model, **DEFAULTS[kind]}}
+    config["models"]["teacher"] = {"hub": "a/teacher", "revision": "0" * 40}
+    teacher = {**config["teachers"]["bm25"], kind: {"model": "teacher", **DEFAULTS[kind]}}
     del teacher["bm25"]
     config["teachers"]["bm25"] = teacher
     scores = [spec for spec in Study(config, tmp_path).specs.values() if spec.kind == "scores"]
