@@ -95,11 +95,13 @@ def test_a_sweep_trains_each_value_and_goes_on_with_one_model(config):
     assert measured == ["numpy"] * 3
 
 
-def test_two_values_are_enough_to_select_from(config):
+def test_two_values_are_enough_to_select_from_by_the_measure_that_is_named_first(config):
+    config["evaluation"] = {"measures": ["R@10", "nDCG@10"]}
     selection = next(
         spec for spec in swept(config, learning_rate=[1e-4, 2e-4]).specs.values() if spec.kind == "selections"
     )
     assert len(selection.inputs["models"]) == 2
+    assert selection.settings["measure"] == "R@10"
 
 
 def test_a_candidate_of_a_sweep_is_the_model_that_a_recipe_with_its_value_trains(config):
