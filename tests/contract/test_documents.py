@@ -115,7 +115,7 @@ def merged(base, part):
 
 def write_files(config, folder):
     """The local files and folders that a config names."""
-    for source in config["sources"].values():
+    for source in config.get("sources", {}).values():
         if "file" in source:
             path = folder / source["file"]
             path.parent.mkdir(parents=True, exist_ok=True)

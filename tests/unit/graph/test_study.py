@@ -158,7 +158,10 @@ MISTAKES = {
     "not a name": (change(["study"], "a b"), 'study: "a b" is not of the form'),
     "a date": (change(["study"], date(2024, 1, 1)), 'study: "2024-01-01" is not text'),
     "a date for a key": (change(["recepies"], {date(2024, 1, 1): {}}), "did you mean recipes?"),
-    "nothing": (change(["recipes"], {}), "recipes: there is nothing in it"),
+    "nothing": (
+        lambda config: config.update(recipes={}, baselines={}),
+        "config.yaml: recipes: there is nothing in it, nor in baselines; give the table a row at least",
+    ),
     "twice the same": (
         change(["mining", "fused", "miners"], ["bm25", "bm25"]),
         'miners: ["bm25", "bm25"] has something twice',

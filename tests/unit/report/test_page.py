@@ -279,9 +279,19 @@ def test_the_best_recipes_last_model_is_loaded_by_the_recipes_of_the_docs(study:
         assert html.escape(code.replace(loading_recipes.FOLDER, folder)).replace("&quot;", "&#34;") in page
 
 
-def test_a_study_that_trains_nothing_says_nothing_of_loading(study: Study) -> None:
-    page = publish_report(study.spec(rows=study.rows[:2])).file("report.html").read_text(encoding="utf-8")
-    assert "Loading a model" not in page
+def test_a_study_that_trains_nothing_says_nothing_of_recipes_their_cost_and_loading(study: Study) -> None:
+    report = publish_report(study.spec(rows=study.rows[:2]))
+    page = report.file("report.html").read_text(encoding="utf-8")
+    assert "2 rows, none of them trained here, compared on 4 collections" in page
+    assert "Differences by collection" in page
+    for absent in ("Loading a model", "Quality against cost", 'href="#cost"', "recipes trained"):
+        assert absent not in page
+    assert not any(word in report.file("table.md").read_text(encoding="utf-8") for word in ("Bold", "Training is"))
+
+
+def test_a_row_alone_differs_from_none(study: Study) -> None:
+    page = publish_report(study.spec(rows=study.rows[:1])).file("report.html").read_text(encoding="utf-8")
+    assert "Differences by collection" not in page and 'href="#differences"' not in page
 
 
 def test_names_are_escaped(page: str) -> None:

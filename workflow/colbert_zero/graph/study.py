@@ -97,6 +97,8 @@ class Study:
         evaluation = EvaluationPlanner(draft, bases, collections)
         recipes = RecipePlanner(draft, sources, bases, negatives, teachers, collections, evaluation)
         baselines = BaselinePlanner(draft, bases, evaluation)
+        if not self.config["recipes"] and not self.config["baselines"]:
+            raise UserError("recipes: there is nothing in it, nor in baselines; give the table a row at least")
         for name in self.config["recipes"].keys() & self.config["baselines"].keys():
             raise UserError(f"baselines.{name}: a recipe is called {name} too: rename one of them")
         planned_rows = {name: recipes.rows(name, recipe) for name, recipe in self.config["recipes"].items()}

@@ -208,10 +208,13 @@ class Report:
             if column.collections != (column.name,)
         ]
         notes = f"; {', '.join(grouped)}" if grouped else ""
+        of_recipes = (
+            "Bold: the highest value of a recipe in a column, by chance or not. Training is the total time of a row's "
+            "stages; a stage that several recipes share counts in full for each. "
+        )
         return (
             f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
-            "Bold: the highest value of a recipe in a column, by chance or not. Training is the total time of a row's "
-            f"stages; a stage that several recipes share counts in full for each. {self._seeds}{self._selected_on}"
+            f"{of_recipes if self.recipes else ''}{self._seeds}{self._selected_on}"
         )
 
     @property
@@ -326,7 +329,9 @@ class Report:
             ],
             cost=figures.quality_against_cost(
                 points, measure, "training time × GPUs of all stages" if pipelines else "training time of all stages"
-            ),
+            )
+            if self.recipes or pipelines
+            else "",
             cost_caption="Mean over columns against the total training time of a recipe's stages"
             + (", times the processes that train it, one on each GPU; rings: the paper's GH200-hours" * bool(pipelines))
             + ". Dashed lines: rows that are not trained here.",
@@ -382,9 +387,13 @@ class Report:
         )
         shards = self.lineage.of_kind("shards")
         rows = sum(artifact.facts["rows"] for artifact in shards)
+        compared = (
+            f"{len(self.recipes)} recipes trained on {format_cell(rows).text} rows of {len(shards)} sources"
+            if self.recipes
+            else f"{len(self.rows)} rows, none of them trained here"
+        )
         return (
-            f"{len(self.recipes)} recipes trained on {format_cell(rows).text} rows of {len(shards)} sources, "
-            f"compared on {len(collections)} collections with {format_cell(documents).text} documents and "
+            f"{compared}, compared on {len(collections)} collections with {format_cell(documents).text} documents and "
             f"{format_cell(queries).text} queries. "
             f"{self._seeds}"
         )
