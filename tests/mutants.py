@@ -146,14 +146,13 @@ def _replacements(node: ast.expr | ast.stmt) -> Iterator[ast.AST]:
 
 
 def tests_of(module: str) -> list[str]:
-    """The unit tests of a module: those in its room that have its name or import it, or all of its room."""
+    """The unit tests of a module: those in its room that begin with its name or import it, or all of its room."""
     room, name = module.removesuffix(".py").split("/")[0], module.removesuffix(".py").replace("/", ".")
     package, _, last = name.rpartition(".")
     imports = re.compile(rf"colbert_zero\.{re.escape(name)}\b|from colbert_zero\.{package} import [^\n]*\b{last}\b")
+    begins = re.compile(rf"test_{last}(_\w+)?\.py")
     files = sorted((ROOT / "tests/unit" / room).glob("test_*.py"))
-    found = [
-        path for path in files if path.name == f"test_{last}.py" or imports.search(path.read_text(encoding="utf-8"))
-    ]
+    found = [path for path in files if begins.fullmatch(path.name) or imports.search(path.read_text(encoding="utf-8"))]
     return [str(path.relative_to(ROOT)) for path in found or files]
 
 
