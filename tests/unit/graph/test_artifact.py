@@ -310,6 +310,11 @@ def test_the_codes_commit_is_the_one_that_snakemake_passes_on(study, monkeypatch
     assert manifest["image"] is None
 
 
+def test_the_c_library_is_in_a_platforms_name():
+    assert provenance.c_library("Linux-6.1-x86_64-with-glibc2.36") == "glibc2.36"
+    assert provenance.c_library("macOS-14.5-arm64-arm-64bit") is None
+
+
 def test_a_killed_attempt_is_on_record(study):
     SPEC.state.mkdir(parents=True)
     (SPEC.state / "attempts.jsonl").write_text('{"started":"then"}\n')

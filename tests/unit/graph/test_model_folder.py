@@ -19,7 +19,7 @@ from colbert_zero.graph.model_folder import (
     maximum_length,
     projection_size,
 )
-from colbert_zero.graph.saved_encoding import read_saved_encoding, read_trained_encoding
+from colbert_zero.graph.saved_encoding import read_saved_encoding, read_trained_encoding, require_saved_encoding
 from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
 
@@ -222,6 +222,8 @@ def test_a_projection_is_that_of_pylate_or_stanford(tmp_path: Path) -> None:
         "query_expansion": True,
     }
     assert read_saved_encoding(tmp_path / "pylate") is None
+    with pytest.raises(UserError, match=r"^it cannot be used .* does not say its query_prompt, document_prompt, "):
+        require_saved_encoding(tmp_path / "pylate", "it")
 
 
 def test_the_saved_encoding_is_what_pylate_wrote(tmp_path: Path) -> None:
@@ -232,6 +234,7 @@ def test_the_saved_encoding_is_what_pylate_wrote(tmp_path: Path) -> None:
         "do_query_expansion": False,
     }
     write(tmp_path, {"config_sentence_transformers.json": config})
+    assert require_saved_encoding(tmp_path, "it") == read_saved_encoding(tmp_path)
     assert read_saved_encoding(tmp_path) == {
         "query_prompt": "search_query: ",
         "document_prompt": "search_document: ",
