@@ -114,6 +114,26 @@ def test_the_limits_themselves_are_fine(text):
     assert parse(text.encode()) == yaml.safe_load(text)
 
 
+def values_by_aliases(more):
+    """A document of 19,883 values, of which most are aliases, and `more`."""
+    return f"a: &a [{'1, ' * 140}]\nb: [{'*a, ' * 140}{'1, ' * more}]"
+
+
+def depth_by_aliases(depth):
+    """A document that is so deep by aliases, each of which stands before something flat."""
+    lines = [f"a{number}: &a{number} [*a{number - 1}, 1]" for number in range(1, depth - 1)]
+    return "\n".join(["a0: &a0 [1]", *lines])
+
+
+@pytest.mark.parametrize(
+    ("document", "limit"), [(values_by_aliases, 20_000 - 19_883), (depth_by_aliases, 20)], ids=["values", "depth"]
+)
+def test_what_aliases_stand_for_is_counted_to_the_limit_itself(document, limit):
+    assert parse(document(limit).encode()) == yaml.safe_load(document(limit))
+    with pytest.raises(UserError, match=r"its aliases \(\*\) stand for more than 20000 values, or nest too deep"):
+        parse(document(limit + 1).encode())
+
+
 @pytest.mark.parametrize("folder", ["", "local", "tests/fixtures/study-0.1.0"])
 def test_our_own_configs_are_read_as_any_yaml_loader_reads_them(folder):
     path = REPOSITORY / folder / "config.yaml"
