@@ -19,6 +19,12 @@ from transformers import (
     BertForSequenceClassification,
     GemmaConfig,
     GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -28,6 +34,7 @@ from transformers import (
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.teaching import pairs as pairs_module
+from colbert_zero.teaching.beginnings import can_go_on
 from colbert_zero.teaching.late_interaction import LateInteractionTeacher
 from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from tiny_models import late_interaction_model, tiny_causal_lm, tiny_modernbert
@@ -121,9 +128,47 @@ def a_gemma(folder: Path) -> Path:
     return with_head(GemmaForCausalLM, config, tokenizer, folder)
 
 
-@pytest.mark.parametrize("make", [a_gemma, lambda folder: tiny_causal_lm(folder, [INSTRUCTION, "Yes No", *WORDS])])
+def a_gemma_2(folder: Path) -> Path:
+    """With a window of 16 tokens."""
+    return tiny_causal_lm(folder, [INSTRUCTION, "Yes No", *WORDS])
+
+
+def a_llama(folder: Path) -> Path:
+    """As many rerankers are, whose padding token is that of the end."""
+    tokenizer = AutoTokenizer.from_pretrained(a_gemma_2(folder))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=1, eos_token_id=1, bos_token_id=2, initializer_range=0.2,
+    )  # fmt: skip
+    return with_head(LlamaForCausalLM, config, tokenizer, folder)
+
+
+def a_mistral(folder: Path) -> Path:
+    """With a window that is longer than any input."""
+    tokenizer = AutoTokenizer.from_pretrained(a_gemma_2(folder))
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, sliding_window=512, pad_token_id=0, bos_token_id=2, initializer_range=0.2,
+    )  # fmt: skip
+    return with_head(MistralForCausalLM, config, tokenizer, folder)
+
+
+class TokensRead:
+    """Counts the tokens that a model reads, without padding."""
+
+    def __init__(self, model: Any) -> None:
+        self.count = 0
+        model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    def _add(self, _model: Any, _arguments: Any, named: dict[str, torch.Tensor]) -> None:
+        self.count += int(named["attention_mask"][:, -named["input_ids"].shape[1] :].sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "reads_once"), [(a_gemma, True), (a_gemma_2, False), (a_llama, True), (a_mistral, True)]
+)
 def test_a_language_model_scores_as_a_plain_forward_pass_for_each_pair(
-    make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], Path], reads_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make(tmp_path)
     plain: Any = AutoModelForCausalLM.from_pretrained(folder)
@@ -133,19 +178,37 @@ def test_a_language_model_scores_as_a_plain_forward_pass_for_each_pair(
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    expected = []
+    expected, lengths, starts = [], [], {}
     for query, document in PAIRS:
         question = tokens(f"A: {query}")[: LENGTH * 3 // 4]
-        ids = [tokenizer.bos_token_id, *question, *tokens("\n"), *tokens(f"B: {document}")][:LENGTH]
+        start = [tokenizer.bos_token_id, *question, *tokens("\n")]
+        ids = [*start, *tokens(f"B: {document}")][:LENGTH]
         ids += [*tokens("\n"), *tokens(INSTRUCTION)]
+        starts[query] = len(start)
+        lengths.append(len(ids))
         with torch.inference_mode():
             expected.append(plain.eval()(torch.tensor([ids])).logits[0, -1, tokens("Yes")[0]].item())
     teacher = CausalLMTeacher(folder, LENGTH, torch.float32, "cpu", INSTRUCTION, "Yes")
+    again = sum(lengths) - sum(starts[query] for query, _ in PAIRS) + sum(starts.values())
     for budget in (1, 500, 8192):
         monkeypatch.setitem(pairs_module.TOKENS_PER_BATCH, "cpu", budget)
+        read = TokensRead(teacher._model)
         scores = teacher.score(PAIRS)
         np.testing.assert_allclose(scores, expected, atol=CLOSE)
+        assert read.count == (again if reads_once else sum(lengths))
     assert np.ptp(scores) > 100 * CLOSE
+    read = TokensRead(teacher._model)
+    np.testing.assert_allclose(teacher.score(PAIRS[:3]), expected[:3], atol=CLOSE)
+    assert read.count == sum(lengths[:3]), "a query alone is read with its document"
+
+
+def test_a_model_goes_on_where_it_keeps_keys_and_values_of_all_tokens() -> None:
+    sizes = {"vocab_size": 10, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    attention = {**sizes, "num_attention_heads": 2, "num_key_value_heads": 1}
+    window = MistralForCausalLM(MistralConfig(**attention, sliding_window=50))
+    assert [can_go_on(window, tokens) for tokens in (50, 51)] == [True, False]
+    assert can_go_on(MistralForCausalLM(MistralConfig(**attention, sliding_window=None)), 10**6)
+    assert not can_go_on(MambaForCausalLM(MambaConfig(**sizes)), 1)
 
 
 def test_threads_and_the_pairs_scored_together_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

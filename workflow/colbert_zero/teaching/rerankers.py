@@ -7,7 +7,7 @@ bge-reranker-v2-gemma. Both give raw logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from colbert_zero.models.loading import (
     refuse_unpaddable,
     whole_model,
 )
+from colbert_zero.teaching.beginnings import Beginnings, can_go_on, positions
 from colbert_zero.teaching.pair_encoder import PairEncoder
 from colbert_zero.teaching.pairs import Ids, Inputs, Pairs, Scores, TextTokenizer, score_batches
 from colbert_zero.teaching.teacher import Teacher
@@ -106,7 +107,8 @@ class CausalLMTeacher(Teacher):
     """A language model prompted to say whether a document answers a query; the score is the answer token's logit.
 
     The input is that of bge-reranker-v2-gemma: `A: query`, a newline, `B: document`, truncated to `maximum_length`
-    tokens (the query to three quarters of them), a newline and the instruction. Each part is tokenised on its own.
+    tokens (the query to three quarters of them), a newline and the instruction. Each part is tokenised on its own. A
+    query of several pairs is read once, where the model can go on from it.
     """
 
     def __init__(
@@ -150,6 +152,8 @@ class CausalLMTeacher(Teacher):
         refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
         model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_id))
         self._model, self._device = model.to(device).eval(), device
+        # A batch is padded between the parts, to the longest of each.
+        self._reads_once = can_go_on(model, 2 * maximum_length + len(self._end))
         bos_id = self._tokenizer.bos_token_id
         has_start = bos_id is not None and bos_id != self._tokenizer.pad_token_id
         self._start = np.array([bos_id] if has_start else [], np.int64)
@@ -167,18 +171,17 @@ class CausalLMTeacher(Teacher):
         """Tokenise pairs, and return what computes their logits."""
         queries = self._tokens([QUERY_PREFIX + query for query in pairs.queries])
         documents = self._tokens([DOCUMENT_PREFIX + document for document in pairs.documents])
-        query_length = self._maximum_length * 3 // 4
-        starts = [np.concatenate([self._start, ids[:query_length], self._separator]) for ids in queries]
+        question, length = self._maximum_length * 3 // 4, self._maximum_length
+        starts = [np.concatenate([self._start, ids[:question], self._separator])[:length] for ids in queries]
         numbers = zip(pairs.query_of, pairs.document_of, strict=True)
-        return partial(
-            self._score,
-            Inputs.join([(*self._cut(starts[query], documents[document]), self._end) for query, document in numbers]),
-        )
-
-    def _cut(self, start: Ids, document: Ids) -> Iterator[Ids]:
-        """What is left of a query and its document."""
-        yield start[: self._maximum_length]
-        yield document[: max(0, self._maximum_length - len(start))]
+        parts = [
+            (starts[query], documents[document][: length - len(starts[query])], self._end)
+            for query, document in numbers
+        ]
+        if not self._reads_once or len(queries) == len(parts):
+            return partial(self._score, Inputs.join(parts))
+        rests = Inputs.join([rest for _, *rest in parts])
+        return partial(self._score_rests, Inputs.join([[start] for start in starts]), rests, pairs.query_of)
 
     @torch.inference_mode()
     def _score(self, inputs: Inputs) -> Scores:
@@ -187,12 +190,31 @@ class CausalLMTeacher(Teacher):
     def _logits(self, inputs: Inputs, rows: Ids) -> torch.Tensor:
         # Padded on the left, the last tokens share a column.
         features = {name: of.to(self._device) for name, of in inputs.pad(rows, 0, left=True).items()}
-        # Position 0 is the first token of the text, not of the padding.
-        position_ids = (features["attention_mask"].cumsum(1) - 1).clamp(min=0)
         logits: torch.Tensor = self._model(
-            **features, position_ids=position_ids, use_cache=False, logits_to_keep=1
+            **features, position_ids=positions(features["attention_mask"]), use_cache=False, logits_to_keep=1
         ).logits
         return logits[:, -1, 0]
+
+    @torch.inference_mode()
+    def _score_rests(self, starts: Inputs, rests: Inputs, start_of: Ids) -> Scores:
+        """Score inputs in two parts, of which the first, `starts`, are those of several inputs."""
+        beginnings = Beginnings(self._model, starts, self._device)
+
+        def logits(rows: Ids) -> torch.Tensor:
+            mask, before = beginnings.before(start_of[rows])
+            features = {name: of.to(self._device) for name, of in rests.pad(rows, 0, left=True).items()}
+            mask = torch.cat([mask, features["attention_mask"]], dim=1)
+            found: torch.Tensor = self._model(
+                input_ids=features["input_ids"],
+                attention_mask=mask,
+                position_ids=positions(mask)[:, -features["input_ids"].shape[1] :],
+                past_key_values=before,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+            return found[:, -1, 0]
+
+        return score_batches(rests, self._device, logits)
 
 
 class _AnswerTokenHead(torch.nn.Module):
