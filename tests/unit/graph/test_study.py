@@ -192,6 +192,11 @@ def test_mistake_is_one_line_that_says_where(config, name):
     assert "\n" not in message
 
 
+def test_the_first_measure_is_the_tables(config):
+    config["evaluation"] = {"measures": ["R@10", "nDCG@10"]}
+    assert Study(config, ROOT / "local").report.settings["measure"] == "R@10"
+
+
 def test_a_reference_is_in_the_reports_settings_alone(config):
     before = Study(copy.deepcopy(config), ROOT / "local")
     config["evaluation"] = {"reference": "colbert-zero"}
