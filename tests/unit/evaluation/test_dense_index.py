@@ -20,11 +20,9 @@ from colbert_zero.evaluation.dense_index import invert
 from colbert_zero.evaluation.embeddings import Embeddings, Vectors, write_embeddings
 from colbert_zero.graph.artifact import Spec, file_digests, run_step
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.draws import draw
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from colbert_zero.models.encoders import SentenceTransformerEncoder
-from colbert_zero.retrieval import inverted_file
 from tiny_models import dense_model
 
 
@@ -211,32 +209,6 @@ def test_an_inverted_file_is_decided_by_its_seed_and_not_by_how_many_rows_are_ad
     monkeypatch.setattr(dense_index, "ROWS_AT_ONCE", 333)
     np.testing.assert_array_equal(faiss.serialize_index(invert(vectors, 1)), first)
     assert not np.array_equal(faiss.serialize_index(invert(vectors, 2)), first)
-
-
-def test_centroids_are_computed_from_64_documents_each_or_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[Vectors] = []
-    train = faiss.IndexIVFScalarQuantizer.train
-
-    def noted(self: faiss.IndexIVFScalarQuantizer, vectors: Vectors) -> None:
-        trained.append(vectors)
-        train(self, vectors)
-
-    monkeypatch.setattr(faiss.IndexIVFScalarQuantizer, "train", noted)
-    vectors = vectors_of(4000)
-    index = invert(vectors, 1)
-    assert (index.cp.max_points_per_centroid, index.cp.seed) == (64, draw(1, "faiss centroids") % 2**31)
-    np.testing.assert_array_equal(trained[0], vectors)
-    assert index.ntotal == 4000
-    monkeypatch.setattr(inverted_file, "MAXIMUM_LISTS", 20)
-    invert(vectors, 1)
-    assert len(trained[1]) == len(np.unique(trained[1], axis=0)) == 20 * 64
-
-
-@pytest.mark.parametrize(
-    ("documents", "lists"), [(1, 1), (77, 1), (78, 2), (10_000, 256), (100_000, 1264), (8_841_823, 4096)]
-)
-def test_lists_grow_with_the_root_of_the_documents(documents: int, lists: int) -> None:
-    assert inverted_file.list_count(documents) == lists
 
 
 # Models and settings that are refused

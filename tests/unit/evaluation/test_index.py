@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from fast_plaid.search import FastPlaid
-from fast_plaid.search.fast_plaid import compute_kmeans
-from safetensors import safe_open
 
 from colbert_zero.data.beir import Collection
 from colbert_zero.evaluation import index, search
@@ -24,7 +21,6 @@ from colbert_zero.evaluation.index import index_kind
 from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
-from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
 from colbert_zero.machine import disk_space
 from colbert_zero.machine.devices import add_device_option
@@ -176,23 +172,6 @@ def test_a_plaid_index_is_what_fast_plaids_own_class_writes(study: tuple[str, st
     assert artifact.file("documents.parquet").read_bytes() == exact.file("documents.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("distances", [(7, 3), (10**6, 10**6)])
-def test_centroids_are_fast_plaids_whatever_is_in_memory_at_once(
-    distances: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = torch.Generator().manual_seed(4)
-    matrices = [
-        torch.nn.functional.normalize(torch.randn(5 + number % 7, 16, generator=generator), dim=1).half()
-        for number in range(300)
-    ]
-    torch.manual_seed(draw(3, "plaid"))
-    theirs = compute_kmeans(
-        matrices, 16, "cpu", plaid_index.KMEANS_ITERATIONS, plaid_index.VECTORS_PER_CENTROID, 3, use_triton_kmeans=False
-    )
-    monkeypatch.setitem(plaid_index.DISTANCES, "cpu", distances)
-    assert torch.equal(plaid_index.compute_centroids(matrices, 3, "cpu"), theirs)
-
-
 def test_the_precision_of_an_index_is_in_its_settings(study: tuple[str, str]) -> None:
     spec = index_spec(study, "exact")
     rounded = Spec("indexes", "toy", {**spec.settings, "precision": "bf16"}, spec.inputs)
@@ -251,26 +230,6 @@ def test_a_search_in_pieces_resumes_is_shared_and_writes_the_same_bytes(
     assert {"queries": 2, "retrieved": 6}.items() <= Artifact.open(spec.name).facts.items()
     gc.collect()
     assert not list((tmp_path / "scratch").iterdir()), "PLAID's merged files are deleted"
-
-
-def test_a_plaid_index_is_built_as_pylate_does_by_default() -> None:
-    from pylate.indexes import PLAID
-
-    defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
-    assert (defaults["nbits"], defaults["kmeans_niters"]) == (plaid_index.RESIDUAL_BITS, plaid_index.KMEANS_ITERATIONS)
-    defaults = {name: parameter.default for name, parameter in signature(FastPlaid.create).parameters.items()}
-    assert (defaults["max_points_per_centroid"], defaults["batch_size"]) == (
-        plaid_index.VECTORS_PER_CENTROID,
-        plaid_index.DOCUMENTS_PER_FILE,
-    )
-
-
-def test_vectors_begin_at_a_multiple_of_64_bytes_and_there_may_be_none(tmp_path: Path) -> None:
-    with VectorWriter(tmp_path, "none") as writer:
-        pass
-    with writer.vectors_file.open("rb") as file:
-        assert (8 + int.from_bytes(file.read(8), "little")) % 64 == 0
-    assert TokenVectors.open(writer.vectors_file, writer.texts_file).vectors.shape == (0, 0)
 
 
 def test_a_trained_model_is_not_used_with_another_encoding(
@@ -337,43 +296,8 @@ def test_an_index_is_exact_below_a_hundred_thousand_documents_and_either_on_requ
     assert index_kind("exact", 10**7) == "exact"
 
 
-def test_vectors_come_back_as_they_went_in_to_half_precision(tmp_path: Path) -> None:
-    matrices = [np.linspace(-1, 1, 3 * size, dtype=np.float32).reshape(size, 3) for size in (2, 0, 5)]
-    with VectorWriter(tmp_path, "documents") as writer:
-        writer.write(["a", "b"], matrices[:2])
-        writer.write(["ç"], matrices[2:])
-    vectors = TokenVectors.open(writer.vectors_file, writer.texts_file)
-    assert vectors.ids == ["a", "b", "ç"]
-    assert vectors.offsets.tolist() == [0, 2, 2]
-    torch.testing.assert_close(vectors.vectors, torch.from_numpy(np.concatenate(matrices)).half(), atol=0, rtol=0)
-    with safe_open(writer.vectors_file, framework="pt") as file:
-        assert list(file.keys()) == ["tokens"]
-
-
-def test_a_vector_that_is_not_finite_is_refused_with_the_text_it_is_of(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'broken'"), VectorWriter(tmp_path, "documents") as writer:
-        writer.write(["fine", "broken"], [np.ones((1, 2), np.float32), np.array([[1, np.nan]], np.float32)])
-    assert not writer.texts_file.exists()
-
-
 def test_parts_of_a_corpus_are_read_in_any_order(study: tuple[str, str]) -> None:
     reader = TextReader(Collection.open(Artifact.open(study[1])))
     names = list(DOCUMENTS)
     for start, stop in ((0, 7), (7, 20), (30, 35), (10, 12), (0, 3), (55, 99)):
         assert [name for name, _ in reader.read(start, stop)] == names[start:stop]
-
-
-def test_texts_in_several_parts_are_written_as_one(tmp_path: Path) -> None:
-    matrices = {name: np.full((size, 4), size / 8, np.float32) for name, size in (("a", 2), ("b", 0), ("c", 3))}
-    with VectorWriter(tmp_path, "whole") as whole:
-        whole.write(matrices, list(matrices.values()))
-    parts = []
-    for names in (["a"], ["b", "c"]):
-        with VectorWriter(tmp_path, names[0]) as part:
-            part.write(names, [matrices[name] for name in names])
-        parts.append(TokenVectors.open(part.vectors_file, part.texts_file))
-    with VectorWriter(tmp_path, "joined") as joined:
-        for texts in parts:
-            joined.copy(texts)
-    for one, other in ((whole.vectors_file, joined.vectors_file), (whole.texts_file, joined.texts_file)):
-        assert one.read_bytes() == other.read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from colbert_zero.evaluation import search
 from colbert_zero.evaluation.search import search_exact
@@ -22,23 +19,10 @@ from colbert_zero.graph.console import UserError, log
 from colbert_zero.machine import disk_space
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.retrieval import maxsim as maxsim_scores
-from colbert_zero.retrieval import plaid_search
 from colbert_zero.retrieval.maxsim import maxsim
 from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 from publishing import publish, publish_collection
-
-
-def random_vectors(folder: Path, name: str, lengths: list[int], dimensions: int = 16, seed: int = 0) -> TokenVectors:
-    generator = np.random.default_rng(seed)
-    with VectorWriter(folder, name) as writer:
-        for number, length in enumerate(lengths):
-            matrix = generator.standard_normal((length, dimensions)).astype(np.float32)
-            writer.write([f"{name}{number}"], [matrix / np.linalg.norm(matrix, axis=1, keepdims=True)])
-    return TokenVectors.open(writer.vectors_file, writer.texts_file)
-
-
-def split(vectors: TokenVectors) -> list[torch.Tensor]:
-    return [part.float() for part in torch.split(vectors.vectors, vectors.lengths.tolist())]
+from token_vectors import random_vectors, split
 
 
 def publish_index(ids: list[str], texts: dict[str, list[list[float]]], kind: str = "exact") -> Spec:
@@ -65,18 +49,6 @@ def run_search(spec: Spec) -> int:
     return run_step(search.make, None, ["--spec", spec.text], add_device_option)
 
 
-def test_maxsim_is_that_of_pylate_on_texts_of_any_lengths(tmp_path: Path) -> None:
-    from pylate.scores import colbert_scores
-
-    documents = random_vectors(tmp_path, "d", [3, 1, 40, 7, 7, 12], seed=1)
-    queries = random_vectors(tmp_path, "q", [5, 1, 9], seed=2)
-    expected = [
-        [colbert_scores(query[None], document[None]).item() for document in split(documents)]
-        for query in split(queries)
-    ]
-    np.testing.assert_allclose(maxsim(documents, queries, range(3)), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_the_ranking_of_an_exact_search_is_that_of_pylates_rerank(tmp_path: Path) -> None:
     from pylate.rank import rerank
 
@@ -86,17 +58,6 @@ def test_the_ranking_of_an_exact_search_is_that_of_pylates_rerank(tmp_path: Path
     found = dict(search_exact(documents, queries, 30))
     for query, ranking in zip(queries.ids, expected, strict=True):
         assert [document for document, _ in found[query]] == [entry["id"] for entry in ranking]
-
-
-@pytest.mark.parametrize("block", [(1, 1), (7, 3), (10**6, 10**6)])
-def test_scores_do_not_depend_on_the_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: tuple[int, int]
-) -> None:
-    documents = random_vectors(tmp_path, "d", [2, 9, 5, 5, 30, 1], seed=5)
-    queries = random_vectors(tmp_path, "q", [4, 4, 2, 11], seed=6)
-    expected = maxsim(documents, queries, range(1, 4))
-    monkeypatch.setitem(maxsim_scores.TOKENS_PER_BLOCK, "cpu", block)
-    np.testing.assert_allclose(maxsim(documents, queries, range(1, 4)), expected, rtol=1e-5)
 
 
 def test_queries_searched_in_batches_give_the_same_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,23 +86,6 @@ def test_the_scores_of_a_batch_of_queries_are_at_most_so_many(
     assert found == sizes
 
 
-@given(lengths=st.lists(st.integers(0, 40), max_size=30), most=st.integers(1, 100))
-def test_blocks_have_every_text_with_vectors_once_and_at_most_so_many_tokens(lengths: list[int], most: int) -> None:
-    blocks = list(maxsim_scores._blocks(np.array(lengths, np.int64), np.arange(len(lengths)), most))
-    assert sorted(position for block in blocks for position in block) == [
-        n for n, length in enumerate(lengths) if length
-    ]
-    for block in blocks:
-        assert len(block) == 1 or len(block) * max(lengths[position] for position in block) <= most
-
-
-def test_plaid_is_searched_as_pylate_does_by_default() -> None:
-    from pylate.indexes import PLAID
-
-    defaults = {name: parameter.default for name, parameter in signature(PLAID.__init__).parameters.items()}
-    assert (defaults["n_ivf_probe"], defaults["n_full_scores"]) == (plaid_search.PROBES, plaid_search.FULL_SCORES)
-
-
 def test_time_and_speed_are_those_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     texts = {"a": [[0.5, 0.0]]}
@@ -168,21 +112,6 @@ def test_queries_without_a_document_are_counted_and_said(
     assert run_search(run) == 0
     assert Artifact.open(run.name).facts["queries_without_results"] == int(drop_self)
     assert ("1 queries retrieved no document" in caplog.text) == drop_self
-
-
-def test_a_document_without_vectors_scores_zero(tmp_path: Path) -> None:
-    documents, queries = random_vectors(tmp_path, "d", [3, 0, 2]), random_vectors(tmp_path, "q", [2])
-    assert maxsim(documents, queries, range(1))[0, 1] == 0
-    assert maxsim_scores.rescore(queries.vectors, documents)[1] == 0
-
-
-def test_scores_of_one_query_are_maxsim_and_know_no_other_document(tmp_path: Path) -> None:
-    documents, queries = random_vectors(tmp_path, "d", [3, 1, 40, 7, 7, 12], seed=1), random_vectors(tmp_path, "q", [5])
-    scores = maxsim_scores.rescore(queries.vectors, documents)
-    np.testing.assert_allclose(scores, maxsim(documents, queries, range(1))[0], rtol=1e-5)
-    some = documents.take(np.array([4, 1, 2]))
-    assert some.ids == ["d4", "d1", "d2"] and some.lengths.tolist() == [7, 1, 40]
-    assert maxsim_scores.rescore(queries.vectors, some).tolist() == scores[[4, 1, 2]].tolist()
 
 
 def test_equal_scores_are_cut_and_ordered_as_trec_eval_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pytest import CaptureFixture, MonkeyPatch
 from sentence_transformers import SentenceTransformer
 
@@ -237,20 +235,6 @@ def test_candidates_are_bit_by_bit_those_of_faiss() -> None:
         assert candidates.documents.tolist() == numbers[best].tolist()
         assert candidates.scores.tolist() == scores[best].astype(np.float32).tolist()
         assert candidates.positive_score == np.float32(documents[positive].astype(np.float64) @ query)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 40), st.integers(1, 12), st.integers(1, 3))
-def test_the_nearest_are_the_best_of_all_and_of_equal_ones_the_first(
-    seed: int, documents: int, size: int, depth: int, largest: int
-) -> None:
-    """Small whole numbers: products are exact, and many are equal."""
-    random = np.random.default_rng(seed)
-    vectors, queries = (random.integers(-largest, largest + 1, (rows, 3)).astype(np.float32) for rows in (documents, 5))
-    sliced = SlicedVectors([vectors[start : start + size] for start in range(0, documents, size)])
-    depth = min(depth, documents)
-    expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :depth]
-    assert nearest(queries, sliced, depth).tolist() == np.sort(expected).tolist()
-    assert sliced.take(np.arange(documents)[::3]).tolist() == vectors[::3].tolist()
 
 
 def test_a_vector_that_is_no_number_is_one_clear_line(capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,30 @@ def test_neither_threads_nor_how_many_texts_one_tokenises_change_a_bit(
     monkeypatch.setattr(encoder, "_pool", ThreadPoolExecutor(5))
     for ours, before in zip(encoder.encode(encoder.tokenize(TEXTS)()), expected, strict=True):
         np.testing.assert_array_equal(ours, before)
+
+
+def test_each_thread_has_a_tokenizer_of_its_own_and_none_is_copied_twice(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "TEXTS_PER_TASK", 7)
+    encoder = Encoder(load(modernbert), is_query=False)
+    assert encoder._threads == 1, "on a CPU the threads are the model's"
+    monkeypatch.setattr(encoder, "_threads", 3)
+    for _ in range(2):
+        encoder.tokenize(TEXTS)()
+    tokenizers = [encoder._tokenizers.get() for _ in range(encoder._tokenizers.qsize())]
+    assert len({id(tokenizer) for tokenizer in tokenizers}) == len(tokenizers) == 3
+
+
+@pytest.mark.parametrize(("is_query", "size"), [(True, 10), (False, 6)])
+def test_a_chunk_has_so_many_tokens_of_the_side_s_length(
+    modernbert: Path, monkeypatch: pytest.MonkeyPatch, is_query: bool, size: int
+) -> None:
+    monkeypatch.setattr(encode, "TOKENS_PER_CHUNK", 240)
+    written: list[int] = []
+    writer: Any = SimpleNamespace(write=lambda ids, matrices: written.append(len(ids)))
+    encode_texts(load(modernbert), ((str(at), text) for at, text in enumerate(TEXTS[:30])), writer, is_query=is_query)
+    assert written == [size] * (30 // size)
 
 
 def test_long_texts_are_fewer_in_a_chunk_and_each_pair_is_written_once(
