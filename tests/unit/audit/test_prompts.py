@@ -77,6 +77,13 @@ def test_equal_from_config_to_index(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("study")
+def test_without_recipes_they_are_those_of_every_baseline_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    change_config(lambda config: config.update(recipes={}))
+    status, found = prompts(capsys)
+    assert status == 0 and [row["recipe"] for row in found] == ["untrained"]
+
+
+@pytest.mark.usefixtures("study")
 def test_samples_are_the_inputs_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
     """The ids are those that the model's own code makes, and the prompt's begin them."""
     _, (recipe,) = prompts(capsys, "all")

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fast_plaid.search import FastPlaid
 
 from colbert_zero.data.beir import Collection
 from colbert_zero.evaluation import index, search
@@ -21,11 +20,10 @@ from colbert_zero.evaluation.index import index_kind
 from colbert_zero.evaluation.texts import TextReader
 from colbert_zero.evaluation.trec import read_run
 from colbert_zero.graph.artifact import Artifact, Spec, file_digests, run_step
-from colbert_zero.graph.draws import draw
 from colbert_zero.machine import disk_space
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
-from colbert_zero.retrieval import encode, plaid_index
+from colbert_zero.retrieval import encode
 from colbert_zero.retrieval import maxsim as maxsim_scores
 from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 from publishing import publish, publish_collection
@@ -154,22 +152,6 @@ def test_a_disk_without_room_is_told_before_the_first_document_is_encoded(
     monkeypatch.setattr(encode.Encoder, "encode", None)
     assert run_step(index.make, None, ["--spec", index_spec(study, "plaid").text], add_device_option) == 1
     assert "the vectors of 61 documents and their index take about 0.0 GB in" in capsys.readouterr().err
-
-
-def test_a_plaid_index_is_what_fast_plaids_own_class_writes(study: tuple[str, str], tmp_path: Path) -> None:
-    exact, artifact = (run(index.make, index_spec(study, kind)) for kind in ("exact", "plaid"))
-    texts = TokenVectors.open(exact.file("documents.safetensors"), exact.file("documents.parquet"))
-    torch.manual_seed(draw(1, "plaid"))
-    theirs = FastPlaid(index=str(tmp_path / "theirs"), device="cpu")
-    theirs.create(
-        list(torch.split(texts.vectors, texts.lengths.tolist())),
-        kmeans_niters=plaid_index.KMEANS_ITERATIONS, nbits=plaid_index.RESIDUAL_BITS, seed=1, use_triton_kmeans=False,
-        start_from_scratch=0,
-    )  # fmt: skip
-    expected = {name: path for name, path in file_digests(tmp_path / "theirs").items() if "merged" not in name}
-    expected.pop("plaid.lock", None)
-    assert file_digests(artifact.folder / "plaid") == expected
-    assert artifact.file("documents.parquet").read_bytes() == exact.file("documents.parquet").read_bytes()
 
 
 def test_the_precision_of_an_index_is_in_its_settings(study: tuple[str, str]) -> None:

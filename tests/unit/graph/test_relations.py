@@ -188,6 +188,10 @@ CONTRADICTIONS = {
         {"miners/bm25/corpus": "nunpy", "miners/lsa/corpus": "nunpy"},
         "miners.bm25.corpus: nunpy is not in collections; did you mean numpy?",
     ),
+    "nothing to evaluate on": (
+        {"collections": {"numpy": {"package": "numpy", "evaluate": False}}},
+        "collections: each of them says evaluate: false; leave it out of one at least",
+    ),
     "a corpus of several collections": (
         {
             "collections/cqadupstack": {"registry": "cqadupstack"},
@@ -531,6 +535,28 @@ def test_a_corpus_to_mine_in_is_an_input_of_all_that_is_made_of_its_documents():
         assert {key for key, spec in before.specs.items() if spec.kind == kind} == {
             key for key, spec in after.specs.items() if spec.kind == kind
         }
+
+
+def test_a_collection_that_is_not_evaluated_on_is_mined_in_and_no_column():
+    mined = {"miners/bm25/corpus": "numpy", "miners/lsa/corpus": "numpy"}
+    with_column, without = plan(mined), plan(mined | {"collections/numpy/evaluate": False})
+    assert {*with_column.rows[0].measures} - {*without.rows[0].measures} == {"numpy"}
+    gone = {spec.name for spec in with_column.specs.values()} - {spec.name for spec in without.specs.values()}
+    kinds = {"indexes", "runs", "measures", "contamination", "audits", "reports"}
+    assert {name.partition("/")[0] for name in gone} == kinds, "what is trained stays"
+    for spec in without.specs.values():
+        assert spec.kind not in ("indexes", "runs", "measures") or "numpy" not in spec.label
+        collections = spec.inputs.get("collections", []) + spec.inputs.get("collection", [])
+        assert not any(name.startswith("collections/package.numpy-") for name in collections)
+    assert plan({"collections/numpy/evaluate": True}).report.key == plan({}).report.key
+
+
+def test_a_group_that_is_not_evaluated_on_is_known_by_its_name():
+    group = {"collections/forums": {"registry": "cqadupstack", "evaluate": False}}
+    evaluate = {"stages/unsupervised/evaluate": {"steps": [1], "collections": ["forums"]}}
+    study = plan(group | evaluate)
+    assert study.report.key == plan({}).report.key and study.report.settings["groups"] == {}
+    assert {len(planned["collections"]) for planned in study.evaluations.values()} == {12}
 
 
 def test_an_unsupervised_stage_trains_on_the_pairs_that_are_consistent():

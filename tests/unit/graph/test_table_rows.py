@@ -95,6 +95,13 @@ def test_a_sweep_trains_each_value_and_goes_on_with_one_model(config):
     assert measured == ["numpy"] * 3
 
 
+def test_models_may_be_selected_on_a_collection_that_no_row_is_evaluated_on(config):
+    config["collections"]["numpy"]["evaluate"] = False
+    study = swept(config)
+    assert [spec.label for spec in study.specs.values() if spec.kind == "measures"].count("numpy") == 3
+    assert not any("numpy" in row.measures for row in study.rows)
+
+
 def test_two_values_are_enough_to_select_from_by_the_measure_that_is_named_first(config):
     config["evaluation"] = {"measures": ["R@10", "nDCG@10"]}
     selection = next(

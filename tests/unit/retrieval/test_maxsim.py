@@ -60,3 +60,11 @@ def test_scores_of_one_query_are_maxsim_and_know_no_other_document(tmp_path: Pat
     some = documents.take(np.array([4, 1, 2]))
     assert some.ids == ["d4", "d1", "d2"] and some.lengths.tolist() == [7, 1, 40]
     assert maxsim_scores.rescore(queries.vectors, some).tolist() == scores[[4, 1, 2]].tolist()
+
+
+@pytest.mark.parametrize(("in_memory", "queries"), [(18, 2), (17, 1), (9, 1), (8, 1), (90, 10)])
+def test_as_many_queries_at_once_as_have_so_many_scores_and_one_at_least(
+    monkeypatch: pytest.MonkeyPatch, in_memory: int, queries: int
+) -> None:
+    monkeypatch.setattr(maxsim_scores, "SCORES_IN_MEMORY", in_memory)
+    assert maxsim_scores.queries_per_batch(9) == queries

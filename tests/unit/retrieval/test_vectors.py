@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from colbert_zero.graph.console import UserError
-from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
+from colbert_zero.retrieval.vectors import SlicedTokenVectors, TokenVectors, VectorWriter
 
 
 def test_vectors_begin_at_a_multiple_of_64_bytes_and_there_may_be_none(tmp_path: Path) -> None:
@@ -54,3 +54,29 @@ def test_texts_in_several_parts_are_written_as_one(tmp_path: Path) -> None:
             joined.copy(texts)
     for one, other in ((whole.vectors_file, joined.vectors_file), (whole.texts_file, joined.texts_file)):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_texts_of_slices_are_taken_by_their_numbers(tmp_path: Path) -> None:
+    lengths = [2, 0, 3, 1, 4]
+    matrices = [np.full((length, 2), number, np.float32) for number, length in enumerate(lengths)]
+    folders = []
+    for start in (0, 2, 4):
+        folders.append(tmp_path / str(start))
+        folders[-1].mkdir()
+        with VectorWriter(folders[-1], "documents") as writer:
+            writer.write(map(str, range(start, min(start + 2, 5))), matrices[start : start + 2])
+    sliced = SlicedTokenVectors(folders, "documents")
+    for numbers in ([0, 1, 2, 3, 4], [1, 4], [2], [3, 4]):
+        found = sliced.take(np.array(numbers))
+        assert found.ids == list(map(str, numbers))
+        assert found.lengths.tolist() == [lengths[number] for number in numbers]
+        assert found.vectors[:, 1].tolist() == [number for number in numbers for _ in range(lengths[number])]
+    assert [part.lengths.tolist() for part in sliced] == [[2, 0], [3, 1], [4]]
+    assert [len(part.ids) for part in sliced] == [2, 2, 1]
+
+
+def test_nothing_more_is_written_where_there_is_no_text(tmp_path: Path) -> None:
+    with VectorWriter(tmp_path, "some") as writer:
+        writer.write(["a"], [np.ones((1, 2), np.float32)])
+        writer.write([], [])
+    assert (writer.ids, writer.lengths, writer.dimensions) == (["a"], [1], 2)

@@ -75,7 +75,7 @@ class Sample:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the recipe and `--json`."""
-    parser.add_argument("recipe", nargs="?", help="a recipe, or a baseline that is a model (all recipes)")
+    parser.add_argument("recipe", nargs="?", help="a recipe, or a baseline that is a model (all recipes, if any)")
     parser.add_argument("--json", action="store_true", help="write JSON")
 
 
@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
     """
     study = Study(read_config(Path(CONFIG_FILE)), Path(), remember=False)
     rows = {row.name: row for row in study.rows if _indexes(study, row)}
-    names = sorted(name for name in rows if rows[name].kind == "recipe") if options.recipe is None else [options.recipe]
+    recipes = sorted(name for name in rows if rows[name].kind == "recipe")
+    names = (recipes or sorted(rows)) if options.recipe is None else [options.recipe]
     found = []
     for name in names:
         row = rows[require_known(name, rows, "prompts", "recipes and baselines with a model")]

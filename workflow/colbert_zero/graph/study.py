@@ -113,7 +113,7 @@ class Study:
         self.contamination: dict[str, list[Spec]] = {}
         self.audit: Spec | None = None
         if self.config["audit"]:
-            auditing = AuditPlanner(draft, (collection.spec for collection in collections.by_name.values()))
+            auditing = AuditPlanner(draft, (collection.spec for collection in collections.evaluated.values()))
             planned = {row.name: auditing.contamination(row) for row in self.rows}
             self.contamination = {name: specs for name, specs in planned.items() if specs}
             self.audit = auditing.audit(self.name, self.rows, planned)

@@ -227,6 +227,7 @@ class Report:
                 for stage in replicate.stages
                 if stage.spec.kind == "selections"
                 for name in stage.facts["collections"]
+                if name in row.collections
             )
             for row in self.recipes
         }
@@ -381,7 +382,9 @@ class Report:
 
     def _summary(self) -> str:
         """The study's size in a few sentences, for the top of the page."""
-        collections = self.lineage.of_kind("collections")
+        measures = (of for row in self.rows for replicate in row.replicates for of in replicate.measures.values())
+        names = {name for measure in measures for name in measure.spec.inputs["collection"]}
+        collections = [self.lineage.artifacts[name] for name in names]
         documents, queries = (
             sum(artifact.facts[name] for artifact in collections) for name in ("documents", "queries")
         )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from colbert_zero.graph import registry
 from colbert_zero.graph.artifact import Spec
 from colbert_zero.graph.config import Config, only_key, refuse_clashes, require_known
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.planners.draft import Draft
 
 
@@ -42,25 +43,32 @@ class CollectionPlanner:
 
     Attributes:
         by_name: Every collection, members of groups included.
-        groups: The names of the members of each group; a group is averaged into one column.
+        evaluated: Those that rows of the table are evaluated on.
+        groups: The names of the members of each group that rows are evaluated on; a group is averaged into one column.
     """
 
     def __init__(self, draft: Draft) -> None:
         """Plan every collection.
 
         Raises:
-            UserError: An entry has a mistake, or two collections have one name.
+            UserError: An entry has a mistake, two collections have one name, or there is none to evaluate on.
         """
         planned: dict[str, dict[str, Collection]] = {}
         self.by_name: dict[str, Collection] = {}
+        self.evaluated: dict[str, Collection] = {}
         self.groups: dict[str, list[str]] = {}
         for name, collection in draft.config["collections"].items():
             kind = only_key(collection, tuple(KINDS), f"collections.{name}", OPTIONS)
             planned[name] = {member.name: member for member in KINDS[kind](draft, name, collection)}
             self.by_name |= planned[name]
-            if len(planned[name]) > 1:
-                self.groups[name] = list(planned[name])
+            if collection.get("evaluate", True):
+                self.evaluated |= planned[name]
+                if len(planned[name]) > 1:
+                    self.groups[name] = list(planned[name])
         refuse_clashes("collections", planned)
+        if not self.evaluated:
+            raise UserError("collections: each of them says evaluate: false; leave it out of one at least")
+        self._members = {name: list(members) for name, members in planned.items()}
 
     def named(self, name: str, where: str) -> list[Collection]:
         """The collection called `name`, or the members of the group of that name.
@@ -68,7 +76,7 @@ class CollectionPlanner:
         Raises:
             UserError: There is no such collection; `where` is the place in the config that names it.
         """
-        members = self.groups.get(name, [name])
+        members = self._members.get(name, [name])
         return [self.by_name[require_known(member, self.by_name, where, "collections")] for member in members]
 
 

@@ -41,7 +41,7 @@ class EvaluationPlanner:
     """Plans indexes, runs and measures, as the section `evaluation` says."""
 
     def __init__(self, draft: Draft, bases: BasePlanner, collections: CollectionPlanner) -> None:
-        """Plan for `draft`, on all of `collections`; `bases` knows what a model can take.
+        """Plan for `draft`, on `collections`; `bases` knows what a model can take.
 
         Raises:
             UserError: A measure is none, or is named twice; or a collection has a name that makes its indexes those of
@@ -78,7 +78,7 @@ class EvaluationPlanner:
             base: What the model was trained from, or the model itself.
             changes: Prompts and lengths that its evaluation has instead, on every collection.
             meant: The names of those in `trained` that may be others than the model's folder says.
-            only: The names of the collections; by default all.
+            only: The names of the collections; by default those that rows are evaluated on.
             settings: Further settings of the model's indexes.
 
         Raises:
@@ -146,12 +146,12 @@ class EvaluationPlanner:
         return {"depth": self._settings["depth"], "drop_self": collection.drop_self}
 
     def _measures(self, plan_run: Callable[[Collection], Spec], only: Iterable[str] | None = None) -> dict[str, Spec]:
-        """Measure the run that `plan_run` plans for each collection, or for some."""
+        """Measure the run that `plan_run` plans for each collection to evaluate on, or for some."""
         settings = {"measures": self._settings["measures"]}
         by_name = self._collections.by_name
         return {
             name: self._draft.add(
                 "measures", name, settings, {"run": plan_run(by_name[name]), "collection": by_name[name].spec}
             )
-            for name in (by_name if only is None else only)
+            for name in (self._collections.evaluated if only is None else only)
         }
