@@ -282,7 +282,7 @@ def test_the_best_recipes_last_model_is_loaded_by_the_recipes_of_the_docs(study:
 def test_a_study_that_trains_nothing_says_nothing_of_recipes_their_cost_and_loading(study: Study) -> None:
     report = publish_report(study.spec(rows=study.rows[:2]))
     page = report.file("report.html").read_text(encoding="utf-8")
-    assert "2 rows, none of them trained here, compared on 4 collections" in page
+    assert "2 rows, not trained here, compared on 4 collections" in page
     assert "Differences by collection" in page
     for absent in ("Loading a model", "Quality against cost", 'href="#cost"', "recipes trained"):
         assert absent not in page

@@ -27,6 +27,11 @@ def write_columns(lines: Sequence[Sequence[str]], right: bool = True) -> None:
         sys.stdout.write(one_line("  ".join(cells).rstrip()) + "\n")
 
 
+def counted(count: int, what: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def number(value: float) -> str:
     """A number of hours or the like: two digits, or whole from 10 on; 0 is none at all."""
     if value == 0:

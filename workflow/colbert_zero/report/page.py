@@ -23,7 +23,7 @@ from colbert_zero.graph.published import other_collections, paper
 from colbert_zero.report import figures
 from colbert_zero.report.audit_section import audit_sections
 from colbert_zero.report.chain_section import outside_table, row_chain
-from colbert_zero.report.columns import duration
+from colbert_zero.report.columns import counted, duration
 from colbert_zero.report.ledger_section import LEDGER_FILE, ReportLedger
 from colbert_zero.report.mteb_results import mteb_files
 from colbert_zero.report.negatives_section import negatives_pages, negatives_sections
@@ -213,7 +213,7 @@ class Report:
             "stages; a stage that several recipes share counts in full for each. "
         )
         return (
-            f"{self.settings['measure']} x 100. The mean is over {len(self.columns)} column(s){notes}. "
+            f"{self.settings['measure']} x 100. The mean is over {counted(len(self.columns), 'column')}{notes}. "
             f"{of_recipes if self.recipes else ''}{self._seeds}{self._selected_on}"
         )
 
@@ -391,14 +391,14 @@ class Report:
         shards = self.lineage.of_kind("shards")
         rows = sum(artifact.facts["rows"] for artifact in shards)
         compared = (
-            f"{len(self.recipes)} recipes trained on {format_cell(rows).text} rows of {len(shards)} sources"
+            f"{counted(len(self.recipes), 'recipe')} trained on {format_cell(rows).text} rows of "
+            f"{counted(len(shards), 'source')}"
             if self.recipes
-            else f"{len(self.rows)} rows, none of them trained here"
+            else f"{counted(len(self.rows), 'row')}, not trained here"
         )
         return (
-            f"{compared}, compared on {len(collections)} collections with {format_cell(documents).text} documents and "
-            f"{format_cell(queries).text} queries. "
-            f"{self._seeds}"
+            f"{compared}, compared on {counted(len(collections), 'collection')} with {format_cell(documents).text} "
+            f"documents and {format_cell(queries).text} queries. {self._seeds}"
         )
 
     def _loss_curves(self, colours: Mapping[str, str]) -> dict[str, list[figures.Curve]]:

@@ -16,6 +16,7 @@ from statistics import fmean
 import numpy as np
 
 from colbert_zero.graph.published import Claim, Paper, Published, paper
+from colbert_zero.report.columns import counted
 
 
 class Verdict(StrEnum):
@@ -228,11 +229,11 @@ class AgainstThePaper:
         if judged:
             of = len(judged)
             sentences.append(
-                f"{means[Verdict.WITHIN]} of {of} row{'s' * (of != 1)} within tolerance on the mean{_outside(means)}."
+                f"{means[Verdict.WITHIN]} of {counted(of, 'row')} within tolerance on the mean{_outside(means)}."
             )
         if left := len(self.comparisons) - len(judged):
             sentences.append(
-                f"The mean of {left} row{'s' * (left != 1)} has no verdict: not all published collections are measured."
+                f"The mean of {counted(left, 'row')} has no verdict: not all published collections are measured."
             )
         if measured := cells.total() - cells[Verdict.UNKNOWN]:
             sentences.append(
