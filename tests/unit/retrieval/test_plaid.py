@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 
@@ -16,6 +16,15 @@ from colbert_zero.graph.artifact import file_digests
 from colbert_zero.graph.draws import draw
 from colbert_zero.retrieval import plaid_index, plaid_search
 from colbert_zero.retrieval.vectors import VectorWriter
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two that wait for each other after each of thousands of small products take long where others compute as well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def matrices_of(documents: int, tokens: Sequence[int], dimensions: int = 16) -> list[torch.Tensor]:
