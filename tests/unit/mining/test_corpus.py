@@ -58,7 +58,7 @@ def test_texts_are_found_by_number_in_whichever_batch_they_are(tmp_path: Path, m
     assert list(corpus.texts) == [f"text {number}" for number in range(11)]
     assert corpus.texts[2:9] == [f"text {number}" for number in range(2, 9)]
     assert [corpus.queries[row] for row in range(30)] == [row["query"] for row in rows]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="text 11 of 11"):
         corpus.texts[11]
 
 

@@ -170,6 +170,22 @@ def test_an_approximate_search_in_all_lists_is_the_exact_one_whatever_the_number
     assert outputs == [publish_step(mining_dense.make, exact).manifest["outputs"]] * 2
 
 
+@pytest.mark.parametrize(("depth", "candidates"), [(5, 21), (10, 40), (400, 600)])
+def test_four_candidates_of_the_inverted_file_are_scored_for_each_or_as_many_as_exactly(
+    depth: int, candidates: int, monkeypatch: MonkeyPatch
+) -> None:
+    asked: set[int] = set()
+    search = faiss.IndexIVFScalarQuantizer.search
+
+    def noted(self: faiss.IndexIVFScalarQuantizer, queries: Any, size: int) -> Any:
+        asked.add(size)
+        return search(self, queries, size)
+
+    monkeypatch.setattr(faiss.IndexIVFScalarQuantizer, "search", noted)
+    publish_step(mining_dense.make, mine_approximately(0.01, depth=depth))
+    assert asked == {candidates}
+
+
 def test_a_recall_below_the_floor_is_one_line_before_the_search(
     monkeypatch: MonkeyPatch, capfd: CaptureFixture[str]
 ) -> None:
@@ -192,7 +208,10 @@ def shards_of_pairs() -> dict[str, list[str]]:
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("settings", [{}, {"approximate": {"recall": 1.0, "seed": 3}}])
-def test_a_pool_is_searched_alone_and_own_documents_are_scored_in_any_case(settings: dict[str, Any]) -> None:
+def test_a_pool_is_searched_alone_and_own_documents_are_scored_in_any_case(
+    settings: dict[str, Any], monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_mining, "RESCORED_BEYOND_DEPTH", 2)
     whole = list(read_candidates(mine(LSA, len(TEXTS))))
     found = list(read_candidates(mine_in_pool(25, **settings)))
     pool = {number for row in found for number in row.documents.tolist()}

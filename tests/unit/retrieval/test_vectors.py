@@ -75,6 +75,12 @@ def test_texts_of_slices_are_taken_by_their_numbers(tmp_path: Path) -> None:
     assert [len(part.ids) for part in sliced] == [2, 2, 1]
 
 
+def test_one_slice_is_enough(tmp_path: Path) -> None:
+    with VectorWriter(tmp_path, "documents") as writer:
+        writer.write("ab", [np.ones((1, 2), np.float32), np.zeros((2, 2), np.float32)])
+    assert SlicedTokenVectors([tmp_path], "documents").take(np.array([1])).lengths.tolist() == [2]
+
+
 def test_nothing_more_is_written_where_there_is_no_text(tmp_path: Path) -> None:
     with VectorWriter(tmp_path, "some") as writer:
         writer.write(["a"], [np.ones((1, 2), np.float32)])

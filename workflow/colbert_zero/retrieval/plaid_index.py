@@ -18,6 +18,7 @@ from fast_plaid import fast_plaid_rust
 from fast_plaid.search import FastPlaid
 from fast_plaid.search.kmeans import FastKMeans
 
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw
 from colbert_zero.retrieval.vectors import read_vectors, write_texts
 
@@ -25,6 +26,8 @@ RESIDUAL_BITS, KMEANS_ITERATIONS = 4, 4
 """PLAID's bits for each component of a residual, and its k-means iterations for the centroids (PyLate's defaults)."""
 VECTORS_PER_CENTROID, DOCUMENTS_PER_FILE = 256, 50_000
 """Vectors that k-means sees for each centroid at most, and documents in a file of PLAID's (fast-plaid's defaults)."""
+MINIMUM_VECTORS = 10
+"""Of fewer, fast-plaid keeps none apart to compute the bounds of its residuals from."""
 DISTANCES = {"cpu": (2048, 1024), "cuda": (51_200, 10_240)}
 """Vectors and centroids whose distances are in memory at once."""
 
@@ -38,6 +41,9 @@ def build_plaid(pieces: Sequence[Path], name: str, folder: Path, seed: int, devi
         folder: The index's folder.
         seed: Decides the sample of vectors that k-means sees, and its initial centroids.
         device: Where to compute.
+
+    Raises:
+        UserError: There are fewer than `MINIMUM_VECTORS`.
     """
     texts = [pq.read_table(piece / f"{name}.parquet") for piece in pieces]
     write_texts(pa.concat_tables(texts), folder / f"{name}.parquet")
@@ -46,6 +52,8 @@ def build_plaid(pieces: Sequence[Path], name: str, folder: Path, seed: int, devi
         for piece, table in zip(pieces, texts, strict=True)
         for matrix in torch.split(read_vectors(piece / f"{name}.safetensors"), table["tokens"].to_pylist())
     ]
+    if (vectors := sum(map(len, matrices))) < MINIMUM_VECTORS:
+        raise UserError(f"PLAID needs {MINIMUM_VECTORS} vectors, and the documents have {vectors}; search exactly")
     plaid = FastPlaid(index=str(folder / "plaid"), device=device)
     with torch.inference_mode():
         fast_plaid_rust.create(

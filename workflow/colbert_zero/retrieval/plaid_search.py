@@ -14,8 +14,9 @@ from pathlib import Path
 from colbert_zero.machine.disk_space import check_space
 from colbert_zero.retrieval.vectors import TokenVectors
 
-PROBES, FULL_SCORES = 8, 8192
-"""Centroids looked up for each query token, and documents scored in full (PyLate's defaults)."""
+PROBES, FULL_SCORES, PRUNED = 8, 8192, 4
+"""Centroids looked up for each query token, and documents scored by all their centroids (PyLate's defaults); and of how
+many of these fast-plaid scores one in full."""
 MERGED = (".codes.npy", ".residuals.npy")
 """How the names of the files end that are merged."""
 
@@ -57,7 +58,7 @@ class PlaidSearch:
             [queries.vectors[starts[position] : ends[position]].float() for position in batch],
             top_k=depth,
             n_ivf_probe=PROBES,
-            n_full_scores=max(FULL_SCORES, depth),
+            n_full_scores=max(FULL_SCORES, PRUNED * depth),
             show_progress=False,
             n_processes=1,
         )
