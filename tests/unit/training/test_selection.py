@@ -21,8 +21,8 @@ def study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
 
 def candidate(rate: float) -> str:
     def write(folder: Path) -> None:
-        (folder / "1_Dense" / "more").mkdir(parents=True)
-        (folder / "1_Dense" / "more" / "notes.txt").write_text(f"notes {rate}")
+        (folder / "1_Dense" / "deeper").mkdir(parents=True)
+        (folder / "1_Dense" / "deeper" / "notes.txt").write_text(f"notes {rate}")
         (folder / "1_Dense" / "model.safetensors").write_text(f"weights {rate}")
         (folder / "losses.jsonl").write_text("{}")
 
