@@ -23,6 +23,7 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from colbert_zero.models.encoders import SentenceTransformerEncoder
+from colbert_zero.retrieval import inverted_file
 from tiny_models import dense_model
 
 
@@ -209,6 +210,22 @@ def test_an_inverted_file_is_decided_by_its_seed_and_not_by_how_many_rows_are_ad
     monkeypatch.setattr(dense_index, "ROWS_AT_ONCE", 333)
     np.testing.assert_array_equal(faiss.serialize_index(invert(vectors, 1)), first)
     assert not np.array_equal(faiss.serialize_index(invert(vectors, 2)), first)
+
+
+def test_centroids_are_computed_from_the_documents_that_are_drawn_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inverted_file, "MAXIMUM_LISTS", 20)
+    trained: list[Vectors] = []
+    train = faiss.IndexIVFScalarQuantizer.train
+
+    def noted(self: faiss.IndexIVFScalarQuantizer, vectors: Vectors) -> None:
+        trained.append(vectors)
+        train(self, vectors)
+
+    monkeypatch.setattr(faiss.IndexIVFScalarQuantizer, "train", noted)
+    vectors = vectors_of(4000)
+    assert invert(vectors, 1).ntotal == 4000
+    np.testing.assert_array_equal(trained[0], vectors[inverted_file.training_numbers(4000, 1)])
+    assert len(np.unique(trained[0], axis=0)) == 20 * 64
 
 
 # Models and settings that are refused

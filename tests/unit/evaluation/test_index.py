@@ -25,6 +25,7 @@ from colbert_zero.machine.devices import add_device_option
 from colbert_zero.models.colbert import EncodingSettings, load_colbert, save_colbert
 from colbert_zero.retrieval import encode
 from colbert_zero.retrieval import maxsim as maxsim_scores
+from colbert_zero.retrieval.plaid_index import build_plaid
 from colbert_zero.retrieval.vectors import TokenVectors, VectorWriter
 from publishing import publish, publish_collection
 
@@ -152,6 +153,17 @@ def test_a_disk_without_room_is_told_before_the_first_document_is_encoded(
     monkeypatch.setattr(encode.Encoder, "encode", None)
     assert run_step(index.make, None, ["--spec", index_spec(study, "plaid").text], add_device_option) == 1
     assert "the vectors of 61 documents and their index take about 0.0 GB in" in capsys.readouterr().err
+
+
+def test_a_plaid_index_is_built_of_the_vectors_of_an_exact_one_and_its_seed(
+    study: tuple[str, str], tmp_path: Path
+) -> None:
+    exact, made = (run(index.make, index_spec(study, kind)) for kind in ("exact", "plaid"))
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    build_plaid([exact.folder], "documents", expected, 1, "cpu")
+    assert file_digests(made.folder / "plaid") == file_digests(expected / "plaid")
+    assert made.file("documents.parquet").read_bytes() == exact.file("documents.parquet").read_bytes()
 
 
 def test_the_precision_of_an_index_is_in_its_settings(study: tuple[str, str]) -> None:

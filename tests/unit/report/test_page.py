@@ -140,13 +140,15 @@ class Study:
                 )
                 inputs = {"index": [index], **inputs}
             run = self.publish("runs", f"{'colbert' if model else 'bm25'}.{collection}", {"depth": 100}, inputs, {})
-            values = {"p": mean - 0.1, "q": mean + 0.1, "r": mean - 0.02, "s": mean + 0.02}
-            spec = Spec("measures", collection, {"measures": [MEASURE]}, {"run": [run], **inputs})
-            table = pa.table({"query_id": list(values), "measure": [MEASURE] * 4, "value": list(values.values())})
-            facts = {"means": {MEASURE: mean}}
-            publish(spec, lambda folder, table=table: pq.write_table(table, folder / "measures.parquet"), facts)
-            measures[collection] = spec.name
+            measures[collection] = self.measures(collection, mean, {"run": [run], **inputs})
         self.rows.append({"name": name, "kind": kind, "stages": stages, "measures": measures})
+
+    def measures(self, collection: str, mean: float, inputs: Mapping[str, list[str]]) -> str:
+        values = {"p": mean - 0.1, "q": mean + 0.1, "r": mean - 0.02, "s": mean + 0.02}
+        spec = Spec("measures", collection, {"measures": [MEASURE]}, inputs)
+        table = pa.table({"query_id": list(values), "measure": [MEASURE] * 4, "value": list(values.values())})
+        publish(spec, lambda folder: pq.write_table(table, folder / "measures.parquet"), {"means": {MEASURE: mean}})
+        return spec.name
 
     def spec(self, **changes: Any) -> Spec:
         settings = {
@@ -287,6 +289,16 @@ def test_a_study_that_trains_nothing_says_nothing_of_recipes_their_cost_and_load
     for absent in ("Loading a model", "Quality against cost", 'href="#cost"', "recipes trained"):
         assert absent not in page
     assert not any(word in report.file("table.md").read_text(encoding="utf-8") for word in ("Bold", "Training is"))
+
+
+def test_a_corpus_that_is_mined_in_is_no_collection_that_rows_are_compared_on(study: Study) -> None:
+    corpus = publish_collection("mined", {"a": "text", "b": "more"}, {"p": "text"}, {"p": {"a": 1}})
+    inputs = {"collection": [study.collections["numpy"].name]}
+    run = study.publish("runs", "bm25.numpy", {}, {**inputs, "corpus": [corpus.name]}, {})
+    row = {"name": "r", "kind": "baseline", "stages": [], "measures": {}}
+    row["measures"] = {"numpy": study.measures("numpy", 0.3, {"run": [run], **inputs})}
+    page = publish_report(study.spec(rows=[row], groups={})).file("report.html").read_text(encoding="utf-8")
+    assert "1 row, not trained here, compared on 1 collection with 1 documents and 1 queries." in page
 
 
 def test_a_row_alone_differs_from_none(study: Study) -> None:

@@ -59,8 +59,3 @@ def test_so_many_of_the_lists_are_searched(documents: int, searched: int, tmp_pa
     faiss.write_index(build(vectors_of(documents)), path)
     index = open_inverted_file(path)
     assert (index.nlist, index.nprobe) == (documents // 39, searched)
-
-
-def test_candidates_for_each_document_asked_for() -> None:
-    """In no spec, though it decides what is found: another number would be another search of the same name."""
-    assert inverted_file.CANDIDATES_PER_HIT == 4

@@ -34,8 +34,8 @@ from transformers import (
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.teaching import pairs as pairs_module
-from colbert_zero.teaching.beginnings import can_go_on
 from colbert_zero.teaching.late_interaction import LateInteractionTeacher
+from colbert_zero.teaching.prefix_cache import can_cache_prefixes
 from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from tiny_models import late_interaction_model, tiny_causal_lm, tiny_modernbert
 
@@ -164,11 +164,9 @@ class TokensRead:
         self.count += int(named["attention_mask"][:, -named["input_ids"].shape[1] :].sum())
 
 
-@pytest.mark.parametrize(
-    ("make", "reads_once"), [(a_gemma, True), (a_gemma_2, False), (a_llama, True), (a_mistral, True)]
-)
+@pytest.mark.parametrize(("make", "cached"), [(a_gemma, True), (a_gemma_2, False), (a_llama, True), (a_mistral, True)])
 def test_a_language_model_scores_as_a_plain_forward_pass_for_each_pair(
-    make: Callable[[Path], Path], reads_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], Path], cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make(tmp_path)
     plain: Any = AutoModelForCausalLM.from_pretrained(folder)
@@ -195,20 +193,23 @@ def test_a_language_model_scores_as_a_plain_forward_pass_for_each_pair(
         read = TokensRead(teacher._model)
         scores = teacher.score(PAIRS)
         np.testing.assert_allclose(scores, expected, atol=CLOSE)
-        assert read.count == (again if reads_once else sum(lengths))
+        assert read.count == (again if cached else sum(lengths))
     assert np.ptp(scores) > 100 * CLOSE
     read = TokensRead(teacher._model)
     np.testing.assert_allclose(teacher.score(PAIRS[:3]), expected[:3], atol=CLOSE)
     assert read.count == sum(lengths[:3]), "a query alone is read with its document"
 
 
-def test_a_model_goes_on_where_it_keeps_keys_and_values_of_all_tokens() -> None:
+def test_prefixes_are_cached_where_a_model_keeps_keys_and_values_of_all_tokens() -> None:
     sizes = {"vocab_size": 10, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
     attention = {**sizes, "num_attention_heads": 2, "num_key_value_heads": 1}
     window = MistralForCausalLM(MistralConfig(**attention, sliding_window=50))
-    assert [can_go_on(window, tokens) for tokens in (50, 51)] == [True, False]
-    assert can_go_on(MistralForCausalLM(MistralConfig(**attention, sliding_window=None)), 10**6)
-    assert not can_go_on(MambaForCausalLM(MambaConfig(**sizes)), 1)
+    assert [can_cache_prefixes(window, tokens) for tokens in (50, 51)] == [True, False]
+    assert can_cache_prefixes(MistralForCausalLM(MistralConfig(**attention, sliding_window=None)), 10**6)
+    assert not can_cache_prefixes(MambaForCausalLM(MambaConfig(**sizes)), 1)
+    shared = MistralForCausalLM(MistralConfig(**attention, sliding_window=None))
+    shared.config.num_kv_shared_layers = 1  # as Gemma 3n has some
+    assert not can_cache_prefixes(shared, 1)
 
 
 def test_threads_and_the_pairs_scored_together_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

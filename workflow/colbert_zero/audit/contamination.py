@@ -20,6 +20,7 @@ from colbert_zero.graph.artifact import SPEC_FILE, Artifact, artifact_folder
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.study import Study
+from colbert_zero.report.columns import counted
 from colbert_zero.report.overlaps import EXPLANATION, MATCHES, PARTS, by_sources, collection_name, overlaps
 
 
@@ -81,7 +82,7 @@ def _as_text(table: Mapping[str, Any]) -> str:
         for line in lines
     )
     count = len(table["sources"])
-    return one_line(f"{', '.join(table['recipes'])} ({count} source{'s' * (count != 1)})") + "\n" + text
+    return one_line(f"{', '.join(table['recipes'])} ({counted(count, 'source')})") + "\n" + text
 
 
 def _share(count: int, of: int) -> str:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.audit.selection import (
-    artifacts_text,
     count_by_kind,
     format_cost,
     gpu_hours_of,
@@ -38,6 +37,7 @@ from colbert_zero.graph.code import module_digests, part_digests
 from colbert_zero.graph.console import one_line
 from colbert_zero.graph.provenance import c_library, machine, package_versions
 from colbert_zero.machine.images import CONTENTS_LABEL, IMAGE_NAMES, Image
+from colbert_zero.report.columns import counted
 
 IMAGE_LABEL = "colbert-zero.image"
 PARTS_OF_KIND = {"report": "reports"}
@@ -266,15 +266,15 @@ def run(options: argparse.Namespace) -> int:
         for change in changes:
             names = reached[change]
             of_all = len(names) == len(artifacts) > 1
-            kinds = f"all {len(names)}" if of_all else artifacts_text(len(names))
+            kinds = f"all {len(names)}" if of_all else counted(len(names), "artifact")
             lines.append(f"{change.aspect}: {change.text}: {reach} {kinds} ({count_by_kind(names)})")
             if options.all:
                 lines += [f"  {name}" for name in names]
     lines += problems
     same = len(artifacts) - len(drifted) - len(unknown)
     lines.append(
-        f"{artifacts_text(len(artifacts))}: {same} as today's code would make them, {len(drifted)} by other means, "
-        f"{len(unknown) + len(problems)} that cannot be told"
+        f"{counted(len(artifacts), 'artifact')}: {same} as today's code would make them, "
+        f"{len(drifted)} by other means, {len(unknown) + len(problems)} that cannot be told"
         if artifacts or problems
         else "no artifacts here: nothing to compare"
     )

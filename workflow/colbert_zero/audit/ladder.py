@@ -33,7 +33,7 @@ from typing import Any
 from colbert_zero.audit.drift import gpus_here
 from colbert_zero.audit.replay import SAME_MACHINE, reasons
 from colbert_zero.audit.sandbox import Sandbox, module_of, open_sandbox
-from colbert_zero.audit.selection import DAMAGE, artifacts_text, damage_text, format_cost, gpu_of, open_artifacts
+from colbert_zero.audit.selection import DAMAGE, damage_text, format_cost, gpu_of, open_artifacts
 from colbert_zero.audit.tolerance import (
     LOSSES,
     LOSSES_ON_SAME_MACHINE,
@@ -49,6 +49,7 @@ from colbert_zero.audit.tolerance import (
 )
 from colbert_zero.graph.artifact import Artifact, Job, content_digest, input_records, run_step
 from colbert_zero.graph.console import RetryableError, UserError, log, one_line
+from colbert_zero.report.columns import counted
 
 LEVELS = (
     (
@@ -364,7 +365,7 @@ def _files_compared(artifacts: Iterable[Artifact], others: Iterable[Artifact]) -
     same = [artifact for artifact in shared if content_digest(artifact.manifest["outputs"]) == digests[artifact.name]]
     verdict = Verdict.IDENTICAL if len(same) == len(shared) else Verdict.WITHIN
     return Result(
-        "files", verdict, f"{len(same)} of {artifacts_text(len(shared))} of the same name have the same files"
+        "files", verdict, f"{len(same)} of {counted(len(shared), 'artifact')} of the same name have the same files"
     )
 
 

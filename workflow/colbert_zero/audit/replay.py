@@ -28,7 +28,6 @@ from colbert_zero.audit.drift import Reach, code_changes
 from colbert_zero.audit.sandbox import NOT_REPLAYED, needs_network, open_sandbox
 from colbert_zero.audit.selection import (
     DAMAGE,
-    artifacts_text,
     count_by_kind,
     damage_text,
     gpu_of,
@@ -44,6 +43,7 @@ from colbert_zero.graph.console import UserError, one_line
 from colbert_zero.graph.digests import digest
 from colbert_zero.graph.draws import draw
 from colbert_zero.graph.provenance import c_library, machine, package_versions
+from colbert_zero.report.columns import counted
 
 BUDGET_SECONDS = 600.0
 """How long the artifacts of a sample took to make, together, at most."""
@@ -237,7 +237,7 @@ def run(options: argparse.Namespace) -> int:
         verdicts.append(result.verdict)
         _write(result.lines())
     counts = ", ".join(f"{count} {verdict}" for verdict in Verdict if (count := verdicts.count(verdict)))
-    _write([f"{artifacts_text(len(chosen))} replayed: {counts or 'none'}"])
+    _write([f"{counted(len(chosen), 'artifact')} replayed: {counts or 'none'}"])
     for reason in sorted({reason for _, reason in left_out}):
         names = [artifact.name for artifact, why in left_out if why == reason]
         _write([f"not drawn: {count_by_kind(names)}: {reason}"])

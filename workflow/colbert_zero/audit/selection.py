@@ -91,11 +91,6 @@ def count_by_kind(names: Iterable[str]) -> str:
     return ", ".join(f"{kind} {counts[kind]}" for kind in order)
 
 
-def artifacts_text(number: int) -> str:
-    """`1 artifact`, `2 artifacts`."""
-    return f"{number} artifact{'s' * (number != 1)}"
-
-
 def seconds_of(artifact: Artifact) -> float:
     """How long it took to make an artifact; of a training, all attempts together."""
     return max(_number(artifact.manifest.get("seconds")), _number(artifact.facts.get("seconds")))

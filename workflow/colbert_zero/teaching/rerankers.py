@@ -25,9 +25,9 @@ from colbert_zero.models.loading import (
     refuse_unpaddable,
     whole_model,
 )
-from colbert_zero.teaching.beginnings import Beginnings, can_go_on, positions
 from colbert_zero.teaching.pair_encoder import PairEncoder
 from colbert_zero.teaching.pairs import Ids, Inputs, Pairs, Scores, TextTokenizer, score_batches
+from colbert_zero.teaching.prefix_cache import Prefixes, can_cache_prefixes, positions
 from colbert_zero.teaching.teacher import Teacher
 
 INSTRUCTION = (
@@ -108,7 +108,7 @@ class CausalLMTeacher(Teacher):
 
     The input is that of bge-reranker-v2-gemma: `A: query`, a newline, `B: document`, truncated to `maximum_length`
     tokens (the query to three quarters of them), a newline and the instruction. Each part is tokenised on its own. A
-    query of several pairs is read once, where the model can go on from it.
+    query of several pairs is read once, where the model allows it.
     """
 
     def __init__(
@@ -152,8 +152,8 @@ class CausalLMTeacher(Teacher):
         refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
         model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_id))
         self._model, self._device = model.to(device).eval(), device
-        # A batch is padded between the parts, to the longest of each.
-        self._reads_once = can_go_on(model, 2 * maximum_length + len(self._end))
+        # In a batch, prefixes and rests are each padded to the longest.
+        self._caches_prefixes = can_cache_prefixes(model, 2 * maximum_length + len(self._end))
         bos_id = self._tokenizer.bos_token_id
         has_start = bos_id is not None and bos_id != self._tokenizer.pad_token_id
         self._start = np.array([bos_id] if has_start else [], np.int64)
@@ -172,16 +172,16 @@ class CausalLMTeacher(Teacher):
         queries = self._tokens([QUERY_PREFIX + query for query in pairs.queries])
         documents = self._tokens([DOCUMENT_PREFIX + document for document in pairs.documents])
         question, length = self._maximum_length * 3 // 4, self._maximum_length
-        starts = [np.concatenate([self._start, ids[:question], self._separator])[:length] for ids in queries]
+        prefixes = [np.concatenate([self._start, ids[:question], self._separator])[:length] for ids in queries]
         numbers = zip(pairs.query_of, pairs.document_of, strict=True)
         parts = [
-            (starts[query], documents[document][: length - len(starts[query])], self._end)
+            (prefixes[query], documents[document][: length - len(prefixes[query])], self._end)
             for query, document in numbers
         ]
-        if not self._reads_once or len(queries) == len(parts):
+        if not self._caches_prefixes or len(queries) == len(parts):
             return partial(self._score, Inputs.join(parts))
         rests = Inputs.join([rest for _, *rest in parts])
-        return partial(self._score_rests, Inputs.join([[start] for start in starts]), rests, pairs.query_of)
+        return partial(self._score_rests, Inputs.join([[prefix] for prefix in prefixes]), rests, pairs.query_of)
 
     @torch.inference_mode()
     def _score(self, inputs: Inputs) -> Scores:
@@ -196,19 +196,19 @@ class CausalLMTeacher(Teacher):
         return logits[:, -1, 0]
 
     @torch.inference_mode()
-    def _score_rests(self, starts: Inputs, rests: Inputs, start_of: Ids) -> Scores:
-        """Score inputs in two parts, of which the first, `starts`, are those of several inputs."""
-        beginnings = Beginnings(self._model, starts, self._device)
+    def _score_rests(self, prefixes: Inputs, rests: Inputs, prefix_of: Ids) -> Scores:
+        """Score inputs by what follows their prefixes; `prefix_of` has the number of each input's."""
+        read = Prefixes(self._model, prefixes, self._device)
 
         def logits(rows: Ids) -> torch.Tensor:
-            mask, before = beginnings.before(start_of[rows])
+            mask, cache = read.of(prefix_of[rows])
             features = {name: of.to(self._device) for name, of in rests.pad(rows, 0, left=True).items()}
             mask = torch.cat([mask, features["attention_mask"]], dim=1)
             found: torch.Tensor = self._model(
                 input_ids=features["input_ids"],
                 attention_mask=mask,
                 position_ids=positions(mask)[:, -features["input_ids"].shape[1] :],
-                past_key_values=before,
+                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
