@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -110,6 +111,16 @@ def slurm(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@contextmanager
+def paused(job: str) -> Iterator[None]:
+    """Stop all processes of a job, so that it cannot end in the meantime, however fast this machine is."""
+    slurm("scancel", "--full", "--signal=STOP", job)
+    try:
+        yield
+    finally:
+        slurm("scancel", "--full", "--signal=CONT", job)
 
 
 def short_study(steps: int = STEPS, **resources: Any) -> Config:

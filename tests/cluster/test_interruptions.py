@@ -7,12 +7,15 @@ import json
 import os
 import signal
 import subprocess
+import time
+from datetime import datetime
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from slurm_cluster import SCRIPT, STEPS, copy_without_model, short_study, slurm, wait_for
+from colbert_zero.machine.slurm import DEADLINE_MARGIN_SECONDS
+from slurm_cluster import SCRIPT, copy_without_model, paused, short_study, slurm, wait_for
 
 
 def outcomes(attempts):
@@ -39,11 +42,14 @@ def test_scancel(training, prepared):
 def test_time_limit(training, prepared):
     """Two minutes before the limit, the training writes a checkpoint; a retry resumes from there."""
     # Avoid the node that another test takes down.
-    config = short_study(runtime=3, checkpoint_seconds=600, slurm_extra="--exclude=n3")
-    # Evaluations change no byte of the model, and take long enough for more than one attempt.
-    config["stages"]["unsupervised"]["evaluate"] = {"steps": list(range(3, STEPS, 3)), "collections": ["mine"]}
-    training.write(config)
-    attempts = training.wait_until_published(training.start(training.target))
+    training.write(short_study(runtime=4, slurm_extra="--exclude=n3"))
+    process = training.start_until_checkpoint()
+    job = training.running_job()
+    (end,) = slurm("squeue", "--noheader", f"--jobs={job}", "--format=%e").split()
+    deadline = datetime.fromisoformat(end).timestamp() - DEADLINE_MARGIN_SECONDS
+    with paused(job):
+        wait_for(lambda: time.time() > deadline, 240, "two minutes before the limit")
+    attempts = training.wait_until_published(process)
     assert_resumed(training, prepared, attempts)
     assert "stopped at step" in outcomes(attempts)[0]
     # No step is done twice.
@@ -82,8 +88,9 @@ def test_snakemake_killed(training, prepared):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     orphan = training.running_job()
-    second_run = training.start(training.target)
-    pending = wait_for(lambda: training.jobs("pending"), 60, "a job that waits for the orphaned one")
+    with paused(orphan):
+        second_run = training.start(training.target)
+        pending = wait_for(lambda: training.jobs("pending"), 120, "a job that waits for the orphaned one")
     assert f"afterany:{orphan}" in slurm("scontrol", "show", "job", pending[0])
     attempts = training.wait_until_published(second_run)
     assert outcomes(attempts) == ["published"]

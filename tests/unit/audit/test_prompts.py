@@ -82,6 +82,11 @@ def test_without_recipes_they_are_those_of_every_baseline_with_a_model(capsys: p
     status, found = prompts(capsys)
     assert status == 0 and [row["recipe"] for row in found] == ["untrained"]
 
+    change_config(lambda config: config.update(baselines={"bm25": {"bm25": {}}}))
+    assert prompts(capsys) == (0, [])
+    assert main(["prompts"]) == 0
+    assert capsys.readouterr().out == "no row of this study has a model, and so none has prompts\n"
+
 
 @pytest.mark.usefixtures("study")
 def test_samples_are_the_inputs_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,6 +102,8 @@ def run(options: argparse.Namespace) -> int:
             for name, places, samples in found
         ]
         sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    elif not found:
+        sys.stdout.write("no row of this study has a model, and so none has prompts\n")
     else:
         for name, places, samples in found:
             _write_text(name, places, samples)
