@@ -116,11 +116,11 @@ def slurm(*command: str) -> str:
 @contextmanager
 def paused(job: str) -> Iterator[None]:
     """Stop all processes of a job, so that it cannot end in the meantime, however fast this machine is."""
-    slurm("scancel", "--full", "--signal=STOP", job)
+    slurm("scancel", "--signal=STOP", job)
     try:
         yield
     finally:
-        slurm("scancel", "--full", "--signal=CONT", job)
+        slurm("scancel", "--signal=CONT", job)
 
 
 def short_study(steps: int = STEPS, **resources: Any) -> Config:
