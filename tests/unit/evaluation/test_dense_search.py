@@ -119,6 +119,14 @@ def test_blocks_of_any_size_give_the_same_hits(
     assert found == argsort(documents, queries, ids, depth)
 
 
+def test_a_score_that_is_rounded_to_minus_zero_equals_zero() -> None:
+    tiny = np.float32(2.0**-100)
+    documents, queries = np.array([[-tiny], [tiny], [-tiny], [0.0]]), np.array([[tiny]])
+    order = order_of(["a", "b", "c", "d"])
+    (keys,) = search_exact(documents, queries, order, 4)
+    assert order.hits(keys) == [("d", 0.0), ("c", 0.0), ("b", 0.0), ("a", 0.0)]
+
+
 def test_negative_scores_rank_below_positive_ones_and_keep_their_value() -> None:
     documents = np.array([[-3.5], [1e-30], [-1e-30], [2.25], [0.0], [-0.0]], np.float32)
     ids = ["a", "b", "c", "d", "e", "f"]
