@@ -40,7 +40,7 @@ from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
 from colbert_zero.models.colbert import EncodingSettings, drawn_parts, embed, load_colbert, save_colbert, tokenize
 from colbert_zero.models.encoders import SentenceTransformerEncoder
 from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
-from tiny_models import tiny_dense
+from tiny_models import tiny_cross_encoder, tiny_dense
 
 ENCODING = EncodingSettings("q: ", "d: ", 14, 20)
 SIZES: dict[str, Any] = {
@@ -245,6 +245,38 @@ def test_no_code_of_a_folder_runs(attack: str, loader: str, bert: Path, tmp_path
     with pytest.raises(UserError):
         LOADERS[loader](folder)
     assert not (tmp_path / "ran").exists()
+
+
+def without_a_special_token(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    del tokenizer["post_processor"]["special_tokens"]["[CLS]"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+MAKERS: dict[str, Callable[[Path, Path], Path]] = {
+    "base": lambda folder, bert: shutil.copytree(bert, folder),
+    "encoder": tiny_dense,
+    "cross-encoder": tiny_cross_encoder,
+    "causal-lm": lambda folder, bert: published(folder, "GPT-2", bert),
+}
+"""What makes a folder that the loader of that name loads."""
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_model_that_cannot_compute_is_refused(loader: str, bert: Path, tmp_path: Path) -> None:
+    folder = MAKERS[loader](tmp_path / "model", bert)
+    LOADERS[loader](folder)
+    edit_json("config.json", layer_norm_eps="x", layer_norm_epsilon="x")(folder)
+    with pytest.raises(UserError, match=r"cannot be loaded as a.* \(TypeError: .*'eps'"):
+        LOADERS[loader](folder)
+
+
+@pytest.mark.parametrize("loader", ["base", "encoder"])
+def test_a_tokenizer_that_panics_is_refused(loader: str, bert: Path, tmp_path: Path) -> None:
+    folder = MAKERS[loader](tmp_path / "model", bert)
+    without_a_special_token(folder)
+    with pytest.raises(UserError, match=r"cannot be loaded as a.* \(PanicException: no entry found for key"):
+        LOADERS[loader](folder)
 
 
 @pytest.mark.parametrize("dimensions", [16, 96, 128])

@@ -38,6 +38,7 @@ from colbert_zero.models.batches import batches_by_length
 from colbert_zero.models.loading import (
     HEADS,
     POOLER,
+    TRIAL,
     load_tokenizer,
     refuse_nonfinite,
     refuse_other_vocabulary,
@@ -137,15 +138,25 @@ def load_colbert(
             raise UserError(f"attention {attention} is not available here: {reason[:300]}") from None
         markers = {str(model.query_prefix), str(model.document_prefix)}
         refuse_other_vocabulary(model.tokenizer, embeddings[0], name, added=markers)
-    refuse_nonfinite(model, name)
-    if model.tokenizer.padding_side != "right":
-        raise UserError(f"{name}: its tokenizer pads on the left; use a model whose tokenizer pads on the right")
+        refuse_nonfinite(model, name)
+        if model.tokenizer.padding_side != "right":
+            raise UserError(f"{name}: its tokenizer pads on the left; use a model whose tokenizer pads on the right")
+        _apply_encoding(model, encoding)
+        _refuse_full_prompts(model, encoding, name)
+        model.eval()
+        # An implementation of attention that is asked for may not know fp32.
+        _embed_trial(model, bf16=attention is not None)
     loaded: Any = model
     loaded.drawn_parts = sorted(markers - saved_vocabulary.keys()) + ["projection"] * (projected is None)
-    _apply_encoding(model, encoding)
-    _refuse_full_prompts(model, encoding, name)
-    model.eval()
     return model
+
+
+@torch.no_grad()
+def _embed_trial(model: models.ColBERT, bf16: bool) -> None:
+    """Embed a text on each side, with its prompt."""
+    for side, prompt in model.prompts.items():
+        features = tokenize(model, [TRIAL], side == "query", prompt).pad()
+        embed(model, {name: tensor.to(model.device) for name, tensor in features.items()}, bf16)
 
 
 def drawn_parts(model: models.ColBERT) -> list[str]:

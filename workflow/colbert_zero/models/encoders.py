@@ -147,6 +147,7 @@ class SentenceTransformerEncoder:
         from colbert_zero.models.loading import (
             HEADS,
             POOLER,
+            TRIAL,
             refuse_nonfinite,
             refuse_other_vocabulary,
             refuse_unpaddable,
@@ -164,15 +165,16 @@ class SentenceTransformerEncoder:
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
-        refuse_nonfinite(self._model, name)
-        for number in embeddings:  # none for a model of static embeddings
-            refuse_other_vocabulary(self._model.tokenizer, number, name)
-            refuse_unpaddable(self._model.tokenizer, name)
-        self._cuts = bool(embeddings)  # Static embeddings take texts of any length.
-        if maximum_length is not None:
-            self.maximum_length = min(maximum_length, self.maximum_length or maximum_length)
-        self.query_prompt, self.document_prompt = query_prompt, document_prompt
-        self._normalize = normalize
+            refuse_nonfinite(self._model, name)
+            for number in embeddings:  # none for a model of static embeddings
+                refuse_other_vocabulary(self._model.tokenizer, number, name)
+                refuse_unpaddable(self._model.tokenizer, name)
+            self._cuts = bool(embeddings)  # Static embeddings take texts of any length.
+            if maximum_length is not None:
+                self.maximum_length = min(maximum_length, self.maximum_length or maximum_length)
+            self.query_prompt, self.document_prompt = query_prompt, document_prompt
+            self._normalize = normalize
+            self.encode_documents([TRIAL])
 
     @property
     def maximum_length(self) -> int | None:

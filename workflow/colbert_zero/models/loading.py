@@ -38,6 +38,8 @@ POOLER = frozenset({"pooler"})
 """The part of an encoder that token embeddings do not pass: many bases lack it, and nothing here uses it."""
 SHOWN = 3
 """Names of weights in a message."""
+TRIAL = "a text"
+"""What a model computes within `whole_model`: some configs and tokenizers are found to be broken only then."""
 
 
 def model_name(artifact: Artifact) -> str:
@@ -54,6 +56,8 @@ def whole_model(
 ) -> Iterator[list[int]]:
     """Check a folder, then refuse any model that transformers loads from it within this context if it is not whole.
 
+    Whatever a library raises within the context is the folder's fault: have the model compute something there.
+
     Args:
         folder: The model's folder.
         name: What messages call it.
@@ -65,8 +69,8 @@ def whole_model(
         The number of token embeddings of each transformer loaded, as saved.
 
     Raises:
-        UserError: The folder may hold code, or no such model loads from it, or weights are missing, too many, of other
-            shapes or not finite.
+        UserError: The folder may hold code, or no such model loads from it, or it computes nothing, or weights are
+            missing, too many, of other shapes or not finite.
     """
     check_model_folder(folder, name)
     load = PreTrainedModel.__dict__["from_pretrained"]
@@ -86,7 +90,10 @@ def whole_model(
         yield embeddings
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # a library may raise anything for a folder that is damaged or of another kind
+    except BaseException as error:  # a library may raise anything for a folder that is damaged or of another kind
+        # Where a tokenizer's code in Rust panics, this is no Exception.
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{name} cannot be loaded as {kind} ({reason[:300]})") from None
     finally:

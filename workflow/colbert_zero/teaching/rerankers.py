@@ -20,6 +20,7 @@ from colbert_zero.graph.console import UserError
 from colbert_zero.graph.model_folder import check_lengths
 from colbert_zero.models.loading import (
     HEADS,
+    TRIAL,
     load_tokenizer,
     refuse_other_vocabulary,
     refuse_unpaddable,
@@ -71,17 +72,18 @@ class CrossEncoderTeacher(Teacher):
                 device=device,
                 model_kwargs={"use_safetensors": True, "dtype": precision},
             )
-        if loaded.config.num_labels != 1:
-            raise UserError(f"{name}: a re-ranker has one output, this model has {loaded.config.num_labels}")
-        self._tokenizer: Any = loaded.tokenizer
-        refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
-        refuse_unpaddable(self._tokenizer, name)
-        # A decoder finds the last token of each pair by it, and many configs leave it out.
-        if loaded.config.pad_token_id is None:
-            loaded.config.pad_token_id = self._tokenizer.pad_token_id
-        self._model: Any = loaded.model.eval()
-        self._device = device
-        self._encode = PairEncoder(self._tokenizer, self._tokenizer.model_max_length)
+            if loaded.config.num_labels != 1:
+                raise UserError(f"{name}: a re-ranker has one output, this model has {loaded.config.num_labels}")
+            self._tokenizer: Any = loaded.tokenizer
+            refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
+            refuse_unpaddable(self._tokenizer, name)
+            # A decoder finds the last token of each pair by it, and many configs leave it out.
+            if loaded.config.pad_token_id is None:
+                loaded.config.pad_token_id = self._tokenizer.pad_token_id
+            self._model: Any = loaded.model.eval()
+            self._device = device
+            self._encode = PairEncoder(self._tokenizer, self._tokenizer.model_max_length)
+            self.score([(TRIAL, TRIAL)])
 
     def tokenise(self, pairs: Pairs) -> Callable[[], Scores]:
         """Tokenise pairs, and return what computes their logits."""
@@ -149,14 +151,16 @@ class CausalLMTeacher(Teacher):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=precision
             )
-        refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
-        model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_id))
-        self._model, self._device = model.to(device).eval(), device
-        # In a batch, prefixes and rests are each padded to the longest.
-        self._caches_prefixes = can_cache_prefixes(model, 2 * maximum_length + len(self._end))
-        bos_id = self._tokenizer.bos_token_id
-        has_start = bos_id is not None and bos_id != self._tokenizer.pad_token_id
-        self._start = np.array([bos_id] if has_start else [], np.int64)
+            refuse_other_vocabulary(self._tokenizer, embeddings[0], name)
+            model.set_output_embeddings(_AnswerTokenHead(model.get_output_embeddings(), answer_id))
+            self._model, self._device = model.to(device).eval(), device
+            # In a batch, prefixes and rests are each padded to the longest.
+            self._caches_prefixes = can_cache_prefixes(model, 2 * maximum_length + len(self._end))
+            bos_id = self._tokenizer.bos_token_id
+            has_start = bos_id is not None and bos_id != self._tokenizer.pad_token_id
+            self._start = np.array([bos_id] if has_start else [], np.int64)
+            # Two documents of a query, whose prefix is then read once.
+            self.score([(TRIAL, TRIAL), (TRIAL, "")])
 
     def _answer_id(self, answer: str, name: str) -> int:
         """The token id of the answer."""
