@@ -155,6 +155,29 @@ def test_a_disk_without_room_is_told_before_the_first_document_is_encoded(
     assert "the vectors of 61 documents and their index take about 0.0 GB in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["exact", "plaid"])
+def test_the_room_that_is_asked_for_is_what_is_written(
+    study: tuple[str, str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(index, "check_space", lambda folder, needed, what, remedy: asked.append(needed))
+    # Documents of the same length, of whose tokens one does not count, in eight pieces.
+    documents = {f"d{number}": f"the lazy {('fox', 'dog')[number % 2]}!" for number in range(64)}
+    spec = index_spec((study[0], publish_collection("even", documents, QUERIES, QRELS).name), kind)
+    exact = run(index.make, index_spec((study[0], spec.inputs["collection"][0]), "exact"))
+    vectors = TokenVectors.open(exact.file("documents.safetensors"), exact.file("documents.parquet")).vectors
+    shutil.rmtree(exact.folder)
+    assert asked == [], "a single piece is small"
+    monkeypatch.setattr(encode, "TEXTS_PER_CHUNK", 8)
+    assert do_share(spec, 2, 4) == 0
+    made = run(index.make, spec)
+    arrays = [np.load(file) for name in ("codes", "residuals") for file in made.folder.glob(f"plaid/*.{name}.npy")]
+    written = sum(array.nbytes for array in arrays) if kind == "plaid" else vectors.nbytes
+    assert written > 0 and (kind == "exact") == (not arrays)
+    # One of four jobs has encoded two of the eight pieces; the other six are missing.
+    assert asked[-2:] == [vectors.nbytes + written, vectors.nbytes * 6 / 8 + written]
+
+
 def test_a_plaid_index_is_built_of_the_vectors_of_an_exact_one_and_its_seed(
     study: tuple[str, str], tmp_path: Path
 ) -> None:

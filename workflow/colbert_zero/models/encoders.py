@@ -174,6 +174,7 @@ class SentenceTransformerEncoder:
                 self.maximum_length = min(maximum_length, self.maximum_length or maximum_length)
             self.query_prompt, self.document_prompt = query_prompt, document_prompt
             self._normalize = normalize
+            self.tokens_of(TRIAL)
             self.encode_documents([TRIAL])
 
     @property
