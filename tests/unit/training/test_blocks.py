@@ -131,12 +131,12 @@ def test_chunks_that_are_scored_together_have_the_gradient_of_each_alone(
 def test_documents_that_are_scored_together_are_neighbours_of_one_width() -> None:
     chunks: Any = [
         SimpleNamespace(rows=np.arange(count), mask=torch.empty(count, width))
-        for count, width in ((3, 10), (2, 9), (1, 8), (9, 8), (1, 2))
+        for count, width in ((3, 10), (2, 9), (1, 8), (5, 8), (2, 8), (1, 2))
     ]
     found = [[chunk.mask.shape for chunk in part] for part in gradcache._scored_together(chunks, 60)]
-    # Six texts of ten tokens; ten of eight would be more.
-    assert found == [[(3, 10), (2, 9), (1, 8)], [(9, 8)], [(1, 2)]]
-    assert [len(part) for part in gradcache._scored_together(chunks, 1)] == [1] * 5
+    # Six texts of ten tokens, seven of eight; another text would be too much.
+    assert found == [[(3, 10), (2, 9), (1, 8)], [(5, 8), (2, 8)], [(1, 2)]]
+    assert [len(part) for part in gradcache._scored_together(chunks, 1)] == [1] * 6
 
 
 def test_winners_are_kept_in_32_bits() -> None:
