@@ -175,7 +175,7 @@ class SentenceTransformerEncoder:
             self.query_prompt, self.document_prompt = query_prompt, document_prompt
             self._normalize = normalize
             self.tokens_of(TRIAL)
-            self.encode_documents([TRIAL])
+            self._encode([TRIAL], document_prompt)
 
     @property
     def maximum_length(self) -> int | None:
