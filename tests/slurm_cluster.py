@@ -115,7 +115,7 @@ def slurm(*command: str) -> str:
 
 @contextmanager
 def paused(job: str) -> Iterator[None]:
-    """Stop all processes of a job, so that it cannot end in the meantime, however fast this machine is."""
+    """Stop the processes of a job's steps, so that it cannot end in the meantime, however fast this machine is."""
     slurm("scancel", "--signal=STOP", job)
     try:
         yield

@@ -82,7 +82,10 @@ def test_without_recipes_they_are_those_of_every_baseline_with_a_model(capsys: p
     status, found = prompts(capsys)
     assert status == 0 and [row["recipe"] for row in found] == ["untrained"]
 
-    change_config(lambda config: config.update(baselines={"bm25": {"bm25": {}}}))
+
+@pytest.mark.usefixtures("study")
+def test_a_study_of_bm25_alone_has_none_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    change_config(lambda config: config.update(recipes={}, baselines={"bm25": {"bm25": {}}}))
     assert prompts(capsys) == (0, [])
     assert main(["prompts"]) == 0
     assert capsys.readouterr().out == "no row of this study has a model, and so none has prompts\n"

@@ -39,6 +39,7 @@ from colbert_zero.graph.model_folder import maximum_length
 from colbert_zero.graph.saved_encoding import CONFIG_FILE, read_saved_encoding
 from colbert_zero.models.colbert import EncodingSettings, drawn_parts, embed, load_colbert, save_colbert, tokenize
 from colbert_zero.models.encoders import SentenceTransformerEncoder
+from colbert_zero.models.loading import whole_model
 from colbert_zero.teaching.rerankers import INSTRUCTION, CausalLMTeacher, CrossEncoderTeacher
 from tiny_models import tiny_cross_encoder, tiny_dense
 
@@ -247,12 +248,6 @@ def test_no_code_of_a_folder_runs(attack: str, loader: str, bert: Path, tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def without_a_special_token(folder: Path) -> None:
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    del tokenizer["post_processor"]["special_tokens"]["[CLS]"]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-
-
 MAKERS: dict[str, Callable[[Path, Path], Path]] = {
     "base": lambda folder, bert: shutil.copytree(bert, folder),
     "encoder": tiny_dense,
@@ -274,9 +269,19 @@ def test_a_model_that_cannot_compute_is_refused(loader: str, bert: Path, tmp_pat
 @pytest.mark.parametrize("loader", ["base", "encoder"])
 def test_a_tokenizer_that_panics_is_refused(loader: str, bert: Path, tmp_path: Path) -> None:
     folder = MAKERS[loader](tmp_path / "model", bert)
-    without_a_special_token(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    del tokenizer["post_processor"]["special_tokens"]["[CLS]"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match=r"cannot be loaded as a.* \(PanicException: no entry found for key"):
         LOADERS[loader](folder)
+
+
+@pytest.mark.parametrize(
+    "fault", [torch.AcceleratorError("CUDA error"), torch.OutOfMemoryError(), MemoryError()], ids=repr
+)
+def test_a_fault_of_the_machine_is_not_the_folders(fault: Exception, bert: Path) -> None:
+    with pytest.raises(type(fault)), whole_model(bert, "my/base", "a base"):
+        raise fault
 
 
 @pytest.mark.parametrize("dimensions", [16, 96, 128])

@@ -174,6 +174,7 @@ class SentenceTransformerEncoder:
                 self.maximum_length = min(maximum_length, self.maximum_length or maximum_length)
             self.query_prompt, self.document_prompt = query_prompt, document_prompt
             self._normalize = normalize
+            # Without a cut as well: the tokenizer then compares with its own limit.
             self.tokens_of(TRIAL)
             self._encode([TRIAL], document_prompt)
 

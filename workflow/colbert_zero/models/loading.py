@@ -56,7 +56,8 @@ def whole_model(
 ) -> Iterator[list[int]]:
     """Check a folder, then refuse any model that transformers loads from it within this context if it is not whole.
 
-    Whatever a library raises within the context is the folder's fault: have the model compute something there.
+    What a library raises within the context, but for faults of the machine, is the folder's fault: have the model
+    compute something there.
 
     Args:
         folder: The model's folder.
@@ -88,8 +89,8 @@ def whole_model(
     PreTrainedModel.from_pretrained = classmethod(load_whole)  # type: ignore[method-assign, assignment]
     try:
         yield embeddings
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
+    except (UserError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # a fault of the GPU is not the folder's, and another attempt may go well
     except BaseException as error:  # a library may raise anything for a folder that is damaged or of another kind
         # Where a tokenizer's code in Rust panics, this is no Exception.
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
