@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,14 @@ def test_documents_and_judged_queries_are_encoded_in_their_order_and_no_others(s
     assert pq.read_table(artifact.file("queries.parquet"))["id"].to_pylist() == ["q1", "q2"]
     assert artifact.facts["documents"] == len(DOCUMENTS)
     assert artifact.facts["queries"] == 2
+
+
+def test_the_times_of_an_index_are_parts_of_the_time_that_it_took(study: tuple[str, str]) -> None:
+    started = time.monotonic()
+    facts = run(index.make, index_spec(study, "exact")).facts
+    assert 0 < facts["encoding_seconds"] + facts["indexing_seconds"] <= time.monotonic() - started
+    rates = [len(DOCUMENTS) / (facts["encoding_seconds"] + rounded) for rounded in (0.0005, -0.0005)]
+    assert rates[0] - 0.1 < facts["documents_per_second"] < rates[1] + 0.1
 
 
 def test_vectors_are_those_of_the_model_with_its_prompts(study: tuple[str, str]) -> None:
@@ -287,10 +296,14 @@ def test_settings_that_neither_the_study_nor_the_model_has_are_named(
     spec = Spec("bases", "folder.toy", {})
     base = publish(spec, lambda folder: shutil.copytree(modernbert, folder, dirs_exist_ok=True))
     trained = index_spec((base.name, study[1]), "exact")
-    settings = {**trained.settings, "encoding": {"query_prompt": "", "document_prompt": "", "query_length": 20}}
-    spec = Spec("indexes", "toy", settings, trained.inputs)
+    encoding = {"query_prompt": "", "document_prompt": "", "query_length": 20}
+    spec = Spec("indexes", "toy", {**trained.settings, "encoding": encoding}, trained.inputs)
     assert run_step(index.make, None, ["--spec", spec.text], add_device_option) == 1
     assert "was not saved with document_length; set" in capsys.readouterr().err
+    # Expansion is nothing that must be said: without it a query's tokens are those of its text.
+    encoding["document_length"] = 20
+    artifact = run(index.make, Spec("indexes", "toy", {**trained.settings, "encoding": encoding}, trained.inputs))
+    assert artifact.facts["encoding"] == encoding | {"query_expansion": False}
 
 
 def test_the_seed_decides_the_projection_of_an_untrained_base(study: tuple[str, str], modernbert: Path) -> None:

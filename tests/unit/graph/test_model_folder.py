@@ -62,6 +62,15 @@ SAFE: dict[str, dict[str, Any]] = {
         "sentence_bert_config.json": {"max_seq_length": 512, "do_lower_case": False, "model_args": {"dtype": "auto"}},
     },
     "settings of a tokenizer": {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "lower": True}},
+    "an attention": {"config.json": {"_attn_implementation": "sdpa", "text_config": {"attn_implementation": None}}},
+    "files that nothing reads": {
+        "tokenizer_config.json": {
+            "special_tokens_map_file": "/home/someone/special_tokens_map.json",
+            "name_or_path": "/home/someone/model",
+            "tokenizer_file": None,
+            "fast_tokenizer_files": ["tokenizer.4.1.0.json", "tokenizer.json"],
+        }
+    },
     "lists": {"config.json": {"architectures": ["BertModel"], "layers": [[1], {"size": 2}]}},
     "words of a vocabulary": {"tokenizer.json": {"model": {"vocab": {"auto_map": 7}}}, "vocab.json": {"auto_map": 7}},
     "shards": {"model.safetensors.index.json": {"weight_map": {"a": "model-00001-of-00002.safetensors"}}},
@@ -98,6 +107,22 @@ UNSAFE: dict[str, tuple[dict[str, Any], str]] = {
         "model_args.ignore_mismatched_sizes",
     ),
     "kernels": ({"config.json": {"_attn_implementation_internal": "someone/kernel"}}, "attention implementation"),
+    "kernels that a setter takes": ({"config.json": {"_attn_implementation": "someone/kernel"}}, "attention implement"),
+    "kernels of parts": ({"config.json": {"attn_implementation": {"": "someone/kernel:f"}}}, "attention implement"),
+    "kernels of a part": (
+        {"config.json": {"text_config": {"_attn_implementation": "someone/kernel@main"}}},
+        "attention implementation",
+    ),
+    "a tokenizer elsewhere": (
+        {"tokenizer_config.json": {"tokenizer_file": "/x/tokenizer.json"}},
+        "'/x/tokenizer.json' as tokenizer_file",
+    ),
+    "a tokenizer in the working folder": ({"tokenizer_config.json": {"vocab_file": "vocab.txt"}}, "as vocab_file"),
+    "a version of it elsewhere": (
+        {"tokenizer_config.json": {"fast_tokenizer_files": ["tokenizer.json", "../tokenizer.4.0.0.json"]}},
+        "'../tokenizer.4.0.0.json' as fast_tokenizer_files",
+    ),
+    "versions that are no list": ({"tokenizer_config.json": {"fast_tokenizer_files": "a/b"}}, "fast_tokenizer_files"),
     "an activation of a cross-encoder": (
         {"config.json": {"sentence_transformers": {"activation_fn": "torch.hub.load"}}},
         "torch.hub.load",

@@ -52,8 +52,17 @@ SAFE_ARGUMENTS: Mapping[str, frozenset[str]] = {
 """Arguments for transformers that the config of a `Transformer` module may hold. Others could name code, other files,
 or let weights be drawn at random."""
 TRANSFORMER_SETTINGS = frozenset({"max_seq_length", "do_lower_case", *SAFE_ARGUMENTS})
-CODE_SETTINGS = ("auto_map", "trust_remote_code", "custom_generate")
+CODE_SETTINGS = frozenset({"auto_map", "trust_remote_code", "custom_generate"})
 """Settings by which a config names or admits code."""
+ATTENTION_SETTING = "attn_implementation"
+"""A part of the settings that choose an attention: with `_` before it or `_internal` behind it transformers reads them
+as well."""
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+UNREAD_FILES = frozenset(
+    {"added_tokens_file", "chat_template_file", "special_tokens_map_file", "tokenizer_config_file"}
+)
+"""Files that a tokenizer's config may name because transformers does not read them: it reads those of the folder. Old
+versions saved where the file lay on the machine of the model's author."""
 
 PADDED_POSITIONS = frozenset(
     {
@@ -161,12 +170,14 @@ def _configs(folder: Path) -> Iterator[Path]:
 
 def _check_config(path: Path, config: Mapping[str, Any], name: str) -> None:
     where = f"{name}: {path.name}"
-    for setting in CODE_SETTINGS:
-        if _holds(config, setting):
+    for setting, value in _settings(config):
+        if setting in CODE_SETTINGS and value:
             raise UserError(
                 f"{where} has {setting}, so the model comes with code of its own, which is not run; choose a model "
                 "that transformers has the code of"
             )
+        if ATTENTION_SETTING in setting and "/" in str(value):
+            raise UserError(f"{where} names an attention implementation of the Hub, which is not loaded; remove it")
     if path.name.startswith("sentence_") and path.name.endswith("_config.json"):
         unsafe = {str(setting) for setting in config.keys() - TRANSFORMER_SETTINGS}
         for setting, safe in SAFE_ARGUMENTS.items():
@@ -179,9 +190,8 @@ def _check_config(path: Path, config: Mapping[str, Any], name: str) -> None:
     saved = config.get("sentence_transformers")
     _check_activation(saved.get("activation_fn") if isinstance(saved, dict) else None, name)
     _check_activation(config.get("sbert_ce_default_activation_function"), name)
-    attention = (config.get("_attn_implementation_internal"), config.get("attn_implementation"))
-    if any("/" in str(value) for value in attention):
-        raise UserError(f"{where} names an attention implementation of the Hub, which is not loaded; remove it")
+    if path.name == TOKENIZER_CONFIG_FILE:
+        _check_tokenizer_files(config, where)
     shards = config.get("weight_map")
     files = {str(file) for file in shards.values()} if isinstance(shards, dict) else set()
     if config.get("transformers_weights") is not None:
@@ -191,18 +201,33 @@ def _check_config(path: Path, config: Mapping[str, Any], name: str) -> None:
             raise UserError(f"{where} names the weights {file!r}, which is no safetensors file of its folder")
 
 
-def _holds(value: Any, key: str) -> bool:
-    """Whether a JSON value holds a true value under `key`, at any depth."""
-    unseen = [value]
+def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings of a config and their values, at any depth."""
+    unseen: list[Any] = [config]
     while unseen:
         inner = unseen.pop()
         if isinstance(inner, dict):
-            if inner.get(key):
-                return True
+            yield from inner.items()
             unseen += inner.values()
         elif isinstance(inner, list):
             unseen += inner
-    return False
+
+
+def _check_tokenizer_files(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a tokenizer's config that has transformers read other files than those of its folder.
+
+    A name in `*_file` is taken before the folder's own file, and sought in the working folder.
+    """
+    named = {key: value for key, value in config.items() if key.endswith("_file") and key not in UNREAD_FILES}
+    versions = config.get("fast_tokenizer_files")
+    for file in versions if isinstance(versions, list) else [versions]:
+        if PurePosixPath(str(file)).name != str(file):
+            named["fast_tokenizer_files"] = file
+    for setting, file in named.items():
+        if file is not None:
+            raise UserError(
+                f"{where} names the file {str(file)!r} as {setting}, which need not be of its folder; remove {setting}"
+            )
 
 
 def _check_activation(activation: Any, name: str) -> None:
