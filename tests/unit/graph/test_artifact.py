@@ -31,6 +31,7 @@ from colbert_zero.graph.artifact import (
     step_main,
 )
 from colbert_zero.graph.console import RetryableError, UserError
+from colbert_zero.graph.faults import AGAIN, explain_fault
 from colbert_zero.graph.paths import WORKFLOW
 from without_rights import without_rights_of_root
 
@@ -651,7 +652,7 @@ def test_what_is_in_the_way_is_one_line_and_the_next_run_goes_on(study, capsys, 
     assert publish() == 0
 
 
-DAMAGE = [b"", bytes(700), b"{", b"[]", b'{"outputs": 3}', b'{"outputs": {}}', b"\xff"]
+DAMAGE = [b"", bytes(700), b"{", b"[]", b'{"outputs": 3}', b'{"outputs": {}}', b"\xff", b"[" * 100_000]
 
 
 @pytest.mark.parametrize("data", DAMAGE)
@@ -677,6 +678,24 @@ def test_a_damaged_spec_is_one_line_and_what_it_says_to_do_mends_it(study, data)
     path.unlink()
     assert publish(make=failing(AssertionError("made again"))) == 0
     assert Artifact.open(SPEC.name).file("letters.txt").read_text() == "abc"
+
+
+@pytest.mark.parametrize("name", ["spec.json", "manifest.json"])
+def test_nobody_waits_for_a_pipe_in_place_of_a_record(study, name):
+    publish()
+    path = SPEC.folder / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=f"'{path}'$") as caught:
+        Artifact.open(SPEC.name)
+    assert explain_fault(caught.value) == f"{path} is no file, and a file should be there: move it away, {AGAIN}"
+
+
+@pytest.mark.parametrize("leave", [lambda path: path.write_bytes(b"[" * 100_000), os.mkfifo], ids=["deep", "pipe"])
+def test_a_claim_that_cannot_be_read_claims_nothing(study, leave):
+    SPEC.state.mkdir(parents=True)
+    leave(SPEC.state / "artifact.json")
+    assert publish() == 0
 
 
 def test_an_error_is_told_although_there_is_nothing_to_clean_up(study, capsys):

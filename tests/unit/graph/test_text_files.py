@@ -1,12 +1,14 @@
-"""Small text files: an argument is JSON or the file that has it; what is replaced is whole, its folder made."""
+"""Small text files: an argument is JSON or the file that has it; what is replaced is whole; what is no JSON is told."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import parse_json, read_json
 from colbert_zero.graph.text_files import json_argument, replace_text
 
 
@@ -25,3 +27,22 @@ def test_a_text_is_replaced_in_a_folder_that_is_made(tmp_path: Path) -> None:
         replace_text(path, text)
         assert path.read_bytes() == text.encode()
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", bytes(9), b"[" * 100_000, b'{"a":' * 100_000])
+def test_what_is_no_json_is_a_value_error(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    path.write_bytes(b'{"a": [1, "\xc3\xa9"]}')
+    assert read_json(path) == parse_json('{"a": [1, "\u00e9"]}') == {"a": [1, "é"]}
+    path.write_bytes(data)
+    for read in (lambda: read_json(path), lambda: parse_json(data)):
+        with pytest.raises(ValueError):
+            read()
+
+
+def test_what_is_no_file_is_an_os_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, error in (("pipe", OSError), ("absent", FileNotFoundError), (".", IsADirectoryError)):
+        with pytest.raises(error) as caught:
+            read_json(tmp_path / name)
+        assert caught.value.filename == str(tmp_path / name)

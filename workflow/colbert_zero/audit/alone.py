@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from colbert_zero.audit.findings import Check, Finding
 from colbert_zero.audit.walk import contents, problem_with_path
 from colbert_zero.graph.artifact import KEY_DIGITS, LET_GO_FILE, MANIFEST_FILE, RECORD, SPEC_FILE, Spec, content_digest
 from colbert_zero.graph.digests import canonical_json, digest
+from colbert_zero.graph.json_values import parse_json
 from colbert_zero.graph.let_go import LET_GO_KIND
 
 LARGEST_RECORD = 2**28
@@ -151,12 +151,12 @@ def _check_spec(examined: Examined, text: str) -> None:
         examined.add(f"{path} was edited: its digest is not in the folder's name")
         return
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         canonical = canonical_json(value) == text
         spec = Spec.parse(text)
         well_formed = canonical and spec.text == text
         name = spec.name
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         examined.add(f"{path} is no spec")
         return
     if not well_formed:
@@ -171,8 +171,8 @@ def _parse(examined: Examined, text: str) -> Mapping[str, Any] | None:
     """The manifest in `text`; None, and a finding, if there is none that can be compared with anything."""
     path = examined.folder / MANIFEST_FILE
     try:
-        manifest = json.loads(text)
-    except (ValueError, RecursionError):
+        manifest = parse_json(text)
+    except ValueError:
         examined.add(f"{path} is no manifest, it is damaged; move {examined.folder} away and run snakemake again")
         return None
     if not isinstance(manifest, dict):

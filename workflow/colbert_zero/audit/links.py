@@ -68,7 +68,7 @@ class Link:
             return cls(name, None, {}, str(error))
         except OSError as error:
             return cls(name, None, {}, f"{artifact_folder(name)} cannot be read: {error.strerror}")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             well_formed = False
         if not well_formed:
             return cls(name, None, {}, f"{artifact_folder(name)}: its spec.json is no spec")

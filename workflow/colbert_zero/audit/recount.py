@@ -22,6 +22,7 @@ from colbert_zero.audit.expected import left_out
 from colbert_zero.audit.records import problems_with_training, record_of
 from colbert_zero.graph.artifact import KEY_DIGITS, RECORD, Spec, is_let_go
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import parse_json, read_json
 from colbert_zero.graph.model_folder import tensor_shapes
 from colbert_zero.graph.planners.evaluation import DENSE_PREFIX
 
@@ -215,7 +216,7 @@ def _candidates(recorded: Recorded) -> Iterator[str]:
 def _negatives(recorded: Recorded) -> Iterator[str]:
     yield from _rows_by_shard(recorded)
     for path in recorded.files(r"report\.json"):
-        yield from recorded.wrong(json.loads(path.read_bytes()))
+        yield from recorded.wrong(read_json(path))
     facts, settings = recorded.facts, recorded.spec.settings
     if "kept" in facts:
         lengths = list(_list_lengths(recorded.files(r"rows-\d+\.parquet"), "negatives"))
@@ -289,7 +290,7 @@ def _bases(recorded: Recorded) -> Iterator[str]:
     if "parameters" in recorded.facts:
         yield from recorded.wrong({"parameters": _parameters(recorded)})
     for path in recorded.files(r"tokenizer\.json"):
-        tokenizer = json.loads(path.read_bytes())
+        tokenizer = read_json(path)
         vocabulary = tokenizer["model"].get("vocab", {})
         if isinstance(vocabulary, dict):
             added = {token["content"] for token in tokenizer.get("added_tokens", ())}
@@ -306,7 +307,7 @@ def _models(recorded: Recorded) -> Iterator[str]:
         steps, highest = 0, 0.0
         with path.open("rb") as file:
             for steps, line in enumerate(file, start=1):
-                last = json.loads(line)
+                last = parse_json(line)
                 highest = max(highest, last.get("learning_rate", 0.0))
                 if last["step"] != steps:
                     yield f"{path.name} has step {last['step']} in line {steps}"
@@ -503,7 +504,7 @@ def _contamination(recorded: Recorded) -> Iterator[str]:
 
 def _audits(recorded: Recorded) -> Iterator[str]:
     for path in recorded.files(r"audit\.json"):
-        audit = json.loads(path.read_bytes())
+        audit = read_json(path)
         yield from recorded.wrong({name: audit[name] for name in recorded.facts})
         yield from recorded.wrong({"findings": len(audit["found"]), "artifacts": sum(audit["kinds"].values())})
 

@@ -6,7 +6,6 @@ Only artifacts and inputs that are intact are looked at: what is wrong with an i
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from colbert_zero.audit.recount import Recorded, guarded, same
 from colbert_zero.graph.artifact import KEY_DIGITS, MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder
 from colbert_zero.graph.code import part_digests
 from colbert_zero.graph.console import one_line
+from colbert_zero.graph.json_values import read_json
+from colbert_zero.graph.text_files import read_file
 
 POINTS = 0.0051
 """How much a value that is printed with two digits may differ from the value in points."""
@@ -32,8 +33,8 @@ SECONDS_BY_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
 def open_recorded(name: str) -> Recorded:
     """An intact artifact of the study in the current folder."""
     folder = artifact_folder(name)
-    spec = Spec.parse((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    return Recorded(spec, folder, json.loads((folder / MANIFEST_FILE).read_bytes()))
+    spec = Spec.parse(read_file(folder / SPEC_FILE).decode())
+    return Recorded(spec, folder, read_json(folder / MANIFEST_FILE))
 
 
 def recount_with_inputs(name: str, is_intact: Callable[[str], bool]) -> Iterator[str]:
@@ -272,7 +273,7 @@ def _wrong_statistics(
     path: Path, columns: Sequence[str], lines: Mapping[str, Line], reference: str | None
 ) -> Iterator[str]:
     """What the statistics have otherwise: their differences are those of the table's values."""
-    statistics = json.loads(path.read_bytes())
+    statistics = read_json(path)
     if reference is None or statistics["reference"] != reference or reference not in lines:
         yield f"{path.name} has the reference {statistics['reference']}, but it is {reference}"
         return

@@ -10,7 +10,6 @@ Statements and signatures stand in `signatures/` of the study, beside the result
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Spec, artifact
 from colbert_zero.graph.config import CONFIG_FILE, read_config
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import canonical_json, file_digest
+from colbert_zero.graph.json_values import parse_json
 from colbert_zero.graph.local_files import problem_with_file
 from colbert_zero.graph.planners.releases import SIGNATURE, SIGNATURES, STATEMENT
 from colbert_zero.graph.study import Study
-from colbert_zero.graph.text_files import replace_text
+from colbert_zero.graph.text_files import read_file, replace_text
 
 NAMESPACE = "colbert-zero-report"
 FOLDER = SIGNATURES
@@ -143,7 +143,7 @@ def _report(root: Path) -> tuple[str, Spec]:
     except UserError as error:
         specs = sorted((root / "results" / "reports").glob(f"[!.]*/{SPEC_FILE}"))
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            (report,) = (Spec.parse(path.read_text(encoding="utf-8")) for path in specs)
+            (report,) = (Spec.parse(read_file(path).decode()) for path in specs)
             return str(report.settings["study"]), report
         raise error
     return study.name, study.report
@@ -175,7 +175,7 @@ def _signers(signature: Path, expected: Mapping[str, str], signers: Path) -> lis
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        said = json.loads(text)
+        said = parse_json(text)
     except ValueError:
         said = None
     return said if isinstance(said, dict) else {}

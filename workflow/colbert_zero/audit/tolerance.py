@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import filecmp
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import Artifact, is_let_go
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import parse_json, read_json
 
 ROWS_AT_ONCE = 8192
 """Rows of a Parquet file or of a tensor that are in memory at once."""
@@ -417,7 +417,7 @@ class Agreement:
 
 def _compare_json(stored: Path, made: Path, _kind: str) -> str:
     closeness = Closeness(NUMBERS)
-    closeness.compare(json.loads(stored.read_bytes()), json.loads(made.read_bytes()), "")
+    closeness.compare(read_json(stored), read_json(made), "")
     return str(closeness)
 
 
@@ -434,7 +434,7 @@ def compare_json_lines(stored: list[str], made: list[str], closeness: Closeness)
         Differ: They differ by more than is allowed.
     """
     for number, (one, other) in enumerate(zip(stored, made, strict=False), start=1):
-        closeness.compare(json.loads(one), json.loads(other), f"line {number}")
+        closeness.compare(parse_json(one), parse_json(other), f"line {number}")
     if len(stored) != len(made):
         raise Differ(_values("number of lines", len(stored), len(made)))
 

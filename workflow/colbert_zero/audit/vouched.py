@@ -7,7 +7,6 @@ forge this file as well.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 
 from colbert_zero.graph.artifact import STATE_FOLDER
 from colbert_zero.graph.digests import canonical_json, digest
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.text_files import replace_text
 
 VOUCHED_FILE = STATE_FOLDER / "verified.json"
@@ -39,8 +39,8 @@ class Vouched:
     @classmethod
     def read(cls, path: Path = VOUCHED_FILE) -> Vouched:
         """What the last full audit vouched for; nothing if what it wrote is not there, or damaged."""
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            noted = json.loads(path.read_bytes())
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            noted = read_json(path)
             content = noted["content"]
             if digest(canonical_json(content)) == noted["sha256"]:
                 return cls(dict(content["files"]), dict(content["records"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import re
 import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from colbert_zero.data.text import document_text
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import parse_json
 
 LITERAL_CHARACTERS = 2**22
 """The longest text that is read as a Python literal."""
@@ -152,8 +152,8 @@ def parse_list(text: str) -> list[Any] | None:
     if not (text.startswith("[") and text.endswith("]")):
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         value = _parse_literal(text)
     return value if isinstance(value, list) else None
 

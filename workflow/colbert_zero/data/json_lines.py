@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import parse_json
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -40,8 +40,8 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in read_lines(path):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON ({error}); one object a line is needed") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: a JSON {type(record).__name__}, where an object is needed")

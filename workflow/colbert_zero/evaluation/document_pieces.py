@@ -32,6 +32,7 @@ from colbert_zero.evaluation.texts import document_texts
 from colbert_zero.graph.artifact import MANIFEST_FILE, STATE_FOLDER, Job, artifact_folder
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import canonical_json, digest
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.local_files import keep_private, link_or_copy
 from colbert_zero.graph.shared_documents import encoding_of_documents
@@ -131,7 +132,7 @@ class DocumentPieces:
         for file in given.iterdir():
             if file.name != FACTS_FILE:
                 link_or_copy(file, folder / file.name)
-        facts: dict[str, Any] = json.loads((given / FACTS_FILE).read_bytes())
+        facts: dict[str, Any] = read_json(given / FACTS_FILE)
         return facts | {"given": facts["documents"]}
 
     def _give(self, number: int, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -180,7 +181,7 @@ class DocumentPieces:
         threads = job.threads if self._device == "cpu" else None
         model = job.input("model").record()["files"]
         made_with = canonical_json([encoding_of_documents(job.spec), model, self._device, threads])
-        runs: list[str] = json.loads((self._cuts / RUNS_FILE).read_bytes())
+        runs: list[str] = read_json(self._cuts / RUNS_FILE)
         return [digest(made_with + run) for run in runs]
 
     @cached_property

@@ -35,10 +35,11 @@ from typing import Any, Protocol
 from colbert_zero.graph.code import code_identity, part_digests, step_module
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
+from colbert_zero.graph.json_values import parse_json, read_json
 from colbert_zero.graph.local_files import keep_private
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.provenance import Attempts, image_labels, machine, package_versions
-from colbert_zero.graph.text_files import json_argument, replace_text, sync, sync_folder
+from colbert_zero.graph.text_files import json_argument, read_file, replace_text, sync, sync_folder
 
 KEY_DIGITS = 12
 RECORD = 2
@@ -141,7 +142,7 @@ class Spec:
     @classmethod
     def parse(cls, text: str) -> Spec:
         """Read a spec from its JSON."""
-        value = json.loads(text)
+        value = parse_json(text)
         return cls(value["kind"], value["label"], value["settings"], value["inputs"])
 
     @classmethod
@@ -216,7 +217,7 @@ def claim_state(spec: Spec, inputs: Mapping[str, Mapping[str, str]]) -> None:
     name, its_files = spec.name, files
     # Else nothing is there yet, or what a power loss left.
     with suppress(OSError, ValueError, TypeError, KeyError):
-        claim = json.loads(path.read_bytes())
+        claim = read_json(path)
         name, its_files = str(claim["name"]), dict(claim["inputs"])
     advice = f"move {spec.state} away and run snakemake again"
     if name != spec.name:
@@ -235,7 +236,7 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
     """
     path = folder / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; move {folder} away and run snakemake again") from None
     except ValueError:
@@ -270,7 +271,7 @@ class Artifact:
         folder = artifact_folder(name)
         path = folder / SPEC_FILE
         try:
-            text = path.read_bytes()
+            text = read_file(path)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{name}: {path} is missing; run snakemake to make it") from None
         if not name.endswith("-" + hashlib.sha256(text).hexdigest()[:KEY_DIGITS]):

@@ -22,6 +22,7 @@ FAULTS = {
     errno.EEXIST: "{where} is in the way: move it away",
     errno.ENOTDIR: "a file is in the way, where {where} has a folder: move it away",
     errno.EISDIR: "{where} is a folder, where a file should be: move it away",
+    errno.ENXIO: "{where} is no file, and a file should be there: move it away",
     errno.ELOOP: "{where} leads to itself, by symbolic links: remove them",
     errno.ENOTEMPTY: "another process still uses {where}: wait for it, or end it",
     errno.EBUSY: "another process still uses {where}: wait for it, or end it",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.text_files import replace_text
 
 
@@ -135,7 +136,7 @@ class DigestCache:
         self._path = study / "resources" / ".digests.json"
         self._entries: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
-            entries = json.loads(self._path.read_text(encoding="utf-8"))
+            entries = read_json(self._path)
             if isinstance(entries, dict):
                 self._entries = entries
         self._changed = False

@@ -6,13 +6,13 @@ and before each load: only the classes listed here may be named, and only files 
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.json_values import parse_json, read_json
 
 CONFIG_FILE, MODULES_FILE, TRAINING_DATA_FILE = "config.json", "modules.json", "data_config.json"
 MODULE_TYPES = frozenset(
@@ -91,8 +91,8 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        return read_json(path)
+    except ValueError:
         raise UserError(f"{path} is not JSON; save the model again") from None
 
 
@@ -322,7 +322,7 @@ def tensor_shapes(path: Path) -> dict[str, Sequence[int]]:
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(size, 100_000_000)))  # the format's own bound
+            header = parse_json(file.read(min(size, 100_000_000)))  # the format's own bound
         return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, struct.error, AttributeError, TypeError, KeyError):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 
 from colbert_zero.graph.console import log
 from colbert_zero.graph.digests import canonical_json
+from colbert_zero.graph.json_values import parse_json, read_json
 from colbert_zero.graph.text_files import replace_text
 
 RECORDED_PACKAGES = (
@@ -107,8 +107,8 @@ class Attempts:
 
 def _read_attempt(line: bytes) -> dict[str, Any]:
     try:
-        return {"end": "killed", **json.loads(line)}
-    except (ValueError, TypeError, RecursionError):
+        return {"end": "killed", **parse_json(line)}
+    except (ValueError, TypeError):
         return UNREADABLE
 
 
@@ -119,7 +119,7 @@ def _now() -> str:
 def image_labels() -> dict[str, str] | None:
     """The labels of this process's Apptainer image, which identify its contents; None outside an image."""
     try:
-        labels: dict[str, str] = json.loads(Path("/.singularity.d/labels.json").read_text(encoding="utf-8"))
+        labels: dict[str, str] = read_json(Path("/.singularity.d/labels.json"))
     except FileNotFoundError:
         return None
     return labels

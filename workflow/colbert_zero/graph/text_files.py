@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,18 @@ def sync_folder(folder: Path) -> None:
         sync(folder)
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: It cannot be read, or is no file (`ENXIO`): reading a pipe would wait for ever.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
+    return path.read_bytes()
+
+
 def json_argument(argument: str) -> str:
     """The JSON that a command-line argument gives: the argument itself if it is an object, else the file it names.
 
@@ -38,7 +52,7 @@ def json_argument(argument: str) -> str:
     try:
         # Listing the folder refreshes a network file system's cache, so that a file from another node is seen.
         os.listdir(path.parent)
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode()
     except (OSError, ValueError) as error:
         raise UserError(f"{argument[:200]} cannot be read ({error}); run snakemake again") from None
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import RetryableError, log
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.text_files import replace_text, sync, sync_folder
 from colbert_zero.machine.pool import run_parallel
@@ -60,7 +61,7 @@ class Part:
 
     def facts(self) -> list[dict[str, Any]]:
         """The facts about each piece, in order; all must be made."""
-        return [json.loads((self.piece(number) / FACTS_FILE).read_bytes()) for number in range(self.count)]
+        return [read_json(self.piece(number) / FACTS_FILE) for number in range(self.count)]
 
     def make(self, share: slice = ALL) -> None:
         """Make the pieces that are not there yet, or those of them that are in a share of all.

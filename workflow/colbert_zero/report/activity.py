@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import ATTEMPTS_FILE, Spec
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.locks import look_at_lock
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.machine.pieces import PLAN_FILE
@@ -95,7 +95,7 @@ def _pieces(spec: Spec) -> Iterator[str]:
     for part in rule_of(spec).parts:
         folder = spec.state / part
         with suppress(OSError, ValueError, TypeError, KeyError):
-            of = json.loads((folder / PLAN_FILE).read_bytes())
+            of = read_json(folder / PLAN_FILE)
             made = sum(path.name.isdecimal() for path in folder.iterdir())
             yield f"{made} of {int(of['count'])} {of['unit']}"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.report.overlaps import EXPLANATION, MATCHES, PARTS, Overlap, by_sources, collection_name, overlaps
 from colbert_zero.report.results import Lineage
 from colbert_zero.report.sections import Cell, Section, Table, TableRow, build_table, format_cell
@@ -25,7 +25,7 @@ def audit_sections(inputs: Mapping[str, Sequence[str]], lineage: Lineage) -> Ite
     for name in (name for names in inputs.values() for name in names if name.startswith("audits/")):
         audit = lineage.artifacts[name]
         yield _contamination(audit, lineage)
-        yield _audit(json.loads(audit.file(AUDIT_FILE).read_bytes()))
+        yield _audit(read_json(audit.file(AUDIT_FILE)))
 
 
 def _contamination(audit: Artifact, lineage: Lineage) -> Section:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import SHARE_DONE, Spec
+from colbert_zero.graph.json_values import parse_json
 from colbert_zero.graph.rules import rule_of
+from colbert_zero.graph.text_files import read_file
 from colbert_zero.report.sizes import Manifest
 
 HOUR = 3600.0
@@ -153,8 +154,8 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
     """The records of the attempts in a state folder; those that cannot be read are left out."""
     attempts = []
     with suppress(OSError):
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):
-                attempt = json.loads(line)
+        for line in read_file(path).splitlines():
+            with suppress(ValueError):
+                attempt = parse_json(line)
                 attempts.append(attempt if isinstance(attempt, dict) else {})
     return attempts

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from colbert_zero.graph.artifact import Artifact
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.mining.examples import EXAMPLES_FILE
 from colbert_zero.report import figures
 from colbert_zero.report.sections import (
@@ -98,7 +98,7 @@ def _funnel(counted: dict[str, Artifact]) -> Table:
 
 def _examples(title: str, artifact: Artifact) -> Table:
     rows = []
-    for example in json.loads(artifact.file(EXAMPLES_FILE).read_bytes()):
+    for example in read_json(artifact.file(EXAMPLES_FILE)):
         rows.append(TableRow("query", [_text(example["query"])], "first"))
         rows.append(TableRow("positive", [_text(example["document"])]))
         rows += [TableRow("negative", [_text(negative)]) for negative in example["negatives"]]

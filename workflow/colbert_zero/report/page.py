@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
+from colbert_zero.graph.json_values import parse_json
 from colbert_zero.graph.published import other_collections, paper
 from colbert_zero.report import figures
 from colbert_zero.report.audit_section import audit_sections
@@ -411,7 +411,7 @@ class Report:
         for name, rows in rows_of.items():
             model = self.lineage.artifacts[name]
             lines = model.file("losses.jsonl").read_text(encoding="utf-8").splitlines()
-            losses = [json.loads(line)["loss"] for line in lines]
+            losses = [parse_json(line)["loss"] for line in lines]
             curve = figures.Curve(rows[0], len(rows) - 1, losses, colours[rows[0]])
             curves.setdefault(stage_name(model), []).append(curve)
         return curves

@@ -9,7 +9,6 @@ and the signatures of the report.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Job, artifact_folder, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.digests import file_digest
+from colbert_zero.graph.json_values import parse_json
 from colbert_zero.graph.local_files import link_or_copy
 from colbert_zero.report.model_card import CARD_FILE, RECORDS_FOLDER, SIGNATURES_FOLDER, SUMS_FILE, ModelCard
 
@@ -78,7 +78,7 @@ def _refuse_other_signatures(job: Job) -> None:
     for file, text in job.settings.get("signatures", {}).items():
         if file.endswith(".json"):
             try:
-                said = json.loads(text)["manifest"]
+                said = parse_json(text)["manifest"]
             except (ValueError, TypeError, KeyError):
                 said = None
             if said != manifest:

@@ -5,14 +5,15 @@ Of an artifact that is there, its manifest says it. Of one that is not, its spec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.limits import DEFAULT_DIMENSIONS, PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.paths import WORKFLOW
+from colbert_zero.graph.text_files import read_file
 from colbert_zero.graph.yaml_files import read_yaml
 
 Manifest = Mapping[str, Any]
@@ -44,7 +45,7 @@ class Sizes:
         if name in self._planned:
             return self._planned[name]
         try:
-            return Spec.parse((artifact_folder(name) / SPEC_FILE).read_text(encoding="utf-8"))
+            return Spec.parse(read_file(artifact_folder(name) / SPEC_FILE).decode())
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -151,7 +152,7 @@ class Sizes:
         config = model.folder / "config.json"
         if config.is_file():
             try:
-                found = json.loads(config.read_bytes()).get("hidden_size")
+                found = read_json(config).get("hidden_size")
             except (ValueError, AttributeError):
                 found = None
             return found if isinstance(found, int) else None
@@ -208,7 +209,7 @@ class Manifests:
 
 def _read_manifest(path: Path) -> Manifest | None:
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_json(path)
         whole = isinstance(manifest["facts"], dict) and isinstance(manifest["outputs"], dict) and manifest["attempts"]
         return manifest if whole else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -8,7 +8,6 @@ checkpoint. The last two checkpoints are kept.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from colbert_zero.graph.console import RetryableError, UserError, log
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
+from colbert_zero.graph.json_values import read_json
 
 CHECKPOINTS_KEPT = 2
 TENSORS_FILE, NOTES_FILE = "state.safetensors", "notes.json"
@@ -137,7 +137,7 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Checkpoint | None:
         try:
-            notes = json.loads((path / NOTES_FILE).read_text(encoding="utf-8"))
+            notes = read_json(path / NOTES_FILE)
             content = notes["content"]
             if digest(canonical_json(content)) != notes["sha256"]:
                 return None

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.text_files import replace_text
 
 PROGRESS_FILE = "progress.json"
@@ -63,7 +64,7 @@ class ProgressFile:
 def read_progress(state: Path) -> dict[str, Any]:
     """What a state folder says of its training; nothing where it says nothing that can be read."""
     try:
-        progress = json.loads((state / PROGRESS_FILE).read_bytes())
+        progress = read_json(state / PROGRESS_FILE)
     except (OSError, ValueError):
         return {}
     return progress if isinstance(progress, dict) else {}
