@@ -36,7 +36,8 @@ class Hub:
         lookups: The (kind, repository, revision) whose commit was asked for, in order.
         authorizations: The Authorization headers of all requests.
         answers: By "sha", "tree", "next", "etag", "location" or "refresh": what is answered in place of the commit, the
-            listing, the address of its next page, a file's ETag, its address, or its address for a Xet token.
+            listing, the address of its next page, a file's ETag, its address, or its address for a Xet token. Bytes are
+            answered as they are, other values as JSON.
     """
 
     address: str = ""
@@ -115,7 +116,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def _json(self, value: object) -> None:
-            content = json.dumps(value).encode()
+            content = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(200)
             if isinstance(value, list) and "next" in hub.answers:
                 self.send_header("Link", f'<{hub.answers["next"]}>; rel="next"')

@@ -132,6 +132,15 @@ def test_a_shard_edited_by_hand_is_found_when_read(studies, tmp_path):
     config = yaml.safe_load(yaml.safe_dump(CONFIG))
     config["stages"]["unsupervised"]["learning_rate"] = 2.0e-3
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    # Nothing runs while a log would be written to another file.
+    (tmp_path / "mine").write_text("mine")
+    link = folder / "logs" / "measures" / "next.log"
+    link.symlink_to(tmp_path / "mine")
+    status, output = run(folder)
+    assert status != 0
+    assert "colbert-zero: logs/measures/next.log is a link to " in output
+    assert not list((folder / "results" / "state").iterdir())
+    link.unlink()
     status, output = run(folder)
     assert status != 0
     assert "rows-00000.parquet was changed: its digest is not the manifest's" in output

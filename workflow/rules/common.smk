@@ -27,6 +27,7 @@ from colbert_zero.machine.images import (
     image_environment,
     planned_images,
 )
+from colbert_zero.graph.local_files import refuse_links
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.code import COMMIT_VARIABLE, source_commit
 from colbert_zero.graph.provenance import RUN_VARIABLE
@@ -164,6 +165,8 @@ onstart:
                     step.restart_times = None
             for folder in ("benchmarks", "logs", "resources", "results"):
                 check_writable(Path(folder))
+            for folder in ("benchmarks", "logs"):
+                refuse_links(Path(folder))
             jobs = list(workflow.dag.needrun_jobs())
             keys = [
                 job.wildcards.key for job in jobs if "key" in job.wildcards.keys()

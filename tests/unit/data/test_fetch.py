@@ -256,9 +256,16 @@ def test_a_commit_is_the_pinned_one() -> None:
         {"sha": "0" * 40},
         {"tree": {"error": "no listing"}},
         {"tree": [{"type": "file", "path": 5}]},
+        {"tree": b"[" * 100_000},
+        {"next": "http://[::1"},
         {"etag": "x/../../../../../escaped"},
+        {"refresh": "http://[::1"},
+        {"refresh": "/api/datasets/someone/pairs/revision/main"},
     ],
-    ids=["sha is a path", "another commit", "no listing", "no path", "ETag is a path"],
+    ids=[
+        *("sha is a path", "another commit", "no listing", "no path", "an abyss", "next page nowhere"),
+        *("ETag is a path", "token nowhere", "token without one"),
+    ],
 )
 def test_a_hostile_answer_is_one_line_and_writes_nothing(
     hub: Hub, study: Path, tmp_path: Path, answers: dict[str, Any]

@@ -691,6 +691,25 @@ def test_nobody_waits_for_a_pipe_in_place_of_a_record(study, name):
     assert explain_fault(caught.value) == f"{path} is no file, and a file should be there: move it away, {AGAIN}"
 
 
+@pytest.mark.parametrize("name", ["losses.jsonl", "pieces/000001", "pieces/000001/facts.json"])
+@pytest.mark.parametrize("target", ["mine", "nowhere"])
+def test_no_step_writes_to_what_a_link_points_to(study, capsys, name, target):
+    (study / "mine").write_text("mine")
+    link = SPEC.state / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(study / target)
+    share = ["--spec", SPEC.text, "--part", "letters"]
+    parts = {"letters": lambda job: pytest.fail("worked")}
+    assert publish(make=lambda job: pytest.fail("worked")) == run_step(write_letters, "", share, parts=parts) == 1
+    lines = capsys.readouterr().err.splitlines()
+    advice = f"{link} is a link to {study / target}, which would be written to: remove it"
+    assert lines == [f"colbert-zero: {advice}, {AGAIN}"] * 2
+    assert sorted(path.name for path in study.iterdir()) == ["mine", "results"]
+    assert (study / "mine").read_text() == "mine"
+    link.unlink()
+    assert publish() == 0
+
+
 @pytest.mark.parametrize("leave", [lambda path: path.write_bytes(b"[" * 100_000), os.mkfifo], ids=["deep", "pipe"])
 def test_a_claim_that_cannot_be_read_claims_nothing(study, leave):
     SPEC.state.mkdir(parents=True)

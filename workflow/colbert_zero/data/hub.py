@@ -162,7 +162,11 @@ class Repository:
         # The library resumes a partial file only within one attempt; those of killed attempts would pile up.
         for partial_file in self.folder.rglob("*.incomplete"):
             partial_file.unlink()
-        with _hub_errors_in_one_line(self.repo_id, self.commit), ThreadPoolExecutor(self.threads) as pool:
+        with (
+            _hub_errors_in_one_line(self.repo_id, self.commit),
+            _malformed_answers_in_one_line(self.repo_id),
+            ThreadPoolExecutor(self.threads) as pool,
+        ):
             for _ in progress(pool.map(download, paths), len(paths), f"files of {self.repo_id}"):
                 pass
         for path in paths:
@@ -275,7 +279,7 @@ def _malformed_answers_in_one_line(repo_id: str) -> Iterator[None]:
         yield
     except HFValidationError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, httpx.InvalidURL) as error:
         raise UserError(
             f"{repo_id}: the answer is not one of the Hub's API ({type(error).__name__}): check HF_ENDPOINT"
         ) from None

@@ -36,7 +36,7 @@ from colbert_zero.graph.code import code_identity, part_digests, step_module
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
 from colbert_zero.graph.digests import canonical_json, digest, file_digest
 from colbert_zero.graph.json_values import parse_json, read_json
-from colbert_zero.graph.local_files import keep_private
+from colbert_zero.graph.local_files import keep_private, refuse_links
 from colbert_zero.graph.locks import acquire_lock
 from colbert_zero.graph.provenance import Attempts, image_labels, machine, package_versions
 from colbert_zero.graph.text_files import json_argument, read_file, replace_text, sync, sync_folder
@@ -460,13 +460,14 @@ def _do_share(part: Callable[[Job], Work], options: argparse.Namespace, code: st
     """Do a share of a part of the work on an artifact, unless it is published; `code` is the digest of what runs.
 
     Raises:
-        UserError: There is no such share, or the part's.
+        UserError: There is no such share, or a link among the unfinished work, or the part's.
     """
     if not 1 <= options.share <= options.jobs:
         raise UserError(f"there is no share {options.share} of {options.jobs}: give --share a number from 1 to --jobs")
     spec: Spec = options.spec
     if (spec.folder / MANIFEST_FILE).is_file():
         return 0
+    refuse_links(spec.state)
     attempts = Attempts(spec.state / f"{options.part}-{options.share}-of-{options.jobs}.{ATTEMPTS_FILE}")
     _refuse_hopeless(attempts)
     attempts.begin(name=spec.name, code=code, threads=options.threads)
@@ -516,6 +517,7 @@ def _publish(make: Make, spec: Spec, options: argparse.Namespace, arguments: Seq
         return 0
     if not again and target.is_dir() and any(target.iterdir()):
         raise UserError(f"{target} holds files but no manifest; it is not overwritten: move it away")
+    refuse_links(spec.state)
     attempts = Attempts(spec.state / ATTEMPTS_FILE)
     _refuse_hopeless(attempts)
     # The leading dot hides unfinished folders from `published_folders`. What a killed attempt left there is deleted.

@@ -99,6 +99,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse symbolic links in a folder in which files are written under names that anybody knows.
+
+    Who writes to a link changes the file that it points to, which may be any file of this user.
+
+    Raises:
+        UserError: There is one, at any depth.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in [*folders, *files]):
+            if path.is_symlink():
+                raise UserError(
+                    f"{path} is a link to {os.readlink(path)}, which would be written to: remove it, then run the same "
+                    "command again"
+                )
+
+
 def link_or_copy(path: Path, target: Path) -> None:
     """Make `target` a hard link to the file at `path`; a copy where the file system has no hard links."""
     try:

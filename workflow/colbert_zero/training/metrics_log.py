@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.digests import digest
+from colbert_zero.graph.text_files import replace_text
 
 LOSSES_FILE = "losses.jsonl"
 NOT_METRICS = frozenset({"step", "source"})
@@ -39,7 +40,7 @@ class MetricsLog:
             history: The lines of the steps done so far.
             tensorboard_folder: The folder for TensorBoard files, or None.
         """
-        losses_file.write_text(losses_text(history), encoding="utf-8")
+        replace_text(losses_file, losses_text(history))
         self._losses = losses_file.open("a", encoding="utf-8", buffering=1)
         self._tensorboard: Any = None
         if tensorboard_folder is not None:
