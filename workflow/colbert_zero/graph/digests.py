@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from colbert_zero.graph.text_files import open_file
+
 SEPARATOR = "\x1f"
 """Put between texts that are digested together."""
 
@@ -22,6 +24,10 @@ def digest(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        OSError: See `open_file`.
+    """
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

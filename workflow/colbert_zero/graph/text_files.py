@@ -8,6 +8,7 @@ import socket
 import stat
 import tempfile
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 
 from colbert_zero.graph.console import UserError
@@ -28,8 +29,8 @@ def sync_folder(folder: Path) -> None:
         sync(folder)
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file.
+def open_file(path: Path) -> BufferedReader:
+    """Open a file for reading bytes.
 
     Raises:
         OSError: It cannot be read, or is no file (`ENXIO`): reading a pipe would wait for ever.
@@ -37,7 +38,17 @@ def read_file(path: Path) -> bytes:
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
-    return path.read_bytes()
+    return path.open("rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: See `open_file`.
+    """
+    with open_file(path) as file:
+        return file.read()
 
 
 def json_argument(argument: str) -> str:
