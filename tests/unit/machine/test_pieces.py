@@ -1,16 +1,21 @@
 """Pieces of a part of the work: each is made once, whole or not at all, by whoever comes first."""
 
+import errno
 import itertools
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from colbert_zero.graph.console import RetryableError
-from colbert_zero.machine.pieces import FACTS_FILE, Part
+from colbert_zero.machine import pieces
+from colbert_zero.machine.pieces import FACTS_FILE, Part, is_intact, seal, sealed_facts
 from colbert_zero.machine.slurm import DEADLINE_VARIABLE
 
 COUNT = 7
@@ -69,6 +74,69 @@ def test_what_a_kill_left_half_done_counts_for_nothing(tmp_path):
     assert part.facts()[2] == {"square": 4}
 
 
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "zeros": lambda piece: (piece / "deep" / "square").write_bytes(bytes(1)),
+    "a file that is cut": lambda piece: (piece / "deep" / "square").write_text(""),
+    "a file that grew": lambda piece: (piece / "deep" / "square").write_text("44"),
+    "no file": lambda piece: (piece / "deep" / "square").unlink(),
+    "no facts": lambda piece: (piece / FACTS_FILE).unlink(),
+    "facts of zeros": lambda piece: (piece / FACTS_FILE).write_bytes(bytes(90)),
+    "half of the facts": lambda piece: (piece / FACTS_FILE).write_text((piece / FACTS_FILE).read_text()[:30]),
+    "other facts": lambda piece: (piece / FACTS_FILE).write_text((piece / FACTS_FILE).read_text().replace("4", "5")),
+    "no facts at all": lambda piece: (piece / FACTS_FILE).write_text("{}"),
+    "a list of facts": lambda piece: (piece / FACTS_FILE).write_text("[4]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_piece_that_is_damaged_is_made_again_and_no_other(tmp_path, caplog, damage):
+    part = part_in(tmp_path)
+    part.make()
+    damage(part.piece(2))
+    part.make(slice(1, None, 2))
+    assert calls(tmp_path) == list(range(COUNT)), "it is of another job's share"
+    part.make()
+    assert calls(tmp_path) == sorted([*range(COUNT), 2])
+    assert [record.message for record in caplog.records] == [f"{part.piece(2)} is damaged: it is made again"]
+    assert part.facts() == [{"square": number**2} for number in range(COUNT)]
+    assert (part.piece(2) / "deep" / "square").read_text() == "4"
+
+
+def test_a_piece_that_cannot_be_read_is_not_damaged(tmp_path, monkeypatch):
+    part = part_in(tmp_path)
+    part.make()
+
+    def fail(path: Path) -> int:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(pieces, "checksum", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        part.make()
+    monkeypatch.undo()
+    part.make()
+    assert calls(tmp_path) == list(range(COUNT))
+
+
+def test_pieces_of_an_earlier_version_are_kept(tmp_path):
+    part = part_in(tmp_path)
+    part.make()
+    for number in range(COUNT):
+        (part.piece(number) / FACTS_FILE).write_text(json.dumps({"square": number**2}))
+    part.make()
+    assert calls(tmp_path) == list(range(COUNT))
+    assert part.facts() == [{"square": number**2} for number in range(COUNT)]
+
+
+@given(facts=st.dictionaries(st.text() | st.integers(), st.none() | st.booleans() | st.integers() | st.floats()))
+def test_whatever_the_facts_are_a_sealed_folder_is_intact(facts):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "file").write_text("text")
+        seal(folder, facts)
+        assert is_intact(folder)
+        assert json.dumps(sealed_facts(folder)) == json.dumps(json.loads(json.dumps(facts)))
+
+
 def test_a_piece_that_another_process_made_meanwhile_stays_as_it_is(tmp_path):
     def overtaken(number: int, folder: Path) -> Mapping[str, Any]:
         part_in(tmp_path).make(slice(number, number + 1))
@@ -81,10 +149,10 @@ def test_a_piece_that_another_process_made_meanwhile_stays_as_it_is(tmp_path):
 
 
 def test_near_its_deadline_a_job_begins_no_further_piece(tmp_path, monkeypatch):
-    pieces = itertools.count()
+    written = itertools.count()
 
     def write(number: int, folder: Path) -> Mapping[str, Any]:
-        if next(pieces) == 2:
+        if next(written) == 2:
             monkeypatch.setenv(DEADLINE_VARIABLE, "1")
         return write_square(tmp_path / "log", number, folder)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from colbert_zero.data.sources import read_files
 from colbert_zero.data.text import stripped
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError, progress
+from colbert_zero.machine.pieces import made_once, make_once
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,8 @@ class TextStore:
 
     @classmethod
     def write(cls, folder: Path, pairs: Iterator[tuple[str, str]]) -> None:
-        """Write pairs of id and text. If two pairs share an id, the first one is kept."""
+        """Write pairs of id and text into an empty folder. If two pairs share an id, the first one is kept."""
         offsets, digests = [0], []
-        folder.mkdir(parents=True, exist_ok=True)
         with (folder / "texts").open("wb") as file:
             for identifier, text in pairs:
                 offsets.append(offsets[-1] + file.write(text.encode()))
@@ -50,13 +50,7 @@ class TextStore:
         order = ids.argsort(kind="stable")
         np.save(folder / "offsets.npy", np.array(offsets))
         np.save(folder / "ids.npy", ids[order])
-        # Written last: if this file exists, all files are complete.
         np.save(folder / "order.npy", order)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all files are written."""
-        return (self.folder / "order.npy").is_file()
 
     def __len__(self) -> int:
         """How many texts there are."""
@@ -119,19 +113,20 @@ class ScoredRows:
         return files
 
     def prepare(self) -> None:
-        """Write the texts into memory-mapped files, unless they are there already.
+        """Write the texts into memory-mapped files, unless that is done; one job does it while the others wait.
 
         Raises:
             UserError: There are no texts.
         """
-        for store, role, identifier in (
-            (self._queries, "queries", "query_id"),
-            (self._documents, "documents", "document_id"),
-        ):
-            if not store.is_complete:
-                store.write(store.folder, self._pairs(role, identifier))
-            if not len(store):
+        for role, identifier in (("queries", "query_id"), ("documents", "document_id")):
+            write = partial(self._write_texts, role, identifier)
+            folder = make_once(self.folder / role, f"reading the {role} of {self.source.name}", write)
+            if not len(TextStore(folder)):
                 raise UserError(f"{self.source.name}: none of its {role} has an id and a text; correct the source")
+
+    def _write_texts(self, role: str, identifier: str, folder: Path) -> Mapping[str, Any]:
+        TextStore.write(folder, self._pairs(role, identifier))
+        return {"texts": len(TextStore(folder))}
 
     def read(self, file: str, row_filter: RowFilter, seed: int, label: str) -> Iterator[pa.RecordBatch]:
         """Yield the valid rows of a file, with their places: the positions of their texts, and the raw scores.
@@ -216,11 +211,11 @@ class ScoredRows:
 
     @cached_property
     def _queries(self) -> TextStore:
-        return TextStore(self.folder / "queries")
+        return TextStore(made_once(self.folder / "queries"))
 
     @cached_property
     def _documents(self) -> TextStore:
-        return TextStore(self.folder / "documents")
+        return TextStore(made_once(self.folder / "documents"))
 
     def _pairs(self, role: str, identifier: str) -> Iterator[tuple[str, str]]:
         """Yield the ids and texts of a role, without those that lack an id or a text."""

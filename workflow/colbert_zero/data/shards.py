@@ -49,8 +49,7 @@ from colbert_zero.data.text import are_same, stripped
 from colbert_zero.graph.artifact import Artifact, Job, Spec, step_main
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.local_files import link_or_copy
-from colbert_zero.graph.locks import acquire_lock
-from colbert_zero.machine.pieces import LOCK_WAIT_SECONDS, Part
+from colbert_zero.machine.pieces import Part
 
 ROWS_PER_WRITE = 512
 """Rows converted and written at once: with 32 documents each, far below the 2 GB that an Arrow column may hold."""
@@ -66,7 +65,7 @@ class RowFormat(Protocol):
         """The source's files that hold rows."""
 
     def prepare(self) -> None:
-        """Do the work that must be done once before any file is read."""
+        """Do the work that must be done once before any file is read; other jobs wait for the one that does it."""
 
     def read(self, file: str, row_filter: RowFilter, seed: int, label: str) -> Iterator[pa.RecordBatch]:
         """Yield the valid rows of a file, with their places."""
@@ -230,14 +229,6 @@ class ShardBuild:
         files = self.files()
         return [files.piece(number) for number in range(files.count)]
 
-    def prepare(self) -> None:
-        """Prepare the row format; one job does the work while the others wait for it."""
-        self.spec.state.mkdir(parents=True, exist_ok=True)
-        with acquire_lock(
-            self.spec.state / "prepare.lock", f"reading the texts of {self.source.name}", wait_seconds=LOCK_WAIT_SECONDS
-        ):
-            self.row_format.prepare()
-
     def counts(self) -> Mapping[str, Any]:
         """The facts for the manifest, except those of the shards; all files must be partitioned.
 
@@ -331,7 +322,7 @@ def _characters(column: pa.ChunkedArray) -> int:
 
 def _files(job: Job) -> Part:
     build = ShardBuild(job.spec)
-    build.prepare()
+    build.row_format.prepare()
     return build.files(job.threads)
 
 

@@ -36,9 +36,8 @@ from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.limits import PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.local_files import keep_private, link_or_copy
 from colbert_zero.graph.shared_documents import encoding_of_documents
-from colbert_zero.graph.text_files import sync, sync_folder
 from colbert_zero.machine.devices import add_device_option
-from colbert_zero.machine.pieces import FACTS_FILE, Part, make_once
+from colbert_zero.machine.pieces import FACTS_FILE, Part, is_intact, make_once, seal, sealed_facts
 
 CUT_FROM = PLAID_MIN_DOCUMENTS
 """A collection of so many documents or more is cut where its texts say."""
@@ -124,15 +123,17 @@ class DocumentPieces:
         """Link the files of a piece that another index has encoded into a folder.
 
         Returns:
-            The facts about it; None if no other index has encoded it.
+            The facts about it; None if no other index has encoded it, or a disk has damaged what it gave.
         """
         if not self.is_given(number):
             return None
         given = self._given / self._names[number]
+        if not is_intact(given):
+            return None
         for file in given.iterdir():
             if file.name != FACTS_FILE:
                 link_or_copy(file, folder / file.name)
-        facts: dict[str, Any] = read_json(given / FACTS_FILE)
+        facts = sealed_facts(given)
         return facts | {"given": facts["documents"]}
 
     def _give(self, number: int, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -150,9 +151,7 @@ class DocumentPieces:
             try:
                 for file in folder.iterdir():
                     link_or_copy(file, unfinished / file.name)
-                (unfinished / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
-                for path in [*unfinished.iterdir(), unfinished]:
-                    (sync_folder if path.is_dir() else sync)(path)
+                seal(unfinished, facts)
                 os.replace(unfinished, given / self._names[number])
             except OSError:
                 # Another process gave the same, or the disk is too full for a link: the other index encodes it itself.

@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.draws import draw, sample
-from colbert_zero.graph.json_values import read_json
-from colbert_zero.machine.pieces import FACTS_FILE, make_once
+from colbert_zero.machine.pieces import make_once, sealed_facts
 from colbert_zero.mining.candidates import Candidates, write_candidates
 from colbert_zero.mining.sliced import SlicedMining
 
@@ -120,7 +119,7 @@ class EncoderMining(SlicedMining, Generic[Queries]):
         facts = super().mine()
         if "approximate" not in self._job.settings:
             return facts
-        return {**facts, "approximate": read_json(self._index_folder / FACTS_FILE)}
+        return {**facts, "approximate": sealed_facts(self._index_folder)}
 
     def _exact(self, queries: Queries) -> Numbers:
         return self._in_corpus(self.exact(queries))
