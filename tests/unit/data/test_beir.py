@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import logging
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -280,13 +283,33 @@ def test_a_judgement_repeated_with_the_same_score_counts_once(folder: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("encode", "complaint"),
+    [
+        (gzip.compress, "is gzip: let its name end in .gz"),
+        (bz2.compress, "is bzip2: decompress it"),
+        (lzma.compress, "is xz: decompress it"),
+        (lambda data: data.decode().encode("utf-16"), "is UTF-16: convert it to UTF-8"),
+        (lambda data: b"PAR1" + bytes([0x15, 0x84]) + data, "is Parquet: let its name end in .parquet"),
+    ],
+)
+def test_a_file_of_another_format_says_which(folder: Path, encode: Callable[[bytes], bytes], complaint: str) -> None:
+    path = folder / "corpus.jsonl"
+    path.write_bytes(encode(path.read_bytes()))
+    assert refusal(folder).startswith(f"{path} {complaint}")
+
+
+@pytest.mark.parametrize(
     ("line", "complaint"),
     [
         (b'{"_id": "d1", "text": "again"}', "document 'd1' is there twice"),
         (b'{"_id": "d9", "text": "\xe9t\xe9"}', "not UTF-8 at byte 24"),
         (b'{"_id": "d9", "text": "\\ud800"}', "surrogate"),
         (b'{"_id": "d9", "text": "cut', "not JSON"),
-        (b'["d9", "text"]', "a JSON list, where an object is needed"),
+        (b'{"_id": "d9", "text": "a", "_id": "d8"}', "the key '_id' stands there twice"),
+        (b'{"_id": "d9", "text": "a", "metadata": {"x": 1, "x": 1}}', "the key 'x' stands there twice"),
+        (b"[" * 100_000, "not JSON"),
+        (b"null", "null, where a JSON object is needed"),
+        (b'["d9", "text"]', "a list, where a JSON object is needed"),
         (b'{"id": "d9", "text": "a"}', "no _id"),
         (b'{"_id": "", "text": "a"}', "no _id"),
         (b'{"_id": "d 9", "text": "a"}', "white space"),
@@ -297,8 +320,8 @@ def test_a_judgement_repeated_with_the_same_score_counts_once(folder: Path) -> N
         (b'{"_id": null, "text": "a"}', "no _id"),
         (b'{"_id": ["d9"], "text": "a"}', "_id is ['d9'], not a string"),
         (b'{"_id": "d9", "body": "a"}', "no text"),
-        (b'{"_id": "d9", "text": ["a"]}', "text must be a string or null, not list"),
-        (b'{"_id": "d9", "text": "a", "title": 3}', "title must be a string or null, not int"),
+        (b'{"_id": "d9", "text": ["a"]}', "text must be a text or null, not a list"),
+        (b'{"_id": "d9", "text": "a", "title": 3}', "title must be a text or null, not a number"),
     ],
 )
 def test_a_malformed_document_is_refused_with_its_line(folder: Path, line: bytes, complaint: str) -> None:

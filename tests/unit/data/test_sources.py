@@ -101,7 +101,7 @@ def test_only_the_default_column_of_negatives_may_be_missing(tmp_path: Path) -> 
     [
         (b'{"q": "caf\xe9"}\n', "3: not UTF-8"),
         (b'{"q": "one"\n', "3: not JSON"),
-        (b"[1]\n", "3: a JSON list"),
+        (b"[1]\n", "3: a list, where a JSON object is needed"),
     ],
 )
 @pytest.mark.parametrize("compressed", [True, False])

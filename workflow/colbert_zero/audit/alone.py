@@ -13,7 +13,7 @@ from colbert_zero.audit.findings import Check, Finding
 from colbert_zero.audit.walk import contents, problem_with_path
 from colbert_zero.graph.artifact import KEY_DIGITS, LET_GO_FILE, MANIFEST_FILE, RECORD, SPEC_FILE, Spec, content_digest
 from colbert_zero.graph.digests import canonical_json, digest
-from colbert_zero.graph.json_values import parse_json
+from colbert_zero.graph.json_values import kind_of, parse_json
 from colbert_zero.graph.let_go import LET_GO_KIND
 
 LARGEST_RECORD = 2**28
@@ -176,7 +176,7 @@ def _parse(examined: Examined, text: str) -> Mapping[str, Any] | None:
         examined.add(f"{path} is no manifest, it is damaged; move {examined.folder} away and run snakemake again")
         return None
     if not isinstance(manifest, dict):
-        examined.add(f"{path} is no manifest: it holds a {type(manifest).__name__}")
+        examined.add(f"{path} is no manifest: it holds {kind_of(manifest)}")
         return None
     if isinstance(manifest.get("record"), int) and manifest["record"] > RECORD:
         examined.add(f"{path} was written by a later version, of record {manifest['record']}: verify it with that one")

@@ -20,6 +20,7 @@ from colbert_zero.data.qrels import Qrels, read_judgements, write_judgements
 from colbert_zero.data.text import document_text
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError, log
+from colbert_zero.graph.json_values import kind_of
 
 CORPUS_FILE, QUERIES_FILE, DEFAULT_SPLIT = "corpus.jsonl", "queries.jsonl", "test"
 BYTE_ORDER_MARK = "\ufeff"
@@ -294,7 +295,7 @@ def _text(record: Mapping[str, Any], where: str) -> str:
 def _string(record: Mapping[str, Any], field: str, where: str) -> str:
     value = record.get(field)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{where}: {field} must be a string or null, not {type(value).__name__}")
+        raise UserError(f"{where}: {field} must be a text or null, not {kind_of(value)}")
     return value or ""
 
 

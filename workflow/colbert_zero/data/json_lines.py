@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from colbert_zero.graph.console import UserError
-from colbert_zero.graph.json_values import parse_json
+from colbert_zero.graph.json_values import kind_of
+
+OTHER_FORMATS = {
+    b"\x1f\x8b": "gzip: let its name end in .gz",
+    b"PAR1": "Parquet: let its name end in .parquet",
+    b"PK\x03\x04": "ZIP: unpack it",
+    b"\x28\xb5\x2f\xfd": "Zstandard: decompress it, or compress it with gzip",
+    b"BZh": "bzip2: decompress it, or compress it with gzip",
+    b"\xfd7zXZ": "xz: decompress it, or compress it with gzip",
+    b"\xff\xfe": "UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "UTF-16: convert it to UTF-8",
+}
+"""How files begin that are not text in UTF-8, and what to do with them."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -27,6 +40,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
         except UnicodeDecodeError as error:
+            for beginning, advice in OTHER_FORMATS.items():
+                if number == 1 and error.object.startswith(beginning):
+                    raise UserError(f"{path} is {advice}") from None
             raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line; convert it") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: damaged after line {number} ({error}); download or write it again") from None
@@ -36,13 +52,25 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the JSON objects of a JSONL(.gz) file, with their line numbers from 1.
 
     Raises:
-        UserError: A line is not UTF-8, or not a JSON object.
+        UserError: A line is not UTF-8, or not a JSON object, or one that says a key twice.
     """
+    decode = json.JSONDecoder(object_pairs_hook=_with_distinct_keys).decode
     for number, line in read_lines(path):
         try:
-            record = parse_json(line)
-        except ValueError as error:
+            record = decode(line)
+        except KeyError as error:
+            raise UserError(f"{path}:{number}: the key {error} stands there twice; keep one") from None
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not JSON ({error}); one object a line is needed") from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: a JSON {type(record).__name__}, where an object is needed")
+            raise UserError(f"{path}:{number}: {kind_of(record)}, where a JSON object is needed")
         yield number, record
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these keys and values; a KeyError names a key that is there twice."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise KeyError(next(key for key in keys if keys.count(key) > 1)[:100])
+    return record

@@ -21,6 +21,18 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
+KINDS = {
+    dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
+    type(None): "null",
+}  # fmt: skip
+"""What people call the JSON values of a type."""
+
+
+def kind_of(value: Any) -> str:
+    """What people call a JSON value of this type: `an object`, `a text` ..."""
+    return KINDS[type(value)]
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in a file.
 
