@@ -71,6 +71,10 @@ SAFE: dict[str, dict[str, Any]] = {
             "fast_tokenizer_files": ["tokenizer.4.1.0.json", "tokenizer.json"],
         }
     },
+    "a vocabulary beside a tokenizer": {
+        "tokenizer.json": {},
+        "tokenizer_config.json": {"vocab_file": "/home/someone/vocab.txt"},
+    },
     "lists": {"config.json": {"architectures": ["BertModel"], "layers": [[1], {"size": 2}]}},
     "words of a vocabulary": {"tokenizer.json": {"model": {"vocab": {"auto_map": 7}}}, "vocab.json": {"auto_map": 7}},
     "shards": {"model.safetensors.index.json": {"weight_map": {"a": "model-00001-of-00002.safetensors"}}},
@@ -114,7 +118,7 @@ UNSAFE: dict[str, tuple[dict[str, Any], str]] = {
         "attention implementation",
     ),
     "a tokenizer elsewhere": (
-        {"tokenizer_config.json": {"tokenizer_file": "/x/tokenizer.json"}},
+        {"tokenizer.json": {}, "tokenizer_config.json": {"tokenizer_file": "/x/tokenizer.json"}},
         "'/x/tokenizer.json' as tokenizer_file",
     ),
     "a tokenizer in the working folder": ({"tokenizer_config.json": {"vocab_file": "vocab.txt"}}, "as vocab_file"),

@@ -58,6 +58,7 @@ ATTENTION_SETTING = "attn_implementation"
 """A part of the settings that choose an attention: with `_` before it or `_internal` behind it transformers reads them
 as well."""
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
 UNREAD_FILES = frozenset(
     {"added_tokens_file", "chat_template_file", "special_tokens_map_file", "tokenizer_config_file"}
 )
@@ -191,7 +192,7 @@ def _check_config(path: Path, config: Mapping[str, Any], name: str) -> None:
     _check_activation(saved.get("activation_fn") if isinstance(saved, dict) else None, name)
     _check_activation(config.get("sbert_ce_default_activation_function"), name)
     if path.name == TOKENIZER_CONFIG_FILE:
-        _check_tokenizer_files(config, where)
+        _check_tokenizer_files(config, where, (path.parent / TOKENIZER_FILE).is_file())
     shards = config.get("weight_map")
     files = {str(file) for file in shards.values()} if isinstance(shards, dict) else set()
     if config.get("transformers_weights") is not None:
@@ -213,12 +214,18 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             unseen += inner
 
 
-def _check_tokenizer_files(config: Mapping[str, Any], where: str) -> None:
+def _check_tokenizer_files(config: Mapping[str, Any], where: str, is_whole: bool) -> None:
     """Refuse a tokenizer's config that has transformers read other files than those of its folder.
 
     A name in `*_file` is taken before the folder's own file, and sought in the working folder.
+
+    Args:
+        config: The config.
+        where: What messages call it.
+        is_whole: Whether the folder has a `tokenizer.json`: no vocabulary is read then.
     """
-    named = {key: value for key, value in config.items() if key.endswith("_file") and key not in UNREAD_FILES}
+    read = {"tokenizer_file"} if is_whole else {key for key in config if key.endswith("_file")} - UNREAD_FILES
+    named = {key: config.get(key) for key in sorted(read)}
     versions = config.get("fast_tokenizer_files")
     for file in versions if isinstance(versions, list) else [versions]:
         if PurePosixPath(str(file)).name != str(file):
