@@ -15,7 +15,7 @@ import pytest
 from colbert_zero.graph.console import UserError
 from colbert_zero.graph.data_files import role_of
 from colbert_zero.graph.digests import file_digest
-from colbert_zero.graph.local_files import DigestCache, keep_private, new_folder
+from colbert_zero.graph.local_files import DigestCache, keep_private, new_folder, refuse_links
 from colbert_zero.graph.study import Study
 from own_study import CONFIG, write_data
 from without_rights import without_rights_of_root
@@ -374,6 +374,22 @@ def test_a_new_folder_is_there_when_it_is_complete(tmp_path):
     finally:
         os.umask(umask)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
+
+
+def test_links_are_refused_at_any_depth_whatever_they_point_to(tmp_path):
+    folder = tmp_path / "logs"
+    refuse_links(folder)  # not there yet
+    (folder / "runs").mkdir(parents=True)
+    (folder / "runs" / "file").touch()
+    refuse_links(folder)
+    (tmp_path / "link").symlink_to(folder)
+    refuse_links(tmp_path / "link")  # a study's folders may be elsewhere
+    for name in ("link", "runs/link"):
+        for target in ("runs", "nowhere", "/etc/passwd"):
+            (folder / name).symlink_to(target)
+            with pytest.raises(UserError, match=f"^{folder / name} is a link to {target}, which would be written to"):
+                refuse_links(folder)
+            (folder / name).unlink()
 
 
 def test_a_new_folder_takes_no_name_that_is_in_use(tmp_path):
