@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from colbert_zero.graph.console import UserError
+from colbert_zero.graph.dense_folder import read_dense_encoding
 from colbert_zero.graph.model_folder import (
     ACTIVATIONS,
     MODULE_TYPES,
@@ -271,6 +273,43 @@ def test_the_saved_encoding_is_what_pylate_wrote(tmp_path: Path) -> None:
         "document_length": 519,
         "query_expansion": False,
     }
+
+
+ODD_SETTINGS: dict[str, tuple[list[Any], str]] = {
+    "prompts": (["query: ", ["query: "], 7, True, {"query": 7}, {"document": ["d: "]}], "a group of texts"),
+    **dict.fromkeys(
+        ("query_length", "document_length", "query_maxlen", "doc_maxlen"),
+        (["39", 39.0, True, 0, -1, 2**31, [39], {}], "a number of tokens"),
+    ),
+    "do_query_expansion": (["no", 0, None, []], "true or false"),
+}
+
+
+@pytest.mark.parametrize("setting", ODD_SETTINGS)
+def test_a_saved_setting_that_is_none_is_one_line(setting: str, tmp_path: Path) -> None:
+    values, form = ODD_SETTINGS[setting]
+    stanford = setting.endswith("maxlen")
+    name = "artifact.metadata" if stanford else "config_sentence_transformers.json"
+    config = {"config.json": {"architectures": ["HF_ColBERT"]}} if stanford else {}
+    for value in values:
+        write(tmp_path, config | {name: {"query_length": 39, setting: value}})
+        for read in (read_saved_encoding, read_trained_encoding, partial(require_saved_encoding, name="it")):
+            with pytest.raises(UserError) as caught:
+                read(tmp_path)
+            line = f"{tmp_path / name}: {setting} is {value!r}, not {form}; save the model again"
+            assert str(caught.value) == line
+    # What is null is not said, as what is not there.
+    if setting != "do_query_expansion":
+        write(tmp_path, config | {name: {"query_length": 39, setting: None}})
+        assert setting not in (read_saved_encoding(tmp_path) or {}).keys() - {"document_length"}
+
+
+def test_a_length_that_is_no_number_of_tokens_is_not_taken_for_one(tmp_path: Path) -> None:
+    for value in (0, -1, True, "512", None, 512.0):
+        write(tmp_path, {"sentence_bert_config.json": {"max_seq_length": value}})
+        assert "maximum_length" not in read_dense_encoding(tmp_path)
+    write(tmp_path, {"sentence_bert_config.json": {"max_seq_length": 512}})
+    assert read_dense_encoding(tmp_path)["maximum_length"] == 512
 
 
 def test_what_pylate_did_not_write_is_its_default(tmp_path: Path) -> None:

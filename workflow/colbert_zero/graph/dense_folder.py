@@ -56,7 +56,7 @@ def read_dense_encoding(folder: Path) -> dict[str, Any]:
         UserError: A file of the folder is not JSON.
     """
     length = read_json_object(transformer_folder(folder) / TRANSFORMER_CONFIG_FILE).get("max_seq_length")
-    return read_trained_encoding(folder) | ({"maximum_length": length} if isinstance(length, int) else {})
+    return read_trained_encoding(folder) | ({"maximum_length": length} if type(length) is int and length > 0 else {})
 
 
 def read_similarity(folder: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,45 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The names under which sentence-transformers looks for a document's prompt, the first first."""
 
 
+LONGEST = 2**31 - 1
+"""The tokens of the longest text that any library counts."""
+
+
+def _is_prompts(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(isinstance(text, str | None) for text in value.values()))
+
+
+def _is_length(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 < value <= LONGEST)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "prompts": (_is_prompts, "a group of texts"),
+    **dict.fromkeys(
+        ("query_length", "document_length", "query_maxlen", "doc_maxlen"), (_is_length, "a number of tokens")
+    ),
+    "do_query_expansion": (_is_flag, "true or false"),
+}
+"""What a saved setting must be, and what a message calls that."""
+
+
+def read_saved_settings(path: Path) -> Mapping[str, Any]:
+    """The settings that a model was saved with, which anybody may have edited.
+
+    Raises:
+        UserError: The file is not a JSON object, or prompts, lengths or the query expansion are none.
+    """
+    config = read_json_object(path)
+    for setting, (is_right, form) in FORMS.items():
+        if setting in config and not is_right(config[setting]):
+            raise UserError(f"{path}: {setting} is {config[setting]!r:.80}, not {form}; save the model again")
+    return config
+
+
 def read_saved_encoding(folder: Path) -> dict[str, Any] | None:
     """The prompts, lengths and query expansion that a model's folder was saved with.
 
@@ -26,22 +66,20 @@ def read_saved_encoding(folder: Path) -> dict[str, Any] | None:
         index's setting `encoding` names them; None if the folder is no late-interaction model, which has no lengths.
 
     Raises:
-        UserError: A file of the folder is not JSON.
+        UserError: See `read_saved_settings`.
     """
-    config = read_json_object(folder / CONFIG_FILE)
+    config = read_saved_settings(folder / CONFIG_FILE)
     if "query_length" in config:
-        prompts = config.get("prompts") or {}
-        return {
-            "query_prompt": prompts.get("query") or "",
-            "document_prompt": next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), ""),
+        saved = _saved_prompts(config) | {
             "query_length": config["query_length"],
-            "document_length": config.get("document_length", 180),  # PyLate's default
+            "document_length": config.get("document_length") or 180,  # PyLate's default
             "query_expansion": config.get("do_query_expansion", True),
         }
+        return {name: value for name, value in saved.items() if value is not None}
     if not is_stanford_checkpoint(folder):
         return None
     # Stanford's code has no prompts, and always expands queries. Without its file, PyLate takes other lengths.
-    metadata = read_json_object(folder / STANFORD_CONFIG_FILE)
+    metadata = read_saved_settings(folder / STANFORD_CONFIG_FILE)
     lengths = {"query_length": metadata.get("query_maxlen"), "document_length": metadata.get("doc_maxlen")}
     saved = {"query_prompt": "", "document_prompt": "", "query_expansion": True}
     return saved | {name: length for name, length in lengths.items() if length is not None}
@@ -69,11 +107,15 @@ def read_trained_encoding(folder: Path) -> dict[str, Any]:
     saves empty ones for any model.
 
     Raises:
-        UserError: A file of the folder is not JSON.
+        UserError: See `read_saved_settings`.
     """
     saved = read_saved_encoding(folder)
     if saved is None:
-        prompts = read_json_object(folder / CONFIG_FILE).get("prompts") or {}
-        document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
-        saved = {"query_prompt": prompts.get("query") or "", "document_prompt": document}
+        saved = _saved_prompts(read_saved_settings(folder / CONFIG_FILE))
     return {name: value for name, value in saved.items() if value != ""}
+
+
+def _saved_prompts(config: Mapping[str, Any]) -> dict[str, Any]:
+    prompts = config.get("prompts") or {}
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
+    return {"query_prompt": prompts.get("query") or "", "document_prompt": document}
