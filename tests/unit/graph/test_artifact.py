@@ -655,6 +655,33 @@ def test_what_is_in_the_way_is_one_line_and_the_next_run_goes_on(study, capsys, 
 DAMAGE = [b"", bytes(700), b"{", b"[]", b'{"outputs": 3}', b'{"outputs": {}}', b"\xff", b"[" * 100_000]
 
 
+DAMAGED_PARTS = [
+    {"outputs": {"letters.txt": 3}},
+    {"outputs": {"letters.txt": {"bytes": 3}}},
+    {"outputs": {"letters.txt": {"sha256": "0" * 64, "bytes": "3"}}},
+    {"outputs": {"letters.txt": {"sha256": None, "bytes": 3}}},
+    {"facts": []},
+    {"inputs": [1]},
+    {"arguments": 7},
+    {"attempts": {"a": 1}},
+    {"attempts": [None]},
+    {"attempts": [{"threads": "x"}]},
+    {"shares": 7},
+    {"seconds": "1"},
+    {"seconds": True},
+    {"threads": None},
+]
+
+
+@pytest.mark.parametrize("part", DAMAGED_PARTS, ids=json.dumps)
+def test_a_manifest_with_a_damaged_part_is_one_line(study, part):
+    publish()
+    path = SPEC.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    with pytest.raises(UserError, match=r"manifest\.json is no manifest, it is damaged"):
+        Artifact.open(SPEC.name)
+
+
 @pytest.mark.parametrize("data", DAMAGE)
 def test_a_damaged_manifest_is_one_line(study, capsys, data):
     """Without it nothing tells whether the other files are intact."""

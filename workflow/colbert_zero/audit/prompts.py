@@ -263,8 +263,10 @@ def _counted(study: Study, row: Row) -> Iterator[Place]:
 def _is_countable(index: Artifact) -> bool:
     """Whether the tokens of an index's queries are on record, without masks that expand them, and not too many."""
     facts = index.facts
-    known = {"encoding", "queries", "query_tokens"} <= facts.keys()
-    return known and not facts["encoding"]["query_expansion"] and facts["queries"] <= MOST_QUERIES_COUNTED
+    encoding, queries = facts.get("encoding"), facts.get("queries")
+    if not (isinstance(encoding, dict) and isinstance(queries, int) and isinstance(facts.get("query_tokens"), int)):
+        return False
+    return encoding.get("query_expansion") is False and queries <= MOST_QUERIES_COUNTED
 
 
 # Output

@@ -30,7 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from colbert_zero.graph.code import code_identity, part_digests, step_module
 from colbert_zero.graph.console import RetryableError, UserError, log, run_reporting_errors
@@ -241,9 +241,33 @@ def read_manifest(folder: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is missing; move {folder} away and run snakemake again") from None
     except ValueError:
         manifest = None
-    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(part), dict) for part in ("outputs", "facts"))):
+    if not _is_manifest(manifest):
         raise UserError(f"{path} is no manifest, it is damaged; move {folder} away and run snakemake again")
-    return manifest
+    return cast("Mapping[str, Any]", manifest)
+
+
+def _is_manifest(value: Any) -> bool:
+    """Whether a JSON value has what is read of any manifest, in its form; `colbert-zero verify` looks at all of it."""
+    if not (isinstance(value, dict) and all(isinstance(value.get(part), dict) for part in ("outputs", "facts"))):
+        return False
+    return (
+        all(map(_is_output, value["outputs"].values()))
+        and isinstance(value.get("inputs", {}), dict)
+        and isinstance(value.get("arguments", []), list)
+        and all(_are_attempts(value.get(part, [])) for part in ("attempts", "shares"))
+        and type(value.get("seconds", 0.0)) in (int, float)
+        and type(value.get("threads", 1)) is int
+    )
+
+
+def _is_output(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("sha256"), str) and type(value.get("bytes")) is int
+
+
+def _are_attempts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(attempt, dict) and type(attempt.get("threads", 1)) is int for attempt in value
+    )
 
 
 @dataclass(frozen=True)

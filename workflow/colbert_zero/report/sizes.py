@@ -6,10 +6,11 @@ Of an artifact that is there, its manifest says it. Of one that is not, its spec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from colbert_zero.graph.artifact import MANIFEST_FILE, SPEC_FILE, Spec, artifact_folder
+from colbert_zero.graph.artifact import SPEC_FILE, Spec, artifact_folder, read_manifest
+from colbert_zero.graph.console import UserError
 from colbert_zero.graph.json_values import read_json
 from colbert_zero.graph.limits import DEFAULT_DIMENSIONS, PLAID_MIN_DOCUMENTS
 from colbert_zero.graph.paths import WORKFLOW
@@ -203,14 +204,8 @@ class Manifests:
     def __call__(self, name: str) -> Manifest | None:
         """The manifest of the artifact called `name`; None if it is not published, or damaged."""
         if name not in self._read:
-            self._read[name] = _read_manifest(artifact_folder(name) / MANIFEST_FILE)
+            self._read[name] = None
+            with suppress(OSError, UserError):
+                manifest = read_manifest(artifact_folder(name))
+                self._read[name] = manifest if manifest.get("attempts") and "seconds" in manifest else None
         return self._read[name]
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    try:
-        manifest = read_json(path)
-        whole = isinstance(manifest["facts"], dict) and isinstance(manifest["outputs"], dict) and manifest["attempts"]
-        return manifest if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
