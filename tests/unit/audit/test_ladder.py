@@ -179,7 +179,7 @@ def test_level_4_says_what_it_takes_or_compares_with_another_study(study, climb,
     assert "30 of 31 artifacts of the same name have the same files" in lines[1]
     shutil.rmtree(report)
     assert climb(4, "--against", str(other))[0] == 2
-    assert main(["ladder", "--directory", ".", "--level", "4", "--against", "nosuch"]) == 1
+    assert main(["ladder", "--directory", ".", "--level", "4", "--against", "nosuch"]) == 2
     assert "is not a folder" in capsys.readouterr().err
 
 
@@ -197,12 +197,18 @@ def test_a_level_runs_those_below_it_and_writes_nothing_into_the_study(study, ca
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"), [("measures", {"inputs": 3}), ("measures", {"facts": {}}), ("reports", {"facts": {}})]
+    ("kind", "values"), [("measures", {"inputs": {}}), ("measures", {"facts": {}}), ("reports", {"facts": {}})]
 )
 def test_a_damaged_record_hides_no_other_verdict(study, climb, kind, values):
     change_manifest(next(study.glob(f"results/{kind}/*")), **values)
     _, lines = climb(1)
     assert len(lines) == 5 and len(only("identical", lines)) >= 4
+
+
+def test_a_record_that_cannot_be_read_hides_no_other_verdict(study, climb):
+    change_manifest(next(study.glob("results/measures/*")), inputs=3)
+    status, lines = climb(1)
+    assert status == 2 and len(only("identical", lines)) == 3 and len(only("could not tell", lines)) == 1
 
 
 def test_an_empty_folder_is_no_clean_study(tmp_path, monkeypatch, capsys):

@@ -67,8 +67,8 @@ def test_an_untouched_artifact_is_identical_and_the_study_stays_as_it_is(study, 
     assert not list((tmp_path / "tmp").iterdir())
     assert file_digests(tmp_path / "kept" / names[0]) == file_digests(measures)
     status, _ = replayed(names[0], "--keep", str(tmp_path / "kept"))
-    assert status == 1, "what was kept is not overwritten"
-    assert replayed(names[0], "--keep", str(study / "kept"))[0] == 1
+    assert status == 2, "what was kept is not overwritten"
+    assert replayed(names[0], "--keep", str(study / "kept"))[0] == 2
 
 
 def test_a_forged_score_is_different_and_told_where(study, replayed, monkeypatch):
@@ -143,16 +143,16 @@ def test_a_cell_of_the_table_is_its_measures(study, replayed):
 
 @pytest.mark.parametrize("text", ["nosuch/dev", "bm25/nosuch", "zzz", "", "measures/dev-000000000000"])
 def test_what_is_no_artifact_is_one_line(study, replayed, capsys, text):
-    assert main(["replay", "--directory", ".", text]) == 1
+    assert main(["replay", "--directory", ".", text]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_key_may_be_abbreviated_while_it_names_one(study):
     artifacts, _ = open_artifacts()
-    assert select(artifacts[3].name[-12:-4], artifacts) is artifacts[3]
+    assert select(artifacts[3].name[-12:-4], artifacts, {}) is artifacts[3]
     with pytest.raises(UserError, match="begins the keys of"):
         first = [artifact.name[-12] for artifact in artifacts]
-        select(next(letter for letter in first if first.count(letter) > 1), artifacts)
+        select(next(letter for letter in first if first.count(letter) > 1), artifacts, {})
 
 
 def test_a_sample_is_of_many_kinds_and_always_the_same(study):
@@ -262,12 +262,12 @@ else:
 def test_temporary_files_in_the_study_are_refused(study, monkeypatch, capsys):
     (study / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(study / "tmp"))
-    assert main(["replay", "--directory", ".", "bm25/dev"]) == 1
+    assert main(["replay", "--directory", ".", "bm25/dev"]) == 2
     assert "TMPDIR is in the study" in capsys.readouterr().err
 
 
 def test_without_a_target_or_artifacts_nothing_is_replayed(study, replayed, tmp_path):
-    assert replayed()[0] == 1
+    assert replayed()[0] == 2
     (tmp_path / "empty").mkdir()
     assert main(["replay", "--directory", str(tmp_path / "empty"), "--sample", "3"]) == 2
 
@@ -281,14 +281,26 @@ def test_an_audit_is_not_replayed(study):
     assert draw_sample([artifact], 1, 7, 600) == ([], [(artifact, "an audit, which colbert-zero verify makes again")])
 
 
-@pytest.mark.parametrize(
-    "values", [{"inputs": 3}, {"inputs": {}}, {"threads": "x", "arguments": None}, {"arguments": ["--path"]}]
-)
+@pytest.mark.parametrize("values", [{"inputs": {}}, {"arguments": ["--path"]}])
 def test_a_damaged_record_cannot_be_told(study, replayed, values):
     folder = pick(study, "results/measures/*")
     change_manifest(folder, **values)
     status, output = replayed(folder.name[-12:])
     assert status == 2 and output[0].startswith("could not tell")
+
+
+@pytest.mark.parametrize("values", [{"inputs": 3}, {"threads": "x", "arguments": None}, {"outputs": []}])
+def test_what_cannot_be_opened_cannot_be_told(study, replayed, capsys, values):
+    folder = pick(study, "results/measures/*")
+    change_manifest(folder, **values)
+    damaged = f"results/measures/{folder.name} cannot be opened (results/measures/{folder.name}/manifest.json is no man"
+    for target in (folder.name[-12:], f"results/measures/{folder.name}/"):
+        assert main(["replay", "--directory", str(study), target]) == 2
+        assert capsys.readouterr().err.startswith(f"colbert-zero: {damaged}")
+    for artifact in study.glob("results/[!m]*/*"):
+        shutil.rmtree(artifact)
+    status, output = replayed("--all")
+    assert status != 0 and any(line.startswith(damaged) for line in output)
 
 
 def test_another_processor_or_c_library_is_a_reason_for_other_bytes():

@@ -39,6 +39,7 @@ from colbert_zero.graph.provenance import c_library, machine, package_versions
 from colbert_zero.machine.images import CONTENTS_LABEL, IMAGE_NAMES, Image
 from colbert_zero.report.columns import counted
 
+FAILED = 2
 IMAGE_LABEL = "colbert-zero.image"
 PARTS_OF_KIND = {"report": "reports"}
 """Parts of the code besides modules that a step reads, each with the kind of artifacts that it makes."""
@@ -270,7 +271,7 @@ def run(options: argparse.Namespace) -> int:
             lines.append(f"{change.aspect}: {change.text}: {reach} {kinds} ({count_by_kind(names)})")
             if options.all:
                 lines += [f"  {name}" for name in names]
-    lines += problems
+    lines += problems.values()
     same = len(artifacts) - len(drifted) - len(unknown)
     lines.append(
         f"{counted(len(artifacts), 'artifact')}: {same} as today's code would make them, "
@@ -287,7 +288,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _write_json(
     artifacts: list[Artifact],
-    problems: list[str],
+    problems: Mapping[str, str],
     reached: Mapping[Change, list[str]],
     drifted: set[str],
     unknown: set[str],
@@ -301,7 +302,7 @@ def _write_json(
         ],
         "drifted": sorted(drifted),
         "unknown": sorted(unknown),
-        "unreadable": problems,
+        "unreadable": list(problems.values()),
         "again": {
             "artifacts": [artifact.name for artifact in again],
             "seconds": round(sum(map(seconds_of, again)), 3),

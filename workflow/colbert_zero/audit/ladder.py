@@ -51,6 +51,7 @@ from colbert_zero.graph.artifact import Artifact, Job, content_digest, input_rec
 from colbert_zero.graph.console import RetryableError, UserError, log, one_line
 from colbert_zero.report.columns import counted
 
+FAILED = 2
 LEVELS = (
     (
         "digests",
@@ -317,7 +318,7 @@ def check_all(artifacts: Sequence[Artifact], against: Path | None) -> Iterator[R
     with chdir(against):
         others, problems = open_artifacts()
         others = [Artifact(other.spec, other.manifest, against / other.folder) for other in others]
-    yield from (Result(against.name, Verdict.UNKNOWN, problem) for problem in problems)
+    yield from (Result(against.name, Verdict.UNKNOWN, problem) for problem in problems.values())
     for report in reports:
         found = [other for other in others if other.name == report.name]
         found = found or [
@@ -405,7 +406,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--against {options.against} is not a folder")
     artifacts, problems = open_artifacts()
     verdicts = [Verdict.UNKNOWN] * bool(problems or not artifacts)
-    _write(problems or (() if artifacts else ["no artifacts here: nothing to check"]))
+    _write(problems.values() or (() if artifacts else ["no artifacts here: nothing to check"]))
     checks: list[Callable[[], Iterator[Result]]] = [
         check_digests,
         lambda: check_measures(artifacts),

@@ -45,6 +45,7 @@ from colbert_zero.graph.draws import draw
 from colbert_zero.graph.provenance import c_library, machine, package_versions
 from colbert_zero.report.columns import counted
 
+FAILED = 2
 BUDGET_SECONDS = 600.0
 """How long the artifacts of a sample took to make, together, at most."""
 MODULES_SHOWN = 3
@@ -218,7 +219,9 @@ def run(options: argparse.Namespace) -> int:
     """
     artifacts, problems = open_artifacts()
     chosen = list(
-        {artifact.name: artifact for artifact in (select(text, artifacts) for text in options.targets)}.values()
+        {
+            artifact.name: artifact for artifact in (select(text, artifacts, problems) for text in options.targets)
+        }.values()
     )
     left_out: list[tuple[Artifact, str]] = []
     if options.sample > 0:
@@ -241,8 +244,10 @@ def run(options: argparse.Namespace) -> int:
     for reason in sorted({reason for _, reason in left_out}):
         names = [artifact.name for artifact, why in left_out if why == reason]
         _write([f"not drawn: {count_by_kind(names)}: {reason}"])
-    _write(problems)
-    return exit_status(verdicts) if verdicts else 2
+    _write(problems.values())
+    if options.all:
+        verdicts += [Verdict.UNKNOWN] * len(problems)
+    return exit_status(verdicts) if verdicts else FAILED
 
 
 def _checked_keep(folder: Path, artifacts: Iterable[Artifact]) -> Path:

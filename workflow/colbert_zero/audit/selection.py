@@ -16,40 +16,43 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading a damaged record or file raises, besides `UserError`."""
 
 
-def open_artifacts() -> tuple[list[Artifact], list[str]]:
-    """The artifacts of the current study that can be opened, sorted by name, and what is wrong with each other one."""
-    artifacts, problems = [], []
+def open_artifacts() -> tuple[list[Artifact], dict[str, str]]:
+    """The artifacts of the current study that can be opened, sorted by name; what is wrong with the others, by name."""
+    artifacts, problems = [], {}
     for folder in published_folders(Path()):
+        name = f"{folder.parent.name}/{folder.name}"
         try:
-            artifacts.append(Artifact.open(f"{folder.parent.name}/{folder.name}"))
+            artifacts.append(Artifact.open(name))
         except (UserError, *DAMAGE) as error:
-            problems.append(f"{folder} cannot be opened ({error}): colbert-zero verify says more")
+            problems[name] = f"{folder} cannot be opened ({error}): colbert-zero verify says more"
     return sorted(artifacts, key=lambda artifact: artifact.name), problems
 
 
-def select(text: str, artifacts: Sequence[Artifact]) -> Artifact:
+def select(text: str, artifacts: Sequence[Artifact], problems: Mapping[str, str]) -> Artifact:
     """The artifact that `text` names.
 
     Args:
         text: A key or the beginning of one, a name `KIND/LABEL-KEY`, or a cell of the table, `ROW/COLLECTION`, which
             stands for its measures.
         artifacts: The artifacts to choose from.
+        problems: What is wrong with those that cannot be opened, by name.
 
     Raises:
-        UserError: There is no such artifact, or there are several.
+        UserError: There is no such artifact, or there are several, or it cannot be opened.
     """
-    found = [artifact for artifact in artifacts if artifact.name == text.removeprefix("results/").rstrip("/")]
+    names = [*names_of(artifacts), *problems]
+    found = [name for name in names if name == text.removeprefix("results/").rstrip("/")]
     if not found and "/" not in text and text:
-        found = [artifact for artifact in artifacts if artifact.name[-KEY_DIGITS:].startswith(text)]
+        found = [name for name in names if name[-KEY_DIGITS:].startswith(text)]
     if len(found) > 1:
-        raise UserError(f"{text} begins the keys of {len(found)} artifacts: {', '.join(names_of(found))}")
-    if found:
-        return found[0]
-    name = _cell(text, artifacts)
+        raise UserError(f"{text} begins the keys of {len(found)} artifacts: {', '.join(found)}")
+    name = found[0] if found else _cell(text, artifacts)
     for artifact in artifacts:
         if artifact.name == name:
             return artifact
     if name is not None:
+        if name in problems:
+            raise UserError(problems[name])
         raise UserError(f"{text} is {name}, which has not been made yet")
     raise UserError(
         f"{text} is no artifact of this study: give a key, a name (measures/dev-0123456789ab), or a row and a "
