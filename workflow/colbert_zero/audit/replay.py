@@ -218,11 +218,8 @@ def run(options: argparse.Namespace) -> int:
         UserError: No artifact is asked for, or one that does not exist.
     """
     artifacts, problems = open_artifacts()
-    chosen = list(
-        {
-            artifact.name: artifact for artifact in (select(text, artifacts, problems) for text in options.targets)
-        }.values()
-    )
+    named = [select(text, artifacts, problems) for text in options.targets]
+    chosen = list({artifact.name: artifact for artifact in named}.values())
     left_out: list[tuple[Artifact, str]] = []
     if options.sample > 0:
         seed = default_seed(artifacts) if options.seed is None else options.seed
