@@ -93,7 +93,11 @@ def test_what_is_no_evaluation_asks_for_what_the_config_says(study):
     assert EvaluationJobs(study).resource(model, "distillation", "mem_mb") == 3000
 
 
-@pytest.mark.parametrize("manifest", [None, "{", '{"outputs": {}, "facts": {}}'], ids=["none", "damaged", "other"])
+@pytest.mark.parametrize(
+    "manifest",
+    [None, "{", '{"outputs": {}, "facts": {}}', '{"outputs": {}, "facts": {"documents": "3"}}'],
+    ids=["none", "damaged", "other", "no number"],
+)
 @pytest.mark.parametrize(("bytes_there", "one_job"), [(99_999_999, True), (100_000_000, False)])
 def test_a_folder_that_was_not_read_yet_counts_by_its_bytes(study, manifest, bytes_there, one_job):
     fetch(study, small=400)

@@ -22,7 +22,7 @@ from colbert_zero.report.ledger import Ledger
 from colbert_zero.report.ledger_section import ReportLedger
 from colbert_zero.report.offline_study import offline_study
 from colbert_zero.report.results import Lineage, Replicate
-from colbert_zero.report.sizes import Manifests
+from colbert_zero.report.sizes import Manifests, number
 from own_study import CONFIG, write_data
 from recorded import HOUR, attempt, record, record_attempts
 
@@ -87,6 +87,13 @@ def test_gpus_are_those_of_the_job_or_those_that_the_training_used(folder: Path)
 def test_energy_is_what_the_gpus_of_a_training_counted(folder: Path) -> None:
     assert cost(MODEL, facts={"gpu_watt_hours": 1500.0}).watt_hours == 1500
     assert cost(MODEL).watt_hours == 0
+
+
+@pytest.mark.parametrize("value", ["x", None, [], {}, True, -1, float("nan"), float("inf"), 10**400])
+def test_facts_that_are_no_numbers_count_as_none(value: object) -> None:
+    assert number(value) is None
+    damaged = dict.fromkeys(("nodes", "processes", "gpu_watt_hours"), value)
+    assert cost(MODEL, facts=damaged | {"device": "NVIDIA H200"}) == cost(MODEL, facts={"device": "NVIDIA H200"})
 
 
 def test_a_step_writes_down_what_the_ledger_needs(folder: Path) -> None:

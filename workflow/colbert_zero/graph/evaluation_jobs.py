@@ -9,6 +9,7 @@ the bytes of a folder, or known once it is there; until then it counts as large.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ def _documents_of(collection: Spec, path: Path | None) -> int | None:
     """How many documents a collection has, which may be fetched from a local folder; None if that is not known yet."""
     if "documents" in collection.settings:
         return int(collection.settings["documents"])
-    try:
-        documents: int = read_manifest(collection.folder)["facts"]["documents"]
-    except (UserError, KeyError):
-        if path is None:
-            return None
-        return sum(file.stat().st_size for file in path.glob("corpus.jsonl*")) // BYTES_PER_DOCUMENT
-    return documents
+    with suppress(UserError):
+        documents = read_manifest(collection.folder)["facts"].get("documents")
+        if isinstance(documents, int):
+            return documents
+    if path is None:
+        return None
+    return sum(file.stat().st_size for file in path.glob("corpus.jsonl*")) // BYTES_PER_DOCUMENT

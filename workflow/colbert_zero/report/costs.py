@@ -13,7 +13,7 @@ from colbert_zero.graph.artifact import SHARE_DONE, Spec
 from colbert_zero.graph.json_values import parse_json
 from colbert_zero.graph.rules import rule_of
 from colbert_zero.graph.text_files import read_file
-from colbert_zero.report.sizes import Manifest
+from colbert_zero.report.sizes import Manifest, number
 
 HOUR = 3600.0
 NO_GPUS = frozenset({"", "-1", "NoDevFiles", "none", "void"})
@@ -90,7 +90,7 @@ def entry_of(spec: Spec, manifest: Manifest) -> Entry:
     """The entry of an artifact that is there, by its manifest alone."""
     facts, attempts = manifest["facts"], manifest["attempts"]
     threads = manifest.get("threads") or 1
-    nodes = facts.get("nodes", 1) if spec.kind == "models" else 1
+    nodes = int(number(facts.get("nodes")) or 1) if spec.kind == "models" else 1
     used = _used_gpus(spec, manifest)
     costs = [
         _spent(attempt, attempt.get("threads", threads) * nodes, _allocated_gpus(spec, attempt, nodes, used))
@@ -98,7 +98,9 @@ def entry_of(spec: Spec, manifest: Manifest) -> Entry:
     ]
     gpus = _allocated_gpus(spec, attempts[-1], nodes, used)
     seconds = float(manifest["seconds"])
-    made = Cost(1, seconds, seconds * threads * nodes, seconds * gpus, watt_hours=facts.get("gpu_watt_hours", 0.0))
+    made = Cost(
+        1, seconds, seconds * threads * nodes, seconds * gpus, watt_hours=number(facts.get("gpu_watt_hours")) or 0.0
+    )
     return _entry(spec, sum(costs, made))
 
 
@@ -147,7 +149,7 @@ def _used_gpus(spec: Spec, manifest: Manifest) -> int:
     facts, arguments = manifest["facts"], manifest.get("arguments", ())
     asked = "cuda" in arguments[arguments.index("--device") + 1 :][:1] if "--device" in arguments else False
     on_gpu = facts["device"] != "cpu" if "device" in facts else asked
-    return (facts.get("processes", 1) if spec.kind == "models" else 1) if on_gpu else 0
+    return (int(number(facts.get("processes")) or 1) if spec.kind == "models" else 1) if on_gpu else 0
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ Manifest = Mapping[str, Any]
 
 BYTES_PER_PARAMETER = 4
 """Models are trained and kept in single precision."""
+LARGEST = 2.0**63
+"""What no record counts up to."""
 SIZES_FILE = WORKFLOW / "registry" / "sizes.yaml"
 
 
@@ -63,11 +65,11 @@ class Sizes:
     def rows(self, spec: Spec) -> float | None:
         """Rows of a source, of its shards, or of what is made of them, before any is dropped."""
         if spec.kind == "sources":
-            return _number(spec.settings.get("rows", self.fact(spec, "rows")))
+            return number(spec.settings.get("rows", self.fact(spec, "rows")))
         (made_from,) = spec.inputs.get("source") or spec.inputs["shards"]
         source = self.spec(made_from)
         rows = None if source is None else self.rows(source)
-        return _number(self.fact(spec, "rows")) if rows is None else rows * float(spec.settings.get("share", 1))
+        return number(self.fact(spec, "rows")) if rows is None else rows * float(spec.settings.get("share", 1))
 
     def base(self, model: Spec) -> Spec | None:
         """The model that a chain of stages began with; a base is its own."""
@@ -79,7 +81,7 @@ class Sizes:
 
     def training_texts(self, model: Spec) -> float | None:
         """How many documents a training encodes: rows x epochs x documents of a row."""
-        if (samples := _number(self.fact(model, "samples"))) is not None:
+        if (samples := number(self.fact(model, "samples"))) is not None:
             return samples * _per_row(model)
         sources = [self.spec(name) for name in model.inputs.get("rows", ())]
         rows = [None if source is None else self.rows(source) for source in sources]
@@ -99,7 +101,7 @@ class Sizes:
 
     def _count(self, spec: Spec, what: str) -> float | None:
         collection = self._collection(spec)
-        return None if collection is None else _number(collection.settings.get(what, self.fact(collection, what)))
+        return None if collection is None else number(collection.settings.get(what, self.fact(collection, what)))
 
     def _collection(self, spec: Spec) -> Spec | None:
         return spec if spec.kind == "collections" else self.spec(spec.inputs["collection"][0])
@@ -123,8 +125,8 @@ class Sizes:
 
     def tokens(self, index: Spec) -> float | None:
         """The tokens of all documents of a late-interaction index."""
-        if (counted := self.fact(index, "document_tokens")) is not None:
-            return float(counted)
+        if (counted := number(self.fact(index, "document_tokens"))) is not None:
+            return counted
         collection, documents = self._collection(index), self.documents(index)
         characters = None if collection is None else self.characters(collection)
         if documents is None or characters is None:
@@ -135,8 +137,7 @@ class Sizes:
 
     def parameters(self, model: Spec) -> int | None:
         """The parameters of a model."""
-        counted = self.fact(model, "parameters")
-        if counted is not None:
+        if (counted := number(self.fact(model, "parameters"))) is not None:
             return int(counted)
         if model.kind != "bases":
             base = self.base(model)
@@ -177,9 +178,9 @@ def characters_per_token() -> float:
     return float(read_yaml(SIZES_FILE)["characters_per_token"])
 
 
-def _number(value: Any) -> float | None:
-    """A count of a record; None where there is none."""
-    return float(value) if isinstance(value, int | float) else None
+def number(value: Any) -> float | None:
+    """A count or an amount of a record; None where there is none, or the record is damaged."""
+    return float(value) if type(value) in (int, float) and 0 <= value < LARGEST else None
 
 
 def _per_row(model: Spec) -> int:
