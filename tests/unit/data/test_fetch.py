@@ -142,15 +142,16 @@ def test_an_interrupted_download_is_resumed_within_the_attempt(hub: Hub, study: 
     assert artifact.file(name).read_bytes() == (tmp_path / "data" / name).read_bytes()
 
 
-def test_a_failed_attempt_keeps_the_files_that_had_arrived(hub: Hub, study: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [503, 400])
+def test_a_failed_attempt_keeps_the_files_that_had_arrived(hub: Hub, study: Path, tmp_path: Path, status: int) -> None:
     first, second = (f"data/squad-{number:05d}-of-00002.parquet" for number in (0, 1))
     write_rows(tmp_path / "data" / first, 3)
     write_rows(tmp_path / "data" / second, 4)
     settings = source_settings("someone/pairs", hub.add("someone/pairs", tmp_path / "data"), 7)
-    hub.statuses[second] = [503]
+    hub.statuses[second] = [status]
 
     failed = from_hub(hub, study, "sources", settings)
-    failed.refused("someone/pairs", "503", "kept")
+    failed.refused("someone/pairs", f"HTTP {status}", "kept")
     (arrived,) = failed.spec.state.rglob(Path(first).name)
     assert arrived.read_bytes() == (tmp_path / "data" / first).read_bytes()
     artifact = from_hub(hub, study, "sources", settings).artifact

@@ -277,8 +277,8 @@ def _malformed_answers_in_one_line(repo_id: str) -> Iterator[None]:
     """Turn what the library raises for an answer that is not the API's into one line."""
     try:
         yield
-    except HFValidationError:
-        raise
+    except (HFValidationError, HfHubHTTPError):
+        raise  # that of HTTP 400 is a ValueError too
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, httpx.InvalidURL) as error:
         raise UserError(
             f"{repo_id}: the answer is not one of the Hub's API ({type(error).__name__}): check HF_ENDPOINT"

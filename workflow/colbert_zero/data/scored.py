@@ -24,7 +24,7 @@ from colbert_zero.data.sources import read_files
 from colbert_zero.data.text import stripped
 from colbert_zero.graph.artifact import Artifact
 from colbert_zero.graph.console import UserError, progress
-from colbert_zero.machine.pieces import made_once, make_once
+from colbert_zero.machine.pieces import folder_made_once, make_once
 
 
 @dataclass(frozen=True)
@@ -211,11 +211,11 @@ class ScoredRows:
 
     @cached_property
     def _queries(self) -> TextStore:
-        return TextStore(made_once(self.folder / "queries"))
+        return TextStore(folder_made_once(self.folder / "queries"))
 
     @cached_property
     def _documents(self) -> TextStore:
-        return TextStore(made_once(self.folder / "documents"))
+        return TextStore(folder_made_once(self.folder / "documents"))
 
     def _pairs(self, role: str, identifier: str) -> Iterator[tuple[str, str]]:
         """Yield the ids and texts of a role, without those that lack an id or a text."""

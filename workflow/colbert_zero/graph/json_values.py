@@ -8,6 +8,12 @@ from typing import Any
 
 from colbert_zero.graph.text_files import read_file
 
+KINDS = {
+    dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
+    type(None): "null",
+}  # fmt: skip
+"""What people call the JSON values of a type."""
+
 
 def parse_json(text: str | bytes) -> Any:
     """The JSON value in a text.
@@ -19,13 +25,6 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
-
-
-KINDS = {
-    dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
-    type(None): "null",
-}  # fmt: skip
-"""What people call the JSON values of a type."""
 
 
 def kind_of(value: Any) -> str:

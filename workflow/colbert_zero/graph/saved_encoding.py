@@ -17,8 +17,6 @@ SAVED_SETTINGS = ("query_prompt", "document_prompt", "query_length", "document_l
 """What a late-interaction model is saved with, if its folder says it."""
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """The names under which sentence-transformers looks for a document's prompt, the first first."""
-
-
 LONGEST = 2**31 - 1
 """The tokens of the longest text that any library counts."""
 

@@ -35,7 +35,7 @@ def open_file(path: Path) -> BufferedReader:
     Raises:
         OSError: It cannot be read, or is no file (`ENXIO`): reading a pipe would wait for ever.
     """
-    mode = path.stat().st_mode
+    mode = path.stat().st_mode  # of a folder, `open` says what it is
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), str(path))
     return path.open("rb")

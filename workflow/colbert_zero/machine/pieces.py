@@ -192,9 +192,9 @@ def make_once(folder: Path, doing: str, write: Callable[[Path], Mapping[str, Any
     folder.parent.mkdir(parents=True, exist_ok=True)
     with acquire_lock(folder.with_name(f"{folder.name}.lock"), doing, wait_seconds=LOCK_WAIT_SECONDS):
         part.make()
-    return made_once(folder)
+    return folder_made_once(folder)
 
 
-def made_once(folder: Path) -> Path:
+def folder_made_once(folder: Path) -> Path:
     """The folder with the files that `make_once` has had written."""
     return folder / _name(0)
